@@ -1,0 +1,41 @@
+"""samkit: run a frozen segmentation encoder once, keep the embeddings, train heads in minutes.
+
+The names below are the public API. They are imported when first used, so that
+``import samkit`` and ``samkit --help`` load neither torch nor zarr.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .heads.base import load_head
+    from .stages.encoders.base import load_encoder
+    from .store.errors import SamkitError
+    from .store.workspace import Workspace, open_workspace
+
+__all__ = ["SamkitError", "Workspace", "__version__", "load_encoder", "load_head", "open_workspace"]
+
+_HOMES = {
+    "SamkitError": ".store.errors",
+    "Workspace": ".store.workspace",
+    "load_encoder": ".stages.encoders.base",
+    "load_head": ".heads.base",
+    "open_workspace": ".store.workspace",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("samkit")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,13 @@
+"""heads: small networks on frozen features, and how they are judged.
+
+base       what a head is, what it is built from, how one is loaded
+autosam    SAM's mask decoder without prompts
+linear     a light up-convolution
+frame      where a slice lies in the encoder's square: labels in, logits out
+losses     cross-entropy and soft Dice
+sampling   splits and draws of labelled subjects
+metrics    Dice, IoU, HD95, ASSD, accuracy; means in the order that is fair
+sam_modules   the segment-anything package's parts, importable beside any torch
+
+Nothing here knows a file format or an encoder.
+"""

@@ -1,0 +1,116 @@
+"""AutoSAM's prompt-free mask decoder: SAM's decoder asked for classes instead of prompts.
+
+Shapes: B slices, K classes, C channels, h w cells of the embedding, T tokens a class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from .base import Head, HeadContext, seeded
+from .sam_modules import MLP, LayerNorm2d, PositionEmbeddingRandom, TwoWayTransformer
+
+# SAM's decoder: depth 2, 8 attention heads, MLP 2048.
+_DEPTH = 2
+_ATTENTION_HEADS = 8
+_MLP_WIDTH = 2048
+# A class starts as SAM's tokens moved a little, so that the classes differ from the first step. SAM's trained
+# tokens have a standard deviation of about 1 an entry, as `nn.Embedding` starts them.
+_CLASS_JITTER = 0.2
+
+
+class AutoSam(Head):
+    """SAM's mask decoder without prompts, one set of tokens a class, all other weights shared by the classes.
+
+    Source: AutoSAM (arXiv 2306.13731), models/sam_decoder.py. Every class has two tokens of its
+    own (SAM's IoU token and one mask token); the embedding is repeated for each class, the two-way
+    transformer, the up-scaling and the hyper-network run on each copy, and the class's logits are the
+    product of its mask token and the up-scaled embedding.
+
+    Where it differs from the published code:
+
+    - the position encoding is SAM's own (there a random matrix that is drawn anew in every run and never saved);
+    - one mask token a class (there two, of which the second is attended to and never read) that starts from SAM's, and
+      an IoU token that is trained (there random and frozen);
+    - SAM's ``no_mask_embed`` is added to the embedding, as when SAM was trained;
+    - no IoU head: its output is not used for the loss.
+
+    All parameters are trained: class tokens, transformer, up-scaling, hyper-network, ``no_mask``.
+    The position matrix is a buffer and is saved with the head. With SAM's sizes 3,505,280 numbers and 512 a class.
+
+    Parameters
+    ----------
+    channels
+        Of the embedding, 256 for SAM.
+    class_count
+        Classes with background.
+    mlp_width
+        Of the transformer's MLP, 2048 for SAM.
+    """
+
+    name: ClassVar[str] = "autosam"
+
+    def __init__(self, *, channels: int, class_count: int, mlp_width: int = _MLP_WIDTH) -> None:
+        super().__init__()
+        self.channels, self.class_count, self.mlp_width = channels, class_count, mlp_width
+        self.class_tokens = nn.Parameter(torch.randn(class_count, 2, channels))
+        self.no_mask = nn.Parameter(torch.zeros(channels))
+        self.position = PositionEmbeddingRandom(channels // 2)
+        self.transformer = TwoWayTransformer(
+            depth=_DEPTH, embedding_dim=channels, num_heads=_ATTENTION_HEADS, mlp_dim=mlp_width
+        )
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(channels, channels // 4, kernel_size=2, stride=2),
+            LayerNorm2d(channels // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels // 4, channels // 8, kernel_size=2, stride=2),
+            nn.GELU(),
+        )
+        self.hypernetwork = MLP(channels, channels, channels // 8, 3)
+
+    @classmethod
+    def build(cls, context: HeadContext) -> Self:
+        """Build a fresh head, from the encoder's mask decoder where there is one, else from the seed."""
+        source = context.mask_decoder
+        mlp_width = _MLP_WIDTH if source is None else source.decoder["transformer.layers.0.mlp.lin1.weight"].shape[0]
+        with seeded(context.seed):
+            head = cls(channels=context.feature_shape[0], class_count=context.class_count, mlp_width=mlp_width)
+            if source is not None:
+                head._start_from(source.decoder, source.position_matrix, source.no_mask)
+        return head
+
+    @torch.no_grad()
+    def _start_from(self, decoder: Any, position_matrix: Tensor, no_mask: Tensor) -> None:  # noqa: ANN401
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): decoder[name] for name in decoder if name.startswith(prefix)}
+
+        self.transformer.load_state_dict(part("transformer."))
+        self.output_upscaling.load_state_dict(part("output_upscaling."))
+        # Mask token 0 and its hyper-network are those of SAM's single-mask answer.
+        self.hypernetwork.load_state_dict(part("output_hypernetworks_mlps.0."))
+        self.position.positional_encoding_gaussian_matrix.copy_(position_matrix)
+        self.no_mask.copy_(no_mask)
+        tokens = torch.cat([decoder["iou_token.weight"], decoder["mask_tokens.weight"][:1]])
+        self.class_tokens.copy_(tokens + _CLASS_JITTER * torch.randn_like(self.class_tokens))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild the module."""
+        return {"channels": self.channels, "class_count": self.class_count, "mlp_width": self.mlp_width}
+
+    def forward(self, features_BChw: Tensor) -> Tensor:
+        """Return the logits, (B, K, 4 h, 4 w)."""
+        batch, channels, height, width = features_BChw.shape
+        classes = self.class_count
+        source = features_BChw.float() + self.no_mask[:, None, None]
+        source = source.repeat_interleave(classes, dim=0)  # B*K, slice-major: the classes of a slice are neighbours
+        tokens = self.class_tokens.repeat(batch, 1, 1)  # B*K, T, C in the same order
+        position = self.position((height, width)).expand(batch * classes, -1, -1, -1)
+        answered, source = self.transformer(source, position, tokens)
+        upscaled = self.output_upscaling(source.transpose(1, 2).reshape(-1, channels, height, width))
+        mask_token = self.hypernetwork(answered[:, 1])
+        logits = torch.einsum("nc,nchw->nhw", mask_token, upscaled)
+        return logits.view(batch, classes, *logits.shape[-2:])

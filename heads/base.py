@@ -1,0 +1,173 @@
+"""What a head is, what it is built from, and how one is kept and loaded.
+
+Shapes: B slices, C channels, h w cells of the embedding, K classes, background first.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from ..store.errors import DamagedStore
+from ..store.files import read_json
+from ..store.runs import check_name
+
+# Heads answer on a grid four times finer than the embedding: two up-convolutions of stride 2, as in SAM.
+LOGIT_CELLS_PER_FEATURE_CELL = 4
+# The encoder's mask decoder, kept beside its embeddings: heads can then be trained without the checkpoint.
+MASK_DECODER_FILE = "decoder.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskDecoderWeights:
+    """An encoder's own mask decoder, as tensors: what prompt-free heads start from.
+
+    Encoders provide it (`stages.encoders`), training hands it in; a head never sees the encoder.
+    """
+
+    #: SAM's names without the ``mask_decoder.`` prefix: ``transformer.*``, ``mask_tokens.weight``, ...
+    decoder: Mapping[str, Tensor]
+    #: (2, C / 2), the Gaussian matrix of SAM's position encoding.
+    position_matrix: Tensor
+    #: (C,), what SAM adds to the embedding when there is no mask prompt.
+    no_mask: Tensor
+    #: False where the numbers come from a seed, not from training.
+    trained: bool
+
+    def to_bytes(self) -> bytes:
+        """Return the weights as one safetensors file."""
+        tensors = {f"decoder.{name}": tensor.detach().cpu().contiguous() for name, tensor in self.decoder.items()}
+        tensors["position_matrix"] = self.position_matrix.detach().cpu().contiguous()
+        tensors["no_mask"] = self.no_mask.detach().cpu().contiguous()
+        return save_safetensors(tensors, metadata={"trained": json.dumps(self.trained)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote."""
+        tensors = load_safetensors(data)
+        header_length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + header_length])["__metadata__"]
+        return cls(
+            decoder={name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if "decoder." in name},
+            position_matrix=tensors["position_matrix"],
+            no_mask=tensors["no_mask"],
+            trained=json.loads(metadata["trained"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadContext:
+    """What a head may know when it is built."""
+
+    #: (C, h, w)
+    feature_shape: tuple[int, int, int]
+    #: Classes with background.
+    class_count: int
+    mask_decoder: MaskDecoderWeights | None = field(default=None, repr=False)
+    seed: int = 0
+
+
+class Head(nn.Module):
+    """A module from features to class logits.
+
+    Contract: ``head(features)`` takes (B, C, h, w) of any float kind and returns float32 logits
+    (B, K, 4 h, 4 w); a slice's logits do not depend on its batch mates in eval mode; ``config``
+    and the state dict rebuild the head without an encoder; everything trainable is a parameter.
+    """
+
+    #: The name people type.
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def build(cls, context: HeadContext) -> Self:
+        """Build a fresh head; equal contexts give equal heads."""
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Arguments of the class, as JSON, that rebuild the module before its weights are loaded."""
+
+    @abstractmethod
+    def forward(self, features_BChw: Tensor) -> Tensor:
+        """Return the logits, (B, K, 4 h, 4 w)."""
+
+    def parameter_count(self) -> int:
+        """Return the number of trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def head_names() -> list[str]:
+    """Return the names of all installed heads."""
+    return sorted(entry_points(group="samkit.heads").names)
+
+
+def find_head(name: str) -> type[Head]:
+    """Return the class of a head.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name, with the nearest one.
+    """
+    check_name("head", name, head_names())
+    (entry,) = entry_points(group="samkit.heads", name=name)
+    found: type[Head] = entry.load()
+    return found
+
+
+def load_head(run_directory: str | Path) -> Head:
+    """Load the trained head of a run, on the CPU, in eval mode.
+
+    Parameters
+    ----------
+    run_directory
+        A folder below ``WORKSPACE/runs``.
+
+    Returns
+    -------
+    Head
+        ``head(features)`` takes (B, C, h, w) and returns logits (B, classes, 4 h, 4 w).
+
+    Raises
+    ------
+    DamagedStore
+        When the folder is no finished run or its weights do not fit.
+    """
+    folder = Path(run_directory)
+    if not (folder / "run.json").exists():
+        message = f"{folder} is not a finished run (no run.json in it). `samkit status` lists the runs there are."
+        raise DamagedStore(message)
+    settings = read_json(folder / "run.json")["settings"]
+    head = find_head(settings["head"])(**settings["head_config"])
+    try:
+        head.load_state_dict(load_safetensors((folder / "head.safetensors").read_bytes()), strict=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        message = f"{folder / 'head.safetensors'}: missing, torn or of another head ({error}). Train the run again."
+        raise DamagedStore(message) from error
+    return head.eval()
+
+
+def head_bytes(head: Head) -> bytes:
+    """Return the head's weights as one safetensors file."""
+    return save_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()})
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Make torch's random numbers follow ``seed`` inside the block; outside they go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

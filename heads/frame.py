@@ -1,0 +1,99 @@
+"""The encoder's frame: where a slice's pixels lie in the square that the encoder sees.
+
+SAM's rule: the longest side becomes the square's side, the aspect is kept, zeros fill the
+bottom and the right. Heads answer on a grid four times finer than the embedding's;
+labels are brought there by nearest neighbour and logits are brought back bilinearly.
+
+Pixel centres are at half-integers everywhere (torch's ``align_corners=False``), so
+nothing shifts on the way.
+
+Shapes: B slices, K classes, H W pixels of the slice, G cells of the (square) logit grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from .losses import IGNORED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """How a slice of (rows, columns) lies in a square of ``input_px``."""
+
+    rows: int
+    columns: int
+    input_px: int
+
+    @property
+    def inner_px(self) -> tuple[int, int]:
+        """(rows, columns) of the resized slice inside the square, SAM's rounding."""
+        scale = self.input_px / max(self.rows, self.columns)
+        return max(1, int(self.rows * scale + 0.5)), max(1, int(self.columns * scale + 0.5))
+
+    def label_to_grid(self, label_BHW: NDArray[np.unsignedinteger], grid: int) -> NDArray[np.uint8]:
+        """Bring labels to the logit grid by nearest neighbour.
+
+        Parameters
+        ----------
+        label_BHW
+            (B, rows, columns), values below 255.
+        grid
+            Cells along each side of the logit grid.
+
+        Returns
+        -------
+        ndarray
+            (B, G, G) uint8; cells whose centre lies outside the slice are `losses.IGNORED`.
+        """
+        row_of, inside_rows = _nearest(grid, self.input_px, self.inner_px[0], self.rows)
+        column_of, inside_columns = _nearest(grid, self.input_px, self.inner_px[1], self.columns)
+        gathered = label_BHW[:, row_of[:, None], column_of[None, :]].astype(np.uint8)
+        return np.where(inside_rows[:, None] & inside_columns[None, :], gathered, np.uint8(IGNORED))
+
+    def logits_to_slice(self, logits_BKGG: torch.Tensor) -> torch.Tensor:
+        """Bring logits from the encoder's frame to the slice's own pixels, bilinearly.
+
+        Parameters
+        ----------
+        logits_BKGG
+            (B, K, G, G), any float kind.
+
+        Returns
+        -------
+        Tensor
+            (B, K, rows, columns), float32.
+        """
+        grid = logits_BKGG.shape[-1]
+        y = _grid_coordinates(self.rows, self.inner_px[0], self.input_px, grid)
+        x = _grid_coordinates(self.columns, self.inner_px[1], self.input_px, grid)
+        points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).to(logits_BKGG.device)
+        return F.grid_sample(
+            logits_BKGG.float(),
+            points.expand(logits_BKGG.shape[0], -1, -1, -1),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
+
+
+def _nearest(grid: int, input_px: int, inner_px: int, length: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return for each grid cell the nearest of ``length`` pixels, and whether its centre lies on the slice."""
+    centre_px = (np.arange(grid) + 0.5) * (input_px / grid)
+    index = np.floor(centre_px * (length / inner_px)).astype(np.intp)
+    return np.clip(index, 0, length - 1), centre_px < inner_px
+
+
+def _grid_coordinates(length: int, inner_px: int, input_px: int, grid: int) -> torch.Tensor:
+    """Return where ``length`` pixels' centres lie on the logit grid, in [-1, 1], not past the last cell inside."""
+    centre_px = (torch.arange(length, dtype=torch.float64) + 0.5) * (inner_px / length)
+    # A pixel at the slice's edge must not be blended with the padding beside it: stop at the last cell
+    # whose centre lies on the slice.
+    last_inside = int(np.count_nonzero((np.arange(grid) + 0.5) * (input_px / grid) < inner_px)) - 0.5
+    cell = torch.clamp(centre_px * (grid / input_px), max=max(last_inside, 0.5))
+    return (cell / grid * 2 - 1).float()

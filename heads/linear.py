@@ -1,0 +1,69 @@
+"""The light up-convolution head that AutoSAM's paper calls "Encoder + linear layer"."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from .base import Head, HeadContext, seeded
+from .sam_modules import LayerNorm2d
+
+
+class Linear(Head):
+    """SAM's up-scaling, then two 1x1 convolutions: 75,140 parameters for four classes.
+
+    Source: AutoSAM (arXiv 2306.13731), models/SamFeatSeg.py. It is not literally linear.
+    Where it differs from the published code: no ReLU on the logits (there it can silence a
+    class for good). As there, the up-scaling starts from SAM's mask decoder, if the encoder has one.
+
+    All parameters are trained.
+
+    Parameters
+    ----------
+    channels
+        Of the embedding, 256 for SAM.
+    class_count
+        Classes with background.
+    """
+
+    name: ClassVar[str] = "linear"
+
+    def __init__(self, *, channels: int, class_count: int) -> None:
+        super().__init__()
+        self.channels, self.class_count = channels, class_count
+        self.upscaling = nn.Sequential(
+            nn.ConvTranspose2d(channels, channels // 4, kernel_size=2, stride=2),
+            LayerNorm2d(channels // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels // 4, channels // 8, kernel_size=2, stride=2),
+            nn.GELU(),
+        )
+        self.classifier = nn.Sequential(
+            nn.Conv2d(channels // 8, channels // 8, kernel_size=1),
+            nn.ReLU(),
+            nn.Conv2d(channels // 8, class_count, kernel_size=1),
+        )
+
+    @classmethod
+    def build(cls, context: HeadContext) -> Self:
+        """Build a fresh head."""
+        with seeded(context.seed):
+            head = cls(channels=context.feature_shape[0], class_count=context.class_count)
+        if context.mask_decoder is not None:
+            prefix = "output_upscaling."
+            decoder = context.mask_decoder.decoder
+            head.upscaling.load_state_dict(
+                {key.removeprefix(prefix): decoder[key] for key in decoder if key.startswith(prefix)}
+            )
+        return head
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild the module."""
+        return {"channels": self.channels, "class_count": self.class_count}
+
+    def forward(self, features_BChw: Tensor) -> Tensor:
+        """Return the logits, (B, K, 4 h, 4 w)."""
+        logits: Tensor = self.classifier(self.upscaling(features_BChw.float()))
+        return logits

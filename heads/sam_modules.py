@@ -1,0 +1,48 @@
+"""The `segment-anything` package's building blocks, importable beside any torch.
+
+The torchvision wheel on PyPI is a CUDA build. Beside a CPU-only torch its compiled
+operators do not load, and ``import torchvision`` (hence ``import segment_anything``)
+stops at "operator torchvision::nms does not exist", because a Python part registers
+shape functions for operators that were never declared. Declaring their schemas makes
+torchvision's Python parts usable; nothing in SAM's encoder or decoder calls the operators.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# A `torch.library.Library` drops its declarations when it is collected, so it lives as long as the module.
+_declarations: list[torch.library.Library] = []
+
+
+def _declare_torchvision_operators() -> None:
+    """Declare the operators that torchvision registers shape functions for, if they did not load."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declarations.append(library)
+
+
+try:
+    import torchvision  # noqa: F401 - only to see whether it imports
+except RuntimeError as error:
+    if "torchvision::nms" not in str(error):
+        raise
+    _declare_torchvision_operators()
+
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer  # noqa: E402
+from segment_anything.modeling.common import LayerNorm2d  # noqa: E402
+from segment_anything.modeling.mask_decoder import MLP  # noqa: E402
+from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom  # noqa: E402
+from segment_anything.utils.transforms import ResizeLongestSide  # noqa: E402
+
+__all__ = [
+    "MLP",
+    "ImageEncoderViT",
+    "LayerNorm2d",
+    "MaskDecoder",
+    "PositionEmbeddingRandom",
+    "PromptEncoder",
+    "ResizeLongestSide",
+    "TwoWayTransformer",
+]

@@ -1,0 +1,10 @@
+"""pipeline: who runs what, where, with which settings.
+
+cli        the verbs and their flags
+commands   what a verb does: open, plan, run the stages, tell
+config     samkit.toml, and where the user's secrets and weights live
+plan       what is to be computed, decided without touching anything
+cluster    where shards are computed: in this process, or by dask workers
+console    tables, bars and messages
+demo       the whole job on a sample it writes itself
+"""

@@ -1,0 +1,323 @@
+"""The verbs and their flags. Nothing heavy is imported before a verb runs: `samkit --help` is instant."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..store.errors import SamkitError
+
+_EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
+
+
+def _leave(code: int | None, **_flags: object) -> None:
+    """Leave with what the verb returned: 0 done, 3 done but some items failed."""
+    raise typer.Exit(code or 0)
+
+
+app = typer.Typer(
+    name="samkit",
+    help="Run a frozen segmentation encoder once over a medical dataset, keep the embeddings, train heads in minutes.",
+    epilog="Order of work: ingest, embed, train-head, predict, report. `samkit status` says what comes next.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    result_callback=_leave,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(help="Checkpoints of encoders, kept by digest.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+
+class Ids(StrEnum):
+    """Where ids of volumes come from."""
+
+    auto = "auto"
+    stem = "stem"
+    hash = "hash"
+
+
+class IntensityChoice(StrEnum):
+    """How values become [0, 1]."""
+
+    auto = "auto"
+    percentiles = "percentiles"
+
+
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", envvar="SAMKIT_WORKSPACE", help="The workspace, a directory.")
+]
+SubjectOption = Annotated[
+    str | None,
+    typer.Option(help="Regular expression for the patient in a file's name: its first group, or the whole match."),
+]
+IdsOption = Annotated[
+    Ids,
+    typer.Option(
+        help="Volume ids: file stems, keyed hashes, or 'auto': stems in named research layouts, hashes elsewhere."
+    ),
+]
+ChannelOption = Annotated[int | None, typer.Option(help="Which of several image channels (nnU-Net's _0000, _0001).")]
+LabelSuffixOption = Annotated[
+    str | None, typer.Option(help="Which of several labels of an image, by the end of its name (BIDS: seg-manual).")
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint file, or 'seeded' for untrained numbers. Default: the shelf (`samkit weights`)."),
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.callback(invoke_without_command=True)
+def _begin(
+    context: typer.Context, *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"samkit {installed('samkit')}")
+        raise typer.Exit
+    from .config import CONFIG_FILE, read_config
+
+    commands = getattr(context.command, "commands", {})
+    known = {
+        verb: [parameter.name.replace("_", "-") for parameter in command.params if parameter.name]
+        for verb, command in commands.items()
+    }
+    context.default_map = {
+        verb: {flag.replace("-", "_"): value for flag, value in flags.items()}
+        for verb, flags in read_config(Path(CONFIG_FILE), known).items()
+    }
+
+
+@app.command("ingest")
+def ingest_command(
+    source: Annotated[Path, typer.Argument(help="A folder (or one file) of NIfTI, h5 or DICOM.")],
+    *,
+    workspace: WorkspaceOption = Path("samkit-workspace"),
+    labels: Annotated[str | None, typer.Option(help="Names of label values: 1=RV,2=Myo,3=LV.")] = None,
+    window: Annotated[str | None, typer.Option(help="CT window, width/level in HU: 400/40.")] = None,
+    intensity: Annotated[IntensityChoice, typer.Option(help="Scale of the values where no window is given.")] = (
+        IntensityChoice.auto
+    ),
+    axis: Annotated[str | None, typer.Option(help="axial, coronal or sagittal; 0, 1 or 2 without geometry.")] = None,
+    subject: SubjectOption = None,
+    ids: IdsOption = Ids.auto,
+    channel: ChannelOption = None,
+    label_suffix: LabelSuffixOption = None,
+    require_labels: Annotated[bool, typer.Option("--require-labels", help="Refuse images without a label.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take volumes whose id belongs to another source, in its place.")
+    ] = False,
+) -> int:
+    """Turn raw files into normalised slices."""
+    from ..stages.ingest import IngestOptions, parse_labels
+    from ..stages.readers.intensity import Window
+    from .commands import layout_options, run_ingest
+
+    options = IngestOptions(
+        window=None if window is None else Window.parse(window),
+        intensity=intensity.value,
+        axis=axis,
+        label_names=None if labels is None else parse_labels(labels),
+        require_labels=require_labels,
+        replace=replace,
+    )
+    layout = layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix)
+    return run_ingest(source, workspace, layout, options)
+
+
+@app.command("embed")
+def embed_command(
+    *,
+    workspace: WorkspaceOption = Path("samkit-workspace"),
+    encoder: Annotated[str, typer.Option(help="nano, sam_vit_b, sam_vit_l, sam_vit_h.")] = "nano",
+    weights: WeightsOption = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the encoder's input in pixels, a multiple of 16. SAM's own: 1024.")
+    ] = None,
+    device: DeviceOption = "cpu",
+    gpus: Annotated[int | None, typer.Option(help="Use this many GPUs, one worker each.")] = None,
+    workers: Annotated[int, typer.Option(help="Worker processes on the processor.")] = 1,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
+    pixels: Annotated[
+        str, typer.Option(help="Pixel normalisation: sam, or sam-exact (the package's rounding to bytes).")
+    ] = "sam",
+    recipe: Annotated[str | None, typer.Option(help="Go on with an existing recipe, by its id.")] = None,
+) -> int:
+    """Run the frozen encoder once over every slice that has no embedding yet."""
+    from .commands import run_embed
+
+    return run_embed(
+        workspace,
+        encoder_name=encoder,
+        weights=weights,
+        size=size,
+        device=device,
+        gpus=gpus,
+        workers=workers,
+        precision=precision,
+        pixel_normalisation=pixels,
+        recipe_id=recipe,
+    )
+
+
+@app.command("train-head")
+def train_head_command(
+    head: Annotated[str, typer.Argument(help="autosam or linear.")],
+    *,
+    volumes: Annotated[int, typer.Option(help="Labelled subjects to draw; a subject brings all of its volumes.")],
+    draws: Annotated[int, typer.Option(help="How many different draws to train on.")] = 1,
+    workspace: WorkspaceOption = Path("samkit-workspace"),
+    encoder: Annotated[
+        str | None, typer.Option(help="Whose embeddings: an encoder's newest recipe, or a recipe id.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split of subjects into pool and test.")] = "default",
+    seed: Annotated[int, typer.Option(help="Of the head's start and the order of slices.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Budget of optimiser steps.")] = 300,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Highest learning rate of the cosine.")] = 1e-3,
+    device: DeviceOption = "cpu",
+    memory: Annotated[
+        int | None, typer.Option(help="Megabytes of features to keep in memory; above it they are streamed.")
+    ] = None,
+) -> int:
+    """Train a small head on a few labelled subjects and score it on the test subjects."""
+    from ..heads.fitting import FitOptions
+    from .commands import run_train
+
+    return run_train(
+        workspace,
+        head=head,
+        subjects=volumes,
+        draws=draws,
+        encoder=encoder,
+        split=split,
+        seed=seed,
+        device=device,
+        fit=FitOptions(steps=steps, batch_size=batch_size, learning_rate=learning_rate),
+        memory_bytes=None if memory is None else memory * 1_000_000,
+    )
+
+
+@app.command("predict")
+def predict_command(
+    run: Annotated[str, typer.Argument(help="A run: its id, path, 'latest', or head@subjects#draw.")],
+    source: Annotated[Path | None, typer.Argument(help="New files; without it, the volumes of the workspace.")] = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.")],
+    workspace: WorkspaceOption = Path("samkit-workspace"),
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
+    ids: IdsOption = Ids.auto,
+    subject: SubjectOption = None,
+    channel: ChannelOption = None,
+    label_suffix: LabelSuffixOption = None,
+) -> int:
+    """Write masks as NIfTI on the grid of the source files."""
+    from .commands import layout_options, run_predict
+
+    return run_predict(
+        workspace,
+        run_name=run,
+        source=source,
+        output=output,
+        weights=weights,
+        device=device,
+        layout=layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix),
+    )
+
+
+@app.command("report")
+def report_command(
+    *,
+    workspace: WorkspaceOption = Path("samkit-workspace"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: WORKSPACE/report.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Print the table of all runs; write it as HTML with pictures, CSV and JSON."""
+    from .commands import run_report
+
+    return run_report(workspace, output, as_json=as_json)
+
+
+@app.command("status")
+def status_command(*, workspace: WorkspaceOption = Path("samkit-workspace"), as_json: JsonOption = False) -> int:
+    """Say what exists, what is missing or stale, how large it is, and what to type next."""
+    from .commands import run_status
+
+    return run_status(workspace, as_json=as_json)
+
+
+@app.command("demo")
+def demo_command(
+    folder: Annotated[Path, typer.Argument(help="Where to write the sample and its workspace.")] = Path("samkit-demo"),
+) -> int:
+    """Write a sample of drawn anatomy as real files and run the whole job on it."""
+    from .demo import run_demo
+
+    return run_demo(folder)
+
+
+@weights_app.command("add")
+def weights_add_command(file: Annotated[Path, typer.Argument(help="A SAM checkpoint, .pth or .safetensors.")]) -> int:
+    """Check a checkpoint and keep a copy, so that later commands find it by its digest."""
+    from .commands import run_weights_add
+
+    return run_weights_add(file)
+
+
+@weights_app.command("list")
+def weights_list_command() -> int:
+    """List the checkpoints that are kept."""
+    from .commands import run_weights_list
+
+    return run_weights_list()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run samkit; leave with 0 done, 1 failed, 2 wrong usage, 3 done but some items failed."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; a user's mistake is a message, never a traceback."""
+    from . import console
+
+    try:
+        app(args=arguments)
+    except SystemExit as finished:
+        return finished.code if isinstance(finished.code, int) else _EXIT_FAILED
+    except KeyboardInterrupt:
+        console.complain(f"interrupted. {_GOES_ON}")
+        return _EXIT_INTERRUPTED
+    except SamkitError as error:
+        console.complain(str(error))
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        place = error.filename or "the disk"
+        console.complain(f"{place}: {error.strerror}. {_DISK_TROUBLE[error.errno]} {_GOES_ON}")
+        return _EXIT_FAILED
+    return 0
+
+
+_GOES_ON = "Everything that was finished before is intact; the same command goes on from there."
+_DISK_TROUBLE = {
+    errno.ENOSPC: "The disk is full: free some space, or name a --workspace on another one.",
+    errno.EDQUOT: "The quota is used up: free some space, or name a --workspace elsewhere.",
+    errno.EACCES: "samkit may not write or read there: check the permissions.",
+    errno.EPERM: "samkit may not write or read there: check the permissions.",
+    errno.EROFS: "The file system is mounted read-only.",
+}
+
+
+if __name__ == "__main__":
+    main()

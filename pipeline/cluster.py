@@ -1,0 +1,76 @@
+"""Where shards are computed: in this process, or by workers of a local dask cluster.
+
+Both do the same: each shard is computed by one worker, and counts when its journal record
+is there. No locks of our own; the scheduler hands out work, the journal makes it right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+
+from ..stages.embed import EmbedJob, ShardWorker
+from ..stages.encoders.base import Encoder
+from ..store.embeddings import ShardPlan
+from ..store.journal import ShardRecord
+
+
+def map_shards(
+    job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[str], encoder: Encoder | None = None
+) -> Iterator[ShardRecord]:
+    """Compute shards, yielding each record as it is committed.
+
+    Parameters
+    ----------
+    job
+        What the workers need.
+    shards
+        The plan; order of completion is free.
+    devices
+        One worker a device; one device is served in this process, with ``encoder`` if it is loaded already.
+    """
+    if len(devices) == 1:
+        yield from map(ShardWorker(job, encoder), shards)
+    else:
+        yield from _map_by_dask(job, shards, devices)
+
+
+def _map_by_dask(job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[str]) -> Iterator[ShardRecord]:
+    # dask is only imported when there is more than one worker: one process needs none of it.
+    import dask
+    from distributed import Client, LocalCluster, as_completed
+
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="samkit-dask-"))
+        stack.enter_context(dask.config.set({"distributed.worker.daemon": True}))
+        cluster = stack.enter_context(
+            LocalCluster(
+                n_workers=len(devices),
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                local_directory=scratch,
+            )
+        )
+        client = stack.enter_context(Client(cluster))
+        addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
+        device_of = dict(zip(addresses, devices, strict=True))
+        futures = client.map(_compute_on_worker, shards, job=job, device_of=device_of, retries=2, pure=False)
+        for future in as_completed(futures):
+            yield future.result()
+
+
+_workers: dict[EmbedJob, Callable[[ShardPlan], ShardRecord]] = {}
+
+
+def _compute_on_worker(plan: ShardPlan, *, job: EmbedJob, device_of: dict[str, str]) -> ShardRecord:
+    """Run in a dask worker: the encoder is loaded with the first shard and kept for the others."""
+    from dataclasses import replace
+
+    from distributed import get_worker
+
+    mine = replace(job, device=device_of.get(get_worker().address, job.device))
+    if mine not in _workers:
+        _workers[mine] = ShardWorker(mine)
+    return _workers[mine](plan)

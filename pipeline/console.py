@@ -1,0 +1,146 @@
+"""Tables, bars and messages. Everything samkit says goes through here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..stages.report import Row
+
+# Results go to standard output, everything about how it goes to standard error: so that `--json | jq` works.
+# A pipe has no width, and rich would cut at 80 columns what a log should keep whole.
+_PIPE_COLUMNS = 160
+output = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _PIPE_COLUMNS)
+# Where there is no terminal to draw a bar on, a line this often says that it is still going.
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+def say(text: str) -> None:
+    """Tell the user something on standard output."""
+    output.print(Text(text), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Tell the user something that they should look at."""
+    messages.print(Text.assemble(("warning: ", "yellow"), text), soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Tell the user why the command did not do what was asked."""
+    messages.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(what: str, total: int, unit: str) -> Iterator[_Bar]:
+    """Show a bar with rate and time left; plain lines where the output is no terminal."""
+    if not messages.is_terminal:
+        yield _Bar(what, total, unit, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=messages, transient=True) as progress:
+        yield _Bar(what, total, unit, progress)
+
+
+class _Bar:
+    """A bar on a terminal; elsewhere a line every few seconds."""
+
+    def __init__(self, what: str, total: int, unit: str, progress: Progress | None) -> None:
+        self._what, self._total, self._unit, self._progress = what, total, unit, progress
+        self._done = 0
+        self._spoke = time.monotonic()
+        self._task = None if progress is None else progress.add_task(what, total=total, unit=unit)
+
+    def advance(self, count: int = 1) -> None:
+        """Say that ``count`` more are done."""
+        self.reach(self._what, self._done + count, self._total)
+
+    def reach(self, what: str, done: int, total: int) -> None:
+        """Say that ``done`` of ``total`` are done; another ``what`` begins the bar anew."""
+        self._what, self._done, self._total = what, done, total
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=what, completed=done, total=total)
+        elif time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
+            self._spoke = time.monotonic()
+            messages.print(Text(f"{what}: {done} of {total} {self._unit}"), soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> None:
+    """Print a table; columns from ``numbers_from`` on are right-aligned."""
+    shown = Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, padding=0
+    )
+    for number, column in enumerate(columns):
+        shown.add_column(column, justify="right" if number >= numbers_from else "left", overflow="fold")
+        shown.columns[-1].no_wrap = number >= numbers_from
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    output.print(shown)
+
+
+def results_table(rows: Sequence[Row]) -> None:
+    """Print the tables of results, one an encoder's recipe: class by class, then the mean."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}"
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    columns = ["head", "class", "subjects", "volumes", "draws"]
+    columns += ["Dice %", "± sd", "worst", "IoU %", "HD95", "ASSD", "missed", "fit s"]
+    recipes = dict.fromkeys((row.encoder, row.recipe_id, row.encoder_trained, row.distance_unit) for row in rows)
+    for encoder, recipe_id, trained, unit in recipes:
+        cells = [
+            [
+                row.head,
+                row.class_name,
+                str(row.subjects),
+                str(row.volumes),
+                str(row.draws),
+                percent(row.dice.mean),
+                percent(row.dice.standard_deviation),
+                percent(row.dice.worst),
+                percent(row.iou.mean),
+                number(row.hd95.mean),
+                number(row.assd.mean),
+                str(row.prediction_empty),
+                number(row.fitting_seconds),
+            ]
+            for row in rows
+            if (row.recipe_id, row.distance_unit) == (recipe_id, unit)
+        ]
+        shown = f"{encoder}{'' if trained else ' (UNTRAINED)'}, recipe {recipe_id}; distances in {unit}"
+        table(f"Test subjects, at the source's resolution. {shown}", columns, cells, numbers_from=2)
+
+
+def readable_bytes(count: int) -> str:
+    """Return bytes as people read them.
+
+    >>> readable_bytes(2_097_152)
+    '2.1 MB'
+    """
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

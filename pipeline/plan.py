@@ -1,0 +1,53 @@
+"""What is to be computed, decided without touching anything. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..store.embeddings import BYTES_PER_SHARD, ROWS_PER_SHARD, Embeddings, ShardPlan
+from ..store.keys import RowKey
+from ..store.slices import Volume
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingPlan:
+    """The rows a recipe lacks, in shards, and what there is already."""
+
+    shards: tuple[ShardPlan, ...]
+    #: Distinct rows wanted.
+    wanted: int
+    #: Rows that exist already.
+    present: int
+
+    @property
+    def missing(self) -> int:
+        """Rows to be computed."""
+        return self.wanted - self.present
+
+
+def plan_embedding(embeddings: Embeddings, volumes: Iterable[Volume], row_bytes: int) -> EmbeddingPlan:
+    """Decide which shards to compute so that every slice of the volumes has a row.
+
+    The order is that of the volumes and their slices; a slice that occurs twice is computed once.
+    """
+    wanted = list(dict.fromkeys(key for volume in volumes for key in volume.row_keys()))
+    missing = embeddings.journal.missing(wanted)
+    return EmbeddingPlan(
+        shards=tuple(cut_into_shards(embeddings.recipe.id, missing, row_bytes)),
+        wanted=len(wanted),
+        present=len(wanted) - len(missing),
+    )
+
+
+def cut_into_shards(recipe_id: str, keys: Sequence[RowKey], row_bytes: int) -> list[ShardPlan]:
+    """Cut rows into shards of at most 64 rows and 128 MiB, in order.
+
+    >>> keys = [RowKey(slice_digest=str(number)) for number in range(130)]
+    >>> [len(shard.keys) for shard in cut_into_shards("recipe", keys, row_bytes=2 << 20)]
+    [64, 64, 2]
+    """
+    rows = max(1, min(ROWS_PER_SHARD, BYTES_PER_SHARD // row_bytes))
+    return [
+        ShardPlan(recipe_id=recipe_id, keys=tuple(keys[first : first + rows])) for first in range(0, len(keys), rows)
+    ]

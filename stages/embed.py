@@ -1,0 +1,196 @@
+"""embed: slices -> embeddings. Read the slices of a shard, encode them, write them, and only then say so.
+
+Shapes: B slices in a micro-batch, N rows of a shard, C channels, h w cells, S pixels of the square.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..heads.base import MASK_DECODER_FILE
+from ..store.embeddings import Embeddings, ShardPlan
+from ..store.errors import StoreError, UnusableVoxels, WeightsError
+from ..store.journal import ShardRecord
+from ..store.keys import Recipe, RowKey
+from ..store.provenance import code_version, peak_memory_bytes
+from ..store.slices import Volume
+from ..store.workspace import Workspace, open_workspace
+from .encoders.base import Encoder, find_encoder
+
+# On a processor, batches of SAM at 1024 gain nothing and cost memory; at 256 eight images share the
+# per-layer overhead. In between, about the same number of pixels at once.
+_CPU_PIXELS_AT_ONCE = 8 * 256 * 256
+_GPU_PIXELS_AT_ONCE = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeClass:
+    """What rows are computed by. Within one class, equal slices give bitwise equal rows."""
+
+    #: "cpu", "cuda" or "mps".
+    device: str
+    #: Which implementation of the encoder: "package" is the segment-anything package's own forward.
+    kernel_path: str
+    #: Threads of one worker on a processor.
+    threads: int
+    #: Slices encoded at once; a last, smaller batch is filled up, so that a row never depends on how many follow it.
+    micro_batch: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the class as it is kept in ``compute.json`` and every record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a compute class."""
+        return cls(**value)
+
+
+def choose_compute(recipe: Recipe, device_kind: str, threads: int) -> ComputeClass:
+    """Decide how a recipe's rows are computed, when its first shard is planned."""
+    pixels = _CPU_PIXELS_AT_ONCE if device_kind == "cpu" else _GPU_PIXELS_AT_ONCE
+    micro_batch = max(1, pixels // recipe.input_px**2)
+    return ComputeClass(device=device_kind, kernel_path="package", threads=threads, micro_batch=min(micro_batch, 64))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedJob:
+    """Everything a worker needs to compute shards of one recipe: plain values that travel between processes."""
+
+    workspace: Path
+    recipe: Recipe
+    #: The checkpoint; None for seeded weights.
+    weights: Path | None
+    device: str
+    compute: ComputeClass
+
+
+class ShardWorker:
+    """One process's way of computing shards: the encoder loaded once, the workspace open."""
+
+    def __init__(self, job: EmbedJob, encoder: Encoder | None = None) -> None:
+        self._job = job
+        workspace = open_workspace(job.workspace)
+        self._slices = SliceFinder(workspace.volumes.values())
+        self._embeddings = workspace.embeddings(job.recipe.id)
+        self._encoder = load_recipe(job.recipe, job.weights, job.device) if encoder is None else encoder
+
+    def __call__(self, plan: ShardPlan) -> ShardRecord:
+        """Compute and keep one shard."""
+        return embed_shard(plan, self._slices, self._encoder, self._embeddings, self._job.compute)
+
+
+def load_recipe(recipe: Recipe, weights: Path | None, device: str) -> Encoder:
+    """Load the encoder that a recipe describes.
+
+    Raises
+    ------
+    WeightsError
+        When the weights are not those of the recipe; both digests are named.
+    """
+    encoder = find_encoder(recipe.encoder).load(
+        weights,
+        size=recipe.input_px,
+        device=device,
+        precision=recipe.compute_precision,
+        storage_precision=recipe.storage_precision,
+        pixel_normalisation=recipe.pixel_normalisation,
+    )
+    if encoder.recipe != recipe:
+        message = (
+            f"the weights at hand are not those of recipe {recipe.id}: "
+            f"{'; '.join(recipe.differences(encoder.recipe))}. Give the file it was made with: --weights FILE, "
+            f"or put it on the shelf: samkit weights add FILE"
+        )
+        raise WeightsError(message)
+    return encoder
+
+
+def prepare_embeddings(workspace: Workspace, encoder: Encoder, device: str) -> Embeddings:
+    """Open the recipe's embeddings, with what heads will need of the encoder, and fix its compute class once.
+
+    A recipe whose rows were begun on a processor goes on with the same threads and micro-batch. Where the device
+    asked for is of another kind, its rows agree with the others within the recipe's tolerance, not bitwise.
+    """
+    embeddings = workspace.create_embeddings(encoder.recipe, trained=encoder.trained)
+    if encoder.mask_decoder is not None:
+        embeddings.keep(MASK_DECODER_FILE, encoder.mask_decoder.to_bytes())
+    if embeddings.compute is None:
+        kind = device.split(":", maxsplit=1)[0]
+        embeddings.fix_compute(choose_compute(encoder.recipe, kind, torch.get_num_threads()).to_json())
+    return embeddings
+
+
+class SliceFinder:
+    """Finds the pixels of a slice by its digest."""
+
+    def __init__(self, volumes: Iterable[Volume]) -> None:
+        self._places = {
+            digest: (volume, position) for volume in volumes for position, digest in enumerate(volume.slice_digests)
+        }
+
+    def read(self, key: RowKey) -> NDArray[np.float16]:
+        """Return a slice, (channels, rows, columns), float16 in [0, 1]."""
+        if key.slice_digest not in self._places:
+            message = (
+                f"no volume holds the slice {key.slice_digest}; the dataset has changed. Run `samkit embed` again."
+            )
+            raise StoreError(message)
+        volume, position = self._places[key.slice_digest]
+        return np.asarray(volume.image[position])
+
+
+def embed_shard(
+    plan: ShardPlan, slices: SliceFinder, encoder: Encoder, embeddings: Embeddings, compute: ComputeClass
+) -> ShardRecord:
+    """Compute and keep the rows of one shard.
+
+    Raises
+    ------
+    UnusableVoxels
+        When the encoder answers with numbers that are not finite; nothing is stored.
+    """
+    started = time.perf_counter()
+    if compute.device == "cpu" and torch.get_num_threads() != compute.threads:
+        # The order of sums depends on it, and rows of one recipe are bitwise those of one class.
+        torch.set_num_threads(compute.threads)
+    rows = np.empty((len(plan.keys), *encoder.embedding_shape), embeddings.recipe.storage_precision)
+    for position, features in _encoded(plan.keys, slices, encoder, compute.micro_batch):
+        rows[position : position + len(features)] = features
+    return embeddings.write(
+        plan,
+        rows,
+        compute=compute.to_json(),
+        seconds=time.perf_counter() - started,
+        peak_memory_bytes=peak_memory_bytes(),
+        code_version=code_version(),
+    )
+
+
+def _encoded(
+    keys: Sequence[RowKey], slices: SliceFinder, encoder: Encoder, micro_batch: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield (first position, features (B, C, h, w)) by micro-batches of a fixed size."""
+    for start in range(0, len(keys), micro_batch):
+        batch = keys[start : start + micro_batch]
+        prepared = [encoder.prepare(torch.from_numpy(slices.read(key)[None])) for key in batch]
+        filled = prepared + prepared[-1:] * (micro_batch - len(prepared))
+        features = encoder.encode(torch.cat(filled))[: len(batch)].cpu().numpy()
+        finite = np.isfinite(features).all(axis=(1, 2, 3))
+        if not finite.all():
+            bad = batch[int(np.argmin(finite))]
+            message = (
+                f"the encoder answered with numbers that are not finite for the slice {bad.slice_digest}. "
+                f"Nothing of this shard was stored. Damaged weights are the usual cause; "
+                f"with bfloat16, try --precision float32."
+            )
+            raise UnusableVoxels(message)
+        yield start, features

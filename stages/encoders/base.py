@@ -1,0 +1,144 @@
+"""What an encoder is, and how one is found by its name.
+
+Shapes: B slices, H W pixels, C channels, h w cells of the embedding.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from ...heads.base import MaskDecoderWeights
+from ...store.keys import Recipe
+from ...store.runs import check_name
+
+DEFAULT_ENCODER = "nano"
+
+
+class Encoder(Protocol):
+    """Turns slices into embeddings.
+
+    Contract: the same slice gives the same embedding whatever else is in the batch (to rounding);
+    equal slices in equal batches give bitwise equal embeddings; gradients are off; results are finite,
+    float32, on the encoder's device; ``recipe`` says everything that changes the numbers.
+    """
+
+    @property
+    def recipe(self) -> Recipe:
+        """Everything that changes the numbers."""
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one slice's embedding."""
+
+    @property
+    def trained(self) -> bool:
+        """False where the weights come from a seed: good for trying the machinery, not for results."""
+
+    @property
+    def mask_decoder(self) -> MaskDecoderWeights | None:
+        """The encoder's own mask decoder, for heads that start from one."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the embeddings, (B, C, h, w), of (B, 1 or 3, H, W) images in [0, 1]."""
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return (B, 3, S, S): the first half of a call, which may be done slice by slice."""
+
+    def encode(self, prepared: Tensor) -> Tensor:
+        """Return the embeddings of prepared slices: the second half of a call."""
+
+
+class EncoderModel(Protocol):
+    """An encoder's architecture by name: what the entry points of ``samkit.encoders`` hold."""
+
+    @property
+    def name(self) -> str:
+        """The name people type."""
+
+    @property
+    def default_px(self) -> int:
+        """Input size where none is asked for."""
+
+    def load(
+        self,
+        weights: Path | None,
+        *,
+        size: int | None = None,
+        device: str = "cpu",
+        precision: str = "float32",
+        storage_precision: str = "float16",
+        pixel_normalisation: str = "sam",
+    ) -> Encoder:
+        """Build the encoder, from a checkpoint or, with None, from a seed."""
+
+
+def encoder_names() -> list[str]:
+    """Return the names of all installed encoders."""
+    return sorted(entry_points(group="samkit.encoders").names)
+
+
+def find_encoder(name: str) -> EncoderModel:
+    """Return an encoder's model.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name, with the nearest one.
+    """
+    check_name("encoder", name, encoder_names())
+    (entry,) = entry_points(group="samkit.encoders", name=name)
+    found: EncoderModel = entry.load()
+    return found
+
+
+def load_encoder(
+    name: str,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    *,
+    pixel_normalisation: str = "sam",
+) -> Encoder:
+    """Load a frozen encoder.
+
+    Parameters
+    ----------
+    name
+        ``nano``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, or one that another package adds.
+    weights
+        A checkpoint file. None gives seeded numbers, and a warning says so.
+    size
+        Side of the input square in pixels, a multiple of the patch; None for the encoder's own (1024 for SAM).
+    device
+        ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    precision
+        ``float32``, ``bfloat16`` or ``auto`` (bfloat16 where the device computes in it).
+    pixel_normalisation
+        ``sam``, or ``sam-exact`` for the package's rounding to bytes.
+
+    Returns
+    -------
+    Encoder
+        ``encoder(images)`` takes (B, 1 or 3, H, W) in [0, 1] and returns (B, C, h, w), float32.
+
+    Raises
+    ------
+    UsageError
+        Unknown name, size or precision.
+    WeightsError
+        A file that is not this model's checkpoint.
+    DeviceError
+        A device that is not there.
+    """
+    return find_encoder(name).load(
+        None if weights is None else Path(weights),
+        size=size,
+        device=device,
+        precision=precision,
+        pixel_normalisation=pixel_normalisation,
+    )

@@ -1,0 +1,265 @@
+"""SAM's image encoder through the `segment-anything` package, at any input size.
+
+Source: Kirillov et al., "Segment Anything" (arXiv 2304.02643); the package's modules and
+its weights' names. At other sizes than 1024 the absolute position embedding and the relative
+positions of the *global* blocks are interpolated bilinearly (the rule of SAMed and SAM-LST);
+windowed blocks have a grid of their own size and stay as they are.
+
+Shapes: B slices, S pixels of the square, C channels, h w cells of the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...heads.base import MaskDecoderWeights, seeded
+from ...heads.sam_modules import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from ...store.errors import UsageError, WeightsError
+from ...store.keys import Recipe
+from .devices import find_device, resolve_precision
+from .pixels import PIXEL_NORMALISATIONS, prepare
+from .weights import file_sha256, read_checkpoint, tensors_sha256
+
+_NECK_CHANNELS = 256
+_SEED = 0
+# As timm and SAM's own training start a ViT: small weights leave the residual stream close to the patches.
+_INITIAL_DEVIATION = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamModel:
+    """One size of SAM: the architecture, without weights."""
+
+    name: str
+    #: Channels of a token.
+    width: int
+    depth: int
+    attention_heads: int
+    #: Blocks that attend to the whole grid; the others attend inside windows.
+    global_blocks: tuple[int, ...]
+    window: int = 14
+    patch_px: int = 16
+    #: Side of the square that the architecture was made for.
+    default_px: int = 1024
+    #: Width of the MLP in the mask decoder's transformer.
+    decoder_mlp_width: int = 2048
+
+    def load(
+        self,
+        weights: Path | None,
+        *,
+        size: int | None = None,
+        device: str = "cpu",
+        precision: str = "float32",
+        storage_precision: str = "float16",
+        pixel_normalisation: str = "sam",
+    ) -> SamEncoder:
+        """Build the encoder, from a checkpoint or, with None, from a seed; see `load_encoder`."""
+        input_px = self.default_px if size is None else size
+        self._check(input_px, pixel_normalisation)
+        target = find_device(device)
+        parts = self._parts(input_px)
+        if weights is None:
+            tensors = {f"{part}.{name}": value for part in parts for name, value in parts[part].state_dict().items()}
+            sha256 = tensors_sha256(tensors)
+        else:
+            tensors = read_checkpoint(weights)
+            sha256 = file_sha256(weights)
+            self._fill(parts, tensors, input_px, weights)
+        recipe = Recipe(
+            encoder=self.name,
+            weights_sha256=sha256,
+            input_px=input_px,
+            pixel_normalisation=pixel_normalisation,
+            compute_precision=resolve_precision(precision, target),
+            storage_precision=storage_precision,
+        )
+        decoder = self._decoder(tensors, trained=weights is not None)
+        return SamEncoder(parts["image_encoder"], recipe, target, patch_px=self.patch_px, mask_decoder=decoder)
+
+    # -- building ----------------------------------------------------------------------------------
+
+    def _check(self, input_px: int, pixel_normalisation: str) -> None:
+        if input_px < self.patch_px or input_px % self.patch_px:
+            nearest = max(self.patch_px, round(input_px / self.patch_px) * self.patch_px)
+            message = f"--size {input_px}: {self.name} takes multiples of {self.patch_px} pixels. Try --size {nearest}."
+            raise UsageError(message)
+        if pixel_normalisation not in PIXEL_NORMALISATIONS:
+            message = f"pixel normalisation {pixel_normalisation!r}: there are {', '.join(PIXEL_NORMALISATIONS)}."
+            raise UsageError(message)
+
+    def _parts(self, input_px: int) -> dict[str, nn.Module]:
+        """Build the three parts of SAM with seeded numbers, under the checkpoint's names."""
+        grid = input_px // self.patch_px
+        with seeded(_SEED):
+            encoder = ImageEncoderViT(
+                img_size=input_px,
+                patch_size=self.patch_px,
+                embed_dim=self.width,
+                depth=self.depth,
+                num_heads=self.attention_heads,
+                mlp_ratio=4,
+                out_chans=_NECK_CHANNELS,
+                qkv_bias=True,
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                use_rel_pos=True,
+                window_size=self.window,
+                global_attn_indexes=self.global_blocks,
+            )
+            _start(encoder)
+            prompt_encoder = PromptEncoder(
+                embed_dim=_NECK_CHANNELS,
+                image_embedding_size=(grid, grid),
+                input_image_size=(input_px, input_px),
+                mask_in_chans=16,
+            )
+            mask_decoder = MaskDecoder(
+                transformer_dim=_NECK_CHANNELS,
+                transformer=TwoWayTransformer(
+                    depth=2, embedding_dim=_NECK_CHANNELS, mlp_dim=self.decoder_mlp_width, num_heads=8
+                ),
+                num_multimask_outputs=3,
+            )
+        return {"image_encoder": encoder, "prompt_encoder": prompt_encoder, "mask_decoder": mask_decoder}
+
+    def _fill(self, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], input_px: int, file: Path) -> None:
+        """Load the image encoder strictly, its positions brought to this grid."""
+        prefix = "image_encoder."
+        given = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        given = self.resized_positions(given, input_px)
+        expected = parts["image_encoder"].state_dict()
+        missing = sorted(expected.keys() - given.keys())
+        surplus = sorted(given.keys() - expected.keys())
+        misshapen = [
+            f"{name} is {tuple(given[name].shape)}, {self.name} has {tuple(expected[name].shape)}"
+            for name in sorted(expected.keys() & given.keys())
+            if given[name].shape != expected[name].shape
+        ]
+        if missing or surplus or misshapen:
+            told = [
+                *misshapen[:2],
+                *(f"missing {name}" for name in missing[:2]),
+                *(f"unknown {name}" for name in surplus[:2]),
+            ]
+            message = (
+                f"{file}: not the weights of {self.name}: {'; '.join(told)} "
+                f"({len(misshapen)} of another shape, {len(missing)} missing, {len(surplus)} unknown). "
+                f"`samkit weights add {file}` says which encoder a checkpoint belongs to."
+            )
+            raise WeightsError(message)
+        parts["image_encoder"].load_state_dict(given, strict=True)
+
+    def resized_positions(self, tensors: Mapping[str, Tensor], input_px: int) -> dict[str, Tensor]:
+        """Return an image encoder's tensors with its positions brought to another grid.
+
+        The absolute position embedding (1, grid, grid, width) and the relative positions of the global blocks
+        (2 grid - 1, head width) are interpolated bilinearly with ``align_corners=False`` and no antialias
+        (SAMed's rule, SAM-LST build_sam.py:145-160, with the blocks named exactly, for all sizes of SAM).
+        """
+        grid = input_px // self.patch_px
+        resized = dict(tensors)
+        absolute = tensors.get("pos_embed")
+        if absolute is not None and absolute.shape[1] != grid:
+            image = F.interpolate(absolute.permute(0, 3, 1, 2), (grid, grid), mode="bilinear", align_corners=False)
+            resized["pos_embed"] = image.permute(0, 2, 3, 1)
+        for block in self.global_blocks:
+            for name in (f"blocks.{block}.attn.rel_pos_h", f"blocks.{block}.attn.rel_pos_w"):
+                relative = tensors.get(name)
+                if relative is not None and relative.shape[0] != 2 * grid - 1:
+                    table = F.interpolate(
+                        relative[None, None], (2 * grid - 1, relative.shape[1]), mode="bilinear", align_corners=False
+                    )
+                    resized[name] = table[0, 0]
+        return resized
+
+    def _decoder(self, tensors: Mapping[str, Tensor], *, trained: bool) -> MaskDecoderWeights | None:
+        prefix = "mask_decoder."
+        decoder = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        matrix = tensors.get("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")
+        no_mask = tensors.get("prompt_encoder.no_mask_embed.weight")
+        if not decoder or matrix is None or no_mask is None:
+            return None
+        return MaskDecoderWeights(decoder=decoder, position_matrix=matrix, no_mask=no_mask[0], trained=trained)
+
+
+class SamEncoder:
+    """SAM's frozen image encoder; an `Encoder`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: torch.device,
+        *,
+        patch_px: int,
+        mask_decoder: MaskDecoderWeights | None,
+    ) -> None:
+        self.model = model.to(device).eval().requires_grad_(requires_grad=False)
+        self.device = device
+        self._recipe = recipe
+        self._patch_px = patch_px
+        self._mask_decoder = mask_decoder
+
+    @property
+    def recipe(self) -> Recipe:
+        """Everything that changes the numbers."""
+        return self._recipe
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one slice's embedding."""
+        grid = self._recipe.input_px // self._patch_px
+        return (_NECK_CHANNELS, grid, grid)
+
+    @property
+    def trained(self) -> bool:
+        """False where the weights come from a seed."""
+        return self._mask_decoder is None or self._mask_decoder.trained
+
+    @property
+    def mask_decoder(self) -> MaskDecoderWeights | None:
+        """SAM's mask decoder, where the checkpoint has one."""
+        return self._mask_decoder
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the embeddings, (B, C, h, w) float32, of (B, 1 or 3, H, W) images in [0, 1]."""
+        return self.encode(self.prepare(images))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return (B, 3, S, S), normalised as the weights expect."""
+        return prepare(
+            images.to(self.device),
+            input_px=self._recipe.input_px,
+            pixel_normalisation=self._recipe.pixel_normalisation,
+        )
+
+    @torch.inference_mode()
+    def encode(self, prepared: Tensor) -> Tensor:
+        """Return the embeddings, (B, C, h, w) float32, of prepared slices."""
+        half = self._recipe.compute_precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            embedding: Tensor = self.model(prepared)
+        return embedding.float()
+
+
+def _start(encoder: nn.Module) -> None:
+    """Give a ViT the starting values that it is trained from; position tables too, which the package leaves at 0."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=_INITIAL_DEVIATION)
+            nn.init.zeros_(module.bias)
+    for name, parameter in encoder.named_parameters():
+        if name == "pos_embed" or ".rel_pos_" in name:
+            nn.init.trunc_normal_(parameter, std=_INITIAL_DEVIATION)
+
+
+SAM_VIT_B = SamModel(name="sam_vit_b", width=768, depth=12, attention_heads=12, global_blocks=(2, 5, 8, 11))
+SAM_VIT_L = SamModel(name="sam_vit_l", width=1024, depth=24, attention_heads=16, global_blocks=(5, 11, 17, 23))
+SAM_VIT_H = SamModel(name="sam_vit_h", width=1280, depth=32, attention_heads=16, global_blocks=(7, 15, 23, 31))

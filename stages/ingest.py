@@ -1,0 +1,311 @@
+"""ingest: raw files -> slices. Read, orient, normalise, compare with what is there, keep, and say what was refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..store.errors import IdentifierTaken, InputError, SamkitError, UnusableLabel, UsageError
+from ..store.keys import array_digest
+from ..store.slices import Volume, VolumeRecord, slice_digests, write_pixels
+from ..store.workspace import Workspace, check_identifier, open_workspace
+from .readers.base import SourceFiles, read_image, read_label
+from .readers.geometry import choose_orientation, compare_grids, display_spacing_mm
+from .readers.intensity import IntensityRule, Window, choose_intensity, normalise
+from .readers.layouts import Found
+
+# The index is one file and is written anew each time; every two seconds keeps a kill cheap and the writing cheaper.
+_SECONDS_BETWEEN_COMMITS = 2.0
+# Class indices are bytes, and 255 marks what lies outside a slice.
+_LARGEST_CLASS_COUNT = 254
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestOptions:
+    """What the user chooses."""
+
+    window: Window | None = None
+    intensity: IntensityRule = "auto"
+    axis: str | None = None
+    #: From ``--labels``; None for those of the dataset, or numbers.
+    label_names: Mapping[int, str] | None = None
+    require_labels: bool = False
+    #: Take a volume whose id belongs to another source, as its new generation.
+    replace: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """A volume that is in the workspace now."""
+
+    shown: str
+    id: str
+    #: "new", "unchanged", "new pixels", "new label", "new details".
+    change: str
+    slices: int
+    labelled: bool
+    label_values: tuple[int, ...]
+    geometry_known: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """A source that was not taken, and why."""
+
+    shown: str
+    reason: str
+
+
+def ingest(workspace: Path, found: Found, options: IngestOptions) -> Iterator[Taken | Refused]:
+    """Bring the sources into the workspace one by one, yielding what became of each.
+
+    The workspace is made with its first volume. A volume counts when the index lists it, which is written
+    after its pixels; a kill loses at most the volumes of the last two seconds, and the same command takes them again.
+
+    Parameters
+    ----------
+    workspace
+        A directory; it may not exist yet.
+    found
+        What a layout found, see `readers.layouts`.
+    options
+        The user's choices.
+
+    Raises
+    ------
+    InputError
+        When the dataset's label names are not those of the workspace.
+    """
+    for shown, reason in found.refused:
+        yield Refused(shown=shown, reason=reason)
+    names = decide_label_names(_existing(workspace), found, options, workspace)
+    pending: list[VolumeRecord] = []
+    committed = time.monotonic()
+    known = {} if (there := _existing(workspace)) is None else dict(there.volumes)
+    try:
+        for source in found.sources:
+            try:
+                record, taken = _take(workspace, source, options, names, known.get(source.id))
+            except SamkitError as error:
+                yield Refused(shown=source.shown, reason=str(error))
+                continue
+            if record is not None:
+                pending.append(record)
+            if pending and time.monotonic() - committed > _SECONDS_BETWEEN_COMMITS:
+                _commit(workspace, pending, names)
+                pending, committed = [], time.monotonic()
+            yield taken
+    finally:
+        if pending:
+            _commit(workspace, pending, names)
+
+
+def decide_label_names(there: Workspace | None, found: Found, options: IngestOptions, path: Path) -> dict[int, str]:
+    """Return the names of the dataset's label values, background left out.
+
+    From ``--labels``, else from the dataset, else the workspace's own, else the numbers that occur in the labels.
+
+    Raises
+    ------
+    InputError
+        When they are not the names that the workspace has already; the message has the command for one of its own.
+    """
+    given = options.label_names if options.label_names is not None else found.label_names
+    kept = there.label_names if there is not None and len(there.volumes) > 0 else {}
+    if given is not None:
+        names = {value: name for value, name in sorted(given.items()) if value != 0}
+        if kept and names != kept:
+            message = (
+                f"{path} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "
+                f"holds one dataset with one set of label names. Give this one its own: "
+                f"samkit ingest SOURCE --workspace NAME"
+            )
+            raise InputError(message)
+    else:
+        names = kept or {value: str(value) for value in _values_in_labels(found)}
+    if len(names) > _LARGEST_CLASS_COUNT:
+        message = f"{len(names)} label values: samkit takes up to {_LARGEST_CLASS_COUNT}. Are these instance numbers?"
+        raise InputError(message)
+    return names
+
+
+def parse_labels(text: str) -> dict[int, str]:
+    """Read ``--labels 1=RV,2=Myo``.
+
+    Raises
+    ------
+    UsageError
+        For anything else, or a value or name that occurs twice.
+    """
+    names: dict[int, str] = {}
+    for part in text.split(","):
+        value, separator, name = part.partition("=")
+        if not separator or not value.strip().isdecimal() or not name.strip():
+            message = f"--labels {text!r}: {part!r} is not VALUE=NAME. For example: --labels 1=RV,2=Myo,3=LV"
+            raise UsageError(message)
+        if int(value) in names or name.strip() in names.values():
+            message = f"--labels {text!r}: {part.strip()!r} repeats a value or a name."
+            raise UsageError(message)
+        names[int(value)] = name.strip()
+    return names
+
+
+# -- one source ------------------------------------------------------------------------------------
+
+
+def _take(
+    workspace: Path, source: SourceFiles, options: IngestOptions, names: Mapping[int, str], there: Volume | None
+) -> tuple[VolumeRecord | None, Taken]:
+    """Read one source; return the record to be committed (None when nothing has changed) and what to tell."""
+    check_identifier("volume id", source.id)
+    scan = read_image(source)
+    label_map = read_label(source)
+    notes = list(scan.notes)
+    if label_map is None and options.require_labels:
+        message = f"{source.shown}: no label belongs to this image, and --require-labels asks for one."
+        raise InputError(message)
+    orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)
+    label: NDArray[np.unsignedinteger[Any]] | None = None
+    values: tuple[int, ...] = ()
+    if label_map is not None:
+        fit = compare_grids(scan.grid.shape, scan.affine, label_map.values.shape, label_map.affine, place=source.shown)
+        notes += [fit.warning] if fit.warning else []
+        values = _named_values(source.shown, label_map.values, names)
+        kind = np.min_scalar_type(max(names, default=1))
+        label = np.ascontiguousarray(orientation.apply(label_map.values)).astype(kind)
+        if not values:
+            notes.append("the label map is empty")
+    intensity = choose_intensity(scan.values, scan.modality, options.window, options.intensity, place=source.shown)
+    planes = np.ascontiguousarray(orientation.apply(normalise(scan.values, intensity)))
+    image = planes[:, None]
+    if scan.affine is None:
+        notes.append("geometry unknown: distances will be in voxels")
+    slices, channels, rows, columns = image.shape
+    record = VolumeRecord(
+        id=source.id,
+        subject=source.subject,
+        modality=scan.modality,
+        shape=(slices, channels, rows, columns),
+        affine=None if scan.affine is None else _as_rows(orientation.affine(scan.affine, scan.grid.shape)),
+        spacing_mm=None if scan.affine is None else display_spacing_mm(scan.affine, orientation),
+        orientation=orientation.to_json(),
+        source_grid=scan.grid.to_json(),
+        ingest_recipe={"intensity": intensity.to_json(), "axis": options.axis, "channels": 1},
+        identity=source.identity,
+        slice_digests=slice_digests(image),
+        label_digest=None if label is None else array_digest(label),
+        label_values=values,
+        pixels="",
+    )
+    change = _change(record, there, options)
+    taken = Taken(
+        shown=source.shown,
+        id=source.id,
+        change=change,
+        slices=slices,
+        labelled=label is not None,
+        label_values=values,
+        geometry_known=scan.affine is not None,
+        notes=tuple(notes),
+    )
+    if change == "unchanged":
+        return None, taken
+    predecessor = None
+    if there is not None:
+        predecessor = {
+            "ingest_recipe": there.record.ingest_recipe,
+            "slice_digests": there.record.slice_digests,
+            "label_digest": there.record.label_digest,
+        }
+    if not (workspace / "workspace.json").exists():
+        Workspace.create(workspace, names)
+    pixels = write_pixels(workspace, source.id, image, label)
+    return replace(record, pixels=pixels, predecessor=predecessor), taken
+
+
+def _change(new: VolumeRecord, there: Volume | None, options: IngestOptions) -> str:
+    """Say what is new about a volume.
+
+    Raises
+    ------
+    IdentifierTaken
+        When the id belongs to another source whose pixels differ.
+    """
+    if there is None:
+        return "new"
+    old = there.record
+    same_pixels = old.slice_digests == new.slice_digests
+    if old.identity != new.identity and not same_pixels and not options.replace:
+        message = (
+            f"the volume id {new.id!r} already belongs to another source in this workspace, with other pixels. Two "
+            f"files of one name in different folders are usually two patients: ingest one of them with --ids hash, or "
+            f"into another --workspace. If the dataset has only moved and was meant to change, add --replace."
+        )
+        raise IdentifierTaken(message)
+    if not same_pixels:
+        return "new pixels"
+    if old.label_digest != new.label_digest:
+        return "new label"
+    unlike = (old.affine, old.subject, dict(old.source_grid), dict(old.ingest_recipe)) != (
+        new.affine,
+        new.subject,
+        dict(new.source_grid),
+        dict(new.ingest_recipe),
+    )
+    return "new details" if unlike else "unchanged"
+
+
+def _named_values(shown: str, label: NDArray[np.unsignedinteger[Any]], names: Mapping[int, str]) -> tuple[int, ...]:
+    values = tuple(int(value) for value in np.unique(label) if value != 0)
+    nameless = [value for value in values if value not in names]
+    if nameless:
+        named = [f"{value}={name}" for value, name in names.items()] + [f"{value}=NAME" for value in nameless[:3]]
+        message = (
+            f"{shown}: the label has the value(s) {', '.join(map(str, nameless[:8]))}, which have no name here "
+            f"({_listed(names)}). Name them, e.g. --labels {','.join(named)}, or, if this is another dataset, "
+            f"ingest it into a workspace of its own: --workspace NAME"
+        )
+        raise UnusableLabel(message)
+    return values
+
+
+# -- the workspace ---------------------------------------------------------------------------------
+
+
+def _existing(path: Path) -> Workspace | None:
+    return open_workspace(path) if (path / "workspace.json").exists() else None
+
+
+def _commit(path: Path, records: list[VolumeRecord], names: Mapping[int, str]) -> None:
+    workspace = open_workspace(path)
+    if workspace.label_names != names:
+        workspace.set_label_names(names)
+    workspace.commit_volumes(records)
+
+
+def _values_in_labels(found: Found) -> list[int]:
+    """Return the label values that occur in a dataset without names; labels that cannot be read are refused later."""
+    values: set[int] = set()
+    for source in found.sources:
+        try:
+            label = read_label(source)
+        except SamkitError:
+            continue
+        if label is not None:
+            values.update(int(value) for value in np.unique(label.values))
+    return sorted(values - {0})
+
+
+def _as_rows(matrix: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in matrix)
+
+
+def _listed(names: Mapping[int, str]) -> str:
+    return ", ".join(f"{value}={name}" for value, name in names.items()) or "none"

@@ -1,0 +1,103 @@
+"""Ids and subjects: stable, and giving nobody away. Pure functions of a path, a key and a few options.
+
+A **stem** is a file's name without its endings. Named research layouts use it as the id, because their authors chose
+it for publication. Everywhere else an id is ``v`` (a subject ``s``) and twelve hex digits of HMAC-SHA256 under a key
+that lives outside the workspace: the same source gets the same id, and without the key nothing leads back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from typing import TYPE_CHECKING
+
+from ...store.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "compiled_subject",
+    "frame_stripped",
+    "hashed_id",
+    "hashed_subject",
+    "identity_of_text",
+    "keyed_hash",
+    "stem",
+]
+
+# Longest first. `.npy.h5` is how TransUNet's Synapse copies are called (case0001.npy.h5).
+_ENDINGS = (".nii.gz", ".npy.h5", ".hdf5", ".nii", ".h5")
+
+# ACDC: patient001_frame01 and patient001_frame12 are two moments of one heart.
+_FRAME = re.compile(r"_frame\d+$")
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without ``.nii``, ``.nii.gz``, ``.h5``, ``.hdf5`` or ``.npy.h5``.
+
+    Examples
+    --------
+    >>> from pathlib import PurePath
+    >>> stem(PurePath("images/case0001.npy.h5"))
+    'case0001'
+    """
+    lower = path.name.lower()
+    ending = next((ending for ending in _ENDINGS if lower.endswith(ending)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def frame_stripped(text: str) -> str:
+    """Return the patient of an ACDC-like stem: ``patient001`` for ``patient001_frame01``, else the text itself."""
+    return _FRAME.sub("", text)
+
+
+def keyed_hash(key: bytes, text: str) -> str:
+    """Return HMAC-SHA256 (RFC 2104) of a text under a key, as 64 hex digits."""
+    return hmac.new(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+
+
+def identity_of_text(key: bytes, kind: str, text: str) -> str:
+    """Return which source this is: the keyed hash of its path or series, never of both kinds alike.
+
+    Parameters
+    ----------
+    key
+        The secret of this user, outside every workspace.
+    kind
+        "path" or "series".
+    text
+        The resolved path, or the SeriesInstanceUID.
+    """
+    return keyed_hash(key, f"{kind}:{text}")
+
+
+def hashed_id(key: bytes, identity: str) -> str:
+    """Return ``v`` and twelve hex digits: 48 bits, so that a million volumes collide with odds of 1 in 500."""
+    return f"v{keyed_hash(key, identity)[:12]}"
+
+
+def hashed_subject(key: bytes, patient: str) -> str:
+    """Return ``s`` and twelve hex digits for whatever names a patient."""
+    return f"s{keyed_hash(key, f'subject:{patient}')[:12]}"
+
+
+def compiled_subject(pattern: str | None) -> re.Pattern[str] | None:
+    """Compile the ``--subject`` expression.
+
+    Raises
+    ------
+    UsageError
+        It is no regular expression.
+    """
+    if pattern is None:
+        return None
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        message = (
+            f"--subject {pattern!r} is not a regular expression: {error}. For patient001_frame01 write "
+            f"--subject '(patient[0-9]+)': the first group, or else the whole match, is the subject."
+        )
+        raise UsageError(message) from error

@@ -1,0 +1,264 @@
+"""report: runs -> report/. One table that says what was compared, and pictures of what it means."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..heads.metrics import (
+    Measure,
+    ScoredVolume,
+    Spread,
+    mean_accuracy,
+    mean_by_class,
+    mean_over_classes,
+    over_draws,
+)
+from ..store.errors import MissingRun
+from ..store.files import publish, readable_json
+from ..store.provenance import code_version
+from ..store.runs import Run
+from ..store.slices import Volume
+from ..store.workspace import Workspace
+
+ALL_CLASSES = "all classes"
+_MEASURES: tuple[Measure, ...] = ("dice", "iou", "hd95", "assd")
+# Enough for a screen at twice its density; a page of a dozen pictures stays below 2 MB.
+_PICTURE_DPI = 110
+_CONTOUR_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of the table: one head, one number of labelled subjects, one class (or the mean of all)."""
+
+    encoder: str
+    recipe_id: str
+    #: False where the encoder's weights came from a seed.
+    encoder_trained: bool
+    head: str
+    #: Labelled subjects drawn.
+    subjects: int
+    #: Labelled volumes of those subjects, in the first draw.
+    volumes: int
+    draws: int
+    class_name: str
+    dice: Spread
+    iou: Spread
+    hd95: Spread
+    assd: Spread
+    #: "mm", "voxels" or "mixed"; of hd95 and assd.
+    distance_unit: str
+    #: By voxel, background included; only in the row of the mean.
+    accuracy: Spread | None
+    #: Volumes over all draws in which the head found nothing of a class that is there.
+    prediction_empty: int
+    #: Volumes over all draws in which the head found a class that is not there.
+    false_positives: int
+    #: Mean seconds to fit the head.
+    fitting_seconds: float
+    trainable_parameters: int
+    run_ids: tuple[str, ...]
+
+
+def tabulate(runs: Iterable[Run]) -> list[Row]:
+    """Summarise runs: draws of the same head, subjects, recipe, split and settings become one group of rows.
+
+    Raises
+    ------
+    MissingRun
+        When there are no runs.
+    """
+    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        settings = run.settings
+        training = tuple(sorted(settings.training.items()))
+        key = (settings.recipe_id, settings.subjects, settings.head, settings.split_digest, training, settings.seed)
+        groups[key].append(run)
+    if not groups:
+        message = "there are no runs to report on. Train one: samkit train-head linear --volumes 1"
+        raise MissingRun(message)
+    ordered = sorted(groups.values(), key=lambda group: (group[0].settings.subjects, group[0].settings.head))
+    return [row for group in ordered for row in _rows(sorted(group, key=lambda run: run.settings.draw))]
+
+
+def table_csv(rows: Sequence[Row]) -> str:
+    """Return the table as CSV, one line a row, the spread of each measure in columns of its own."""
+    text = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for row in rows:
+        flat = _flat(row)
+        if writer is None:
+            writer = csv.DictWriter(text, fieldnames=list(flat), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(flat)
+    return text.getvalue()
+
+
+def write_report(workspace: Workspace, folder: Path) -> Path:
+    """Write ``index.html``, ``table.csv`` and ``table.json``.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    runs = list(workspace.runs.values())
+    rows = tabulate(runs)
+    publish(folder / "table.csv", table_csv(rows).encode())
+    publish(folder / "table.json", readable_json([asdict(row) for row in rows]))
+    page = folder / "index.html"
+    publish(page, _page(workspace, runs, rows).encode())
+    return page
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def _rows(group: Sequence[Run]) -> list[Row]:
+    """Return the rows of one head at one number of subjects: each class, then the mean."""
+    first = group[0]
+    scored = [[ScoredVolume.from_json(volume) for volume in run.scores] for run in group]
+    by_draw = [{**mean_by_class(volumes), ALL_CLASSES: mean_over_classes(volumes)} for volumes in scored]
+    rows = []
+    for name in by_draw[0]:
+        means = [draw[name] for draw in by_draw]
+        spreads = {
+            measure: over_draws([getattr(mean, measure) for mean in means], measure=measure) for measure in _MEASURES
+        }
+        rows.append(
+            Row(
+                encoder=first.settings.encoder,
+                recipe_id=first.settings.recipe_id,
+                encoder_trained=first.record["encoder_trained"],
+                head=first.settings.head,
+                subjects=first.settings.subjects,
+                volumes=len(first.settings.label_digests),
+                draws=len(group),
+                class_name=name,
+                dice=spreads["dice"],
+                iou=spreads["iou"],
+                hd95=spreads["hd95"],
+                assd=spreads["assd"],
+                distance_unit=means[0].distance_unit,
+                accuracy=over_draws([mean_accuracy(volumes) for volumes in scored], measure="accuracy")
+                if name == ALL_CLASSES
+                else None,
+                prediction_empty=sum(mean.prediction_empty for mean in means),
+                false_positives=sum(mean.reference_empty for mean in means),
+                fitting_seconds=float(np.mean([run.record["seconds"]["fitting"] for run in group])),
+                trainable_parameters=first.record["trainable_parameters"],
+                run_ids=tuple(run.id for run in group),
+            )
+        )
+    return rows
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in asdict(row).items():
+        if name in (*_MEASURES, "accuracy"):
+            for part in ("mean", "standard_deviation", "worst"):
+                flat[f"{name}_{part}"] = None if value is None else value[part]
+        elif name == "run_ids":
+            flat[name] = " ".join(value)
+        else:
+            flat[name] = value
+    return flat
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Picture:
+    title: str
+    data: str
+
+
+def _page(workspace: Workspace, runs: Sequence[Run], rows: Sequence[Row]) -> str:
+    template = files("samkit.stages").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    volumes = list(workspace.volumes.values())
+    return environment.from_string(template).render(
+        rows=rows,
+        dataset={
+            "volumes": len(volumes),
+            "labelled": sum(volume.labelled for volume in volumes),
+            "subjects": len({volume.subject for volume in volumes}),
+            "slices": sum(len(volume.slice_digests) for volume in volumes),
+            "labels": ", ".join(workspace.label_names.values()),
+        },
+        recipes=[embeddings.recipe for embeddings in workspace.recipes().values()],
+        runs=runs,
+        untrained=any(not row.encoder_trained for row in rows),
+        test_subjects=len({volume["subject"] for volume in runs[-1].scores}),
+        pictures=[picture for run in _pictured(rows, workspace) for picture in _overlays(workspace, run)],
+        code_version=code_version(),
+        percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
+        number=lambda value: "-" if value is None else f"{value:.1f}",
+    )
+
+
+def _pictured(rows: Sequence[Row], workspace: Workspace) -> list[Run]:
+    """Return the first draw of each head at its largest number of subjects."""
+    chosen: dict[str, str] = {}
+    for row in rows:  # in the order of subjects: the last one stands
+        chosen[row.head] = row.run_ids[0]
+    return [workspace.runs[run_id] for run_id in chosen.values()]
+
+
+def _overlays(workspace: Workspace, run: Run) -> list[_Picture]:
+    """Return pictures of the worst, the median and the best test volume of a run."""
+    graded = []
+    for volume in run.scores:
+        found = [score["dice"] for score in volume["scores"] if score["dice"] is not None]
+        if found and volume["volume_id"] in workspace.volumes:
+            graded.append((float(np.mean(found)), volume["volume_id"]))
+    graded.sort()
+    if not graded:
+        return []
+    places = {"worst": 0, "median": len(graded) // 2, "best": len(graded) - 1}
+    predictions = run.predictions
+    pictures = []
+    for rank, place in places.items():
+        dice, volume_id = graded[place]
+        title = f"{run.alias}: {rank} volume, {volume_id}, Dice {100 * dice:.1f}"
+        data = _overlay(workspace.volumes[volume_id], np.asarray(predictions[volume_id]))
+        pictures.append(_Picture(title=title, data=data))
+    return pictures
+
+
+def _overlay(volume: Volume, prediction: NDArray[np.unsignedinteger[Any]]) -> str:
+    """Draw the slice where prediction and reference differ most, as a base64 PNG: image, reference, prediction."""
+    from matplotlib.figure import Figure
+
+    reference = np.asarray(volume.label)
+    worst = int(np.argmax((reference != prediction).sum(axis=(1, 2))))
+    image = np.asarray(volume.image[worst, 0], dtype=np.float32)
+    aspect = 1.0 if volume.spacing_mm is None else volume.spacing_mm[1] / volume.spacing_mm[2]
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    shown = {"image": None, "reference": reference[worst], "prediction": prediction[worst]}
+    for axis, (title, label) in zip(axes, shown.items(), strict=True):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
+        axis.set_title(f"slice {worst}" if label is None else title, fontsize=8)
+        axis.set_axis_off()
+        for number, value in enumerate(volume.label_names):
+            if label is not None and (label == value).any():
+                colour = _CONTOUR_COLOURS[number % len(_CONTOUR_COLOURS)]
+                axis.contour(label == value, levels=[0.5], colors=[colour], linewidths=1.0)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=_PICTURE_DPI)
+    return base64.b64encode(data.getvalue()).decode()

@@ -1,0 +1,10 @@
+"""Procedural anatomy: subjects that nobody has to download, consent to or anonymise.
+
+atlas     where organs lie, and how far subjects depart from it
+anatomy   seed             -> Phantom: an axial abdominal MR with its label map
+scanner   tissue fractions -> what a scanner makes of them: signal, bias field, noise
+files     Phantom          -> real NIfTI and DICOM files, the same anatomy in world space
+
+Arrays are (slices, rows, columns) in display orientation: slices inferior to superior, rows anterior to
+posterior, columns patient-right to left. Everything follows from an integer seed, on any machine.
+"""

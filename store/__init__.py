@@ -1,0 +1,14 @@
+"""store: what is on disk, how it is named, when it is complete.
+
+files        how a file or a folder appears whole or not at all
+keys         digests, row keys, recipes: what makes two embeddings the same embedding
+workspace    one dataset: its volumes, label names, splits, recipes and runs
+slices       the pixels and labels of a volume
+journal      which rows exist: one record a shard, written after its data
+embeddings   the rows themselves
+splits       which subjects are for training, which for the score
+runs         one trained head each, with everything that made it
+errors       what samkit says when something is refused
+
+FORMAT.md is the specification. Nothing here knows torch, DICOM or NIfTI.
+"""

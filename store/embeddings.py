@@ -1,0 +1,279 @@
+"""The rows of one recipe: (C, h, w) features, read by slice and checked, written a shard at a time.
+
+Shapes: N rows, C channels, h w cells of the embedding's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import google_crc32c
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.errors import NodeNotFoundError
+
+from .errors import DamagedStore, MissingEmbeddings
+from .files import publish, publish_if_absent, published_folder, read_json, readable_json, size_bytes
+from .journal import Journal, ShardRecord
+from .keys import Recipe, RowKey, shard_id
+
+if TYPE_CHECKING:
+    from .slices import Volume
+
+# 64 rows of SAM at 1024 (256 x 64 x 64 float16 = 2 MiB) are 128 MiB: few enough files for a cluster's
+# file system, small enough to lose to a crash without regret.
+ROWS_PER_SHARD = 64
+BYTES_PER_SHARD = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardPlan:
+    """Rows that are computed, written and committed together."""
+
+    recipe_id: str
+    keys: tuple[RowKey, ...]
+
+    @property
+    def id(self) -> str:
+        """The shard's name: a hash of the recipe and the ordered keys."""
+        return shard_id(self.recipe_id, self.keys)
+
+
+class Embeddings:
+    """The features of one recipe in one workspace.
+
+    ``features[volume_id]`` gives the rows of a volume in the order of its slices.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, volumes: Mapping[str, Volume], *, trained: bool) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        #: False where the encoder's weights came from a seed; every table says so.
+        self.trained = trained
+        self.journal = Journal(folder / "journal")
+        self._volumes = volumes
+
+    @classmethod
+    def open(cls, folder: Path, volumes: Mapping[str, Volume]) -> Embeddings:
+        """Open the embeddings below ``folder``.
+
+        Raises
+        ------
+        DamagedStore
+            When ``recipe.json`` does not describe the folder it lies in.
+        """
+        kept = read_json(folder / "recipe.json")
+        recipe = Recipe.from_json(kept["recipe"])
+        if recipe.folder_name != folder.name:
+            message = (
+                f"{folder}: recipe.json describes {recipe.folder_name}. The folder was renamed or the recipe edited; "
+                f"no row of it is used. Restore the name, or remove the folder and run `samkit embed`."
+            )
+            raise DamagedStore(message)
+        return cls(folder, recipe, volumes, trained=bool(kept["trained"]))
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe, volumes: Mapping[str, Volume], *, trained: bool) -> Embeddings:
+        """Write ``recipe.json`` before the first row, and open the folder."""
+        kept = {"id": recipe.id, "recipe": recipe.to_json(), "tolerance": recipe.tolerance, "trained": trained}
+        publish(folder / "recipe.json", readable_json(kept))
+        return cls(folder, recipe, volumes, trained=trained)
+
+    # -- the compute class -------------------------------------------------------------------------
+
+    @property
+    def compute(self) -> dict[str, Any] | None:
+        """What the rows are computed by (device kind, threads, micro-batch); None before the first plan."""
+        path = self.folder / "compute.json"
+        return dict(read_json(path)) if path.exists() else None
+
+    def fix_compute(self, compute: Mapping[str, Any]) -> None:
+        """Keep the compute class beside the recipe, for every later shard."""
+        publish(self.folder / "compute.json", readable_json(dict(compute)))
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep a file beside the recipe, once: the encoder's mask decoder, for heads that start from it."""
+        publish_if_absent(self.folder / name, data)
+
+    def kept(self, name: str) -> bytes | None:
+        """Return a file kept beside the recipe, or None."""
+        path = self.folder / name
+        return path.read_bytes() if path.exists() else None
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def __getitem__(self, volume_id: str) -> NDArray[Any]:
+        """Return the features of a volume, (slices, C, h, w), in the stored precision.
+
+        Raises
+        ------
+        KeyError
+            When the workspace has no such volume, or some of its slices are not embedded.
+        DamagedStore
+            When a row does not match its checksum.
+        """
+        volume = self._volumes[volume_id]
+        keys = volume.row_keys()
+        missing = self.journal.missing(keys)
+        if missing:
+            message = (
+                f"{volume_id}: {len(missing)} of {len(set(keys))} slices have no embedding under "
+                f"{self.recipe.folder_name}. Run `samkit embed --recipe {self.recipe.id}`."
+            )
+            raise MissingEmbeddings(message)
+        return self.read(keys)
+
+    def read(self, keys: Sequence[RowKey]) -> NDArray[Any]:
+        """Return the rows of ``keys``, (N, C, h, w), each verified against its checksum.
+
+        Raises
+        ------
+        MissingEmbeddings
+            A key that no journal record lists.
+        DamagedStore
+            A shard that is missing, torn, or does not match its checksum.
+        """
+        places: list[tuple[ShardRecord, int, int]] = []
+        for position, key in enumerate(keys):
+            found = self.journal.find(key)
+            if found is None:
+                message = f"no row for slice {key.slice_digest} (view {key.view}). Run `samkit embed`."
+                raise MissingEmbeddings(message)
+            places.append((*found, position))
+        if not places:
+            message = "no rows were asked for"
+            raise MissingEmbeddings(message)
+        rows = np.empty((len(keys), *places[0][0].row_shape), places[0][0].dtype)
+        places.sort(key=lambda place: (place[0].shard, place[1]))
+        for _, group in groupby(places, key=lambda place: place[0].shard):
+            members = list(group)
+            self._read_shard(members[0][0], [(row, position) for _, row, position in members], rows)
+        return rows
+
+    def _read_shard(self, record: ShardRecord, wanted: Sequence[tuple[int, int]], into: NDArray[Any]) -> None:
+        shard = self._open_shard(record)
+        for first, last in _runs([row for row, _ in wanted]):
+            # Whole runs of rows: zarr's fancy indexing is a thirtieth of the speed of slices.
+            block = np.asarray(shard[first : last + 1])
+            for row, position in wanted:
+                if first <= row <= last:
+                    values = block[row - first]
+                    if row_checksum(values) != record.checksums[row]:
+                        self._damaged(record, f"row {row} does not match its checksum")
+                    into[position] = values
+
+    def _open_shard(self, record: ShardRecord) -> zarr.Array[Any]:
+        try:
+            shard = zarr.open_array(self.folder / "features" / record.shard, mode="r")
+        except (NodeNotFoundError, FileNotFoundError, ValueError) as error:
+            self._damaged(record, f"its file is missing or torn ({error})")
+        if record.recipe != self.recipe.id:
+            self._damaged(record, f"it was made by recipe {record.recipe}")
+        if shard.shape != (len(record.keys), *record.row_shape) or str(shard.dtype) != record.dtype:
+            self._damaged(record, f"it holds {shard.shape} {shard.dtype}")
+        return shard
+
+    def _damaged(self, record: ShardRecord, what: str) -> NoReturn:
+        digests = {key.slice_digest for key in record.keys}
+        touched = sorted(volume.id for volume in self._volumes.values() if digests & set(volume.slice_digests))
+        record_path = self.folder / "journal" / f"{record.shard}.json"
+        message = (
+            f"shard {record.shard} of {self.folder.name}: {what}. "
+            f"It holds slices of {', '.join(touched) or 'no volume'}. Remove its record {record_path} "
+            f"and run `samkit embed` to make "
+            f"these {len(record.keys)} rows again."
+        )
+        raise DamagedStore(message)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def write(
+        self,
+        plan: ShardPlan,
+        rows: NDArray[Any],
+        *,
+        compute: Mapping[str, Any],
+        seconds: float,
+        peak_memory_bytes: int,
+        code_version: str,
+    ) -> ShardRecord:
+        """Write a shard and then its record.
+
+        Parameters
+        ----------
+        plan
+            The keys, in the order of the rows.
+        rows
+            (N, C, h, w) in the storage precision.
+        compute, seconds, peak_memory_bytes, code_version
+            How the rows were made; see `ShardRecord`.
+
+        Returns
+        -------
+        ShardRecord
+            The record that stands: this writer's, or an earlier one's of the same shard.
+        """
+        self.journal.refresh()
+        if plan.id in self.journal.records:
+            # Another writer was faster; a committed shard is never touched.
+            return self.journal.records[plan.id]
+        path = self.folder / "features" / plan.id
+        with published_folder(path) as part:
+            shard = zarr.create_array(
+                part,
+                shape=rows.shape,
+                dtype=rows.dtype,
+                chunks=(1, *rows.shape[1:]),
+                shards=rows.shape,
+                # No compression: features shrink by 9 to 16 % and read at half the speed.
+                compressors=None,
+                fill_value=0,
+                config={"write_empty_chunks": True},
+            )
+            shard[:] = rows
+        channels, height, width = rows.shape[1:]
+        record = ShardRecord(
+            shard=plan.id,
+            recipe=self.recipe.id,
+            keys=plan.keys,
+            checksums=tuple(row_checksum(row) for row in rows),
+            row_shape=(channels, height, width),
+            dtype=str(rows.dtype),
+            compute=dict(compute),
+            seconds=round(seconds, 4),
+            peak_memory_bytes=peak_memory_bytes,
+            code_version=code_version,
+        )
+        self.journal.commit(record)
+        return self.journal.records[plan.id]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, features and journal."""
+        return size_bytes(self.folder)
+
+
+def row_checksum(row: NDArray[Any]) -> int:
+    """Return the CRC-32C of a row's bytes, little-endian and in C order."""
+    contiguous = np.ascontiguousarray(row, dtype=row.dtype.newbyteorder("<"))
+    return int(google_crc32c.value(contiguous.tobytes()))
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return sorted numbers as runs of neighbours, (first, last) each.
+
+    >>> _runs([3, 4, 5, 9, 9, 10])
+    [(3, 5), (9, 10)]
+    """
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number <= runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs

@@ -1,0 +1,138 @@
+"""How a file or a folder appears on disk: whole, or not at all.
+
+Everything is written under a hidden name beside its final one, flushed to the
+disk, and renamed. A kill at any byte leaves at most a hidden ``.*.part``, which no
+reader ever looks at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import DamagedStore
+
+PART_SUFFIX = ".part"
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN.
+
+    Floats are written as Python's shortest text that reads back as the same
+    number, which is the same on every machine.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def readable_json(value: object) -> bytes:
+    """Return ``value`` as indented JSON for files that people open."""
+    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is whatever the file holds
+    """Read one JSON file.
+
+    Raises
+    ------
+    DamagedStore
+        When the text is not JSON, as after a disk fault.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        message = (
+            f"{path}: this file is not readable as JSON ({error}). samkit writes it whole or not at all, so the disk "
+            f"or another program has changed it. Restore it from a copy, or remove it and run the same command again."
+        )
+        raise DamagedStore(message) from error
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, replacing what was there in one step."""
+    with _hidden_beside(path) as part:
+        _write_synced(part, data)
+        part.replace(path)
+    _sync_folder(path.parent)
+
+
+def publish_if_absent(path: Path, data: bytes) -> bool:
+    """Write ``data`` to ``path`` unless something is there already.
+
+    Returns
+    -------
+    bool
+        Whether this call was the one that wrote it. Of two writers exactly one is told True.
+    """
+    with _hidden_beside(path) as part:
+        _write_synced(part, data)
+        try:
+            # A hard link fails if the name is taken, where a rename would silently replace it.
+            os.link(part, path)
+        except FileExistsError:
+            return False
+    _sync_folder(path.parent)
+    return True
+
+
+@contextmanager
+def published_folder(path: Path) -> Iterator[Path]:
+    """Give a hidden folder to fill; move it to ``path`` only if the block succeeds.
+
+    A folder that is already at ``path`` is replaced.
+    """
+    with _hidden_beside(path) as part:
+        part.mkdir()
+        yield part
+        for file in sorted(part.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        for folder in [part, *(entry for entry in part.rglob("*") if entry.is_dir())]:
+            _sync_folder(folder)
+        if path.exists():
+            with _hidden_beside(path) as retired:
+                path.replace(retired)
+                part.replace(path)
+        else:
+            part.replace(path)
+    _sync_folder(path.parent)
+
+
+def size_bytes(folder: Path) -> int:
+    """Return the bytes of all files below ``folder``; 0 if it is not there."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@contextmanager
+def _hidden_beside(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PART_SUFFIX}")
+    try:
+        yield part
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
