@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, BloscShuffle
 
 from ..heads.base import (
     LOGIT_CELLS_PER_FEATURE_CELL,
@@ -33,6 +31,7 @@ from ..heads.inference import class_values, segment, to_class_index
 from ..heads.losses import IGNORED
 from ..heads.metrics import ScoredVolume, judge
 from ..heads.sampling import Draw, draw_subjects, make_split
+from ..store.arrays import write_array
 from ..store.embeddings import Embeddings
 from ..store.errors import MissingEmbeddings, UsageError
 from ..store.files import published_folder, readable_json
@@ -309,15 +308,7 @@ def _keep(
         (part / "head.safetensors").write_bytes(head_bytes(head))
         (part / "steps.json").write_bytes(readable_json([step.to_json() for step in steps]))
         for volume_id, prediction in predictions.items():
-            array = zarr.create_array(
-                part / "predictions" / volume_id,
-                shape=prediction.shape,
-                dtype=prediction.dtype,
-                chunks=(1, *prediction.shape[1:]),
-                shards=prediction.shape,
-                compressors=BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle),
-            )
-            array[:] = prediction
+            write_array(part / "predictions" / volume_id, prediction)
         manifest = {
             "settings": settings.to_json(),
             "record": record,

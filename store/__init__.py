@@ -1,6 +1,7 @@
 """store: what is on disk, how it is named, when it is complete.
 
 files        how a file or a folder appears whole or not at all
+arrays       how an array is laid out
 keys         digests, row keys, recipes: what makes two embeddings the same embedding
 workspace    one dataset: its volumes, label names, splits, recipes and runs
 slices       the pixels and labels of a volume

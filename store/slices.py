@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, BloscShuffle
 from zarr.errors import NodeNotFoundError
 
+from .arrays import write_array
 from .errors import DamagedStore
 from .files import published_folder
 from .keys import RowKey, array_digest, content_id
@@ -173,21 +173,7 @@ def write_pixels(
     digests = [*slice_digests(image), None if label is None else array_digest(label)]
     relative = Path("slices") / f"{volume_id}--{content_id(digests)}"
     with published_folder(workspace / relative) as part:
-        _write_array(part / "image", image)
+        write_array(part / "image", image, planes_per_shard=_SLICES_PER_SHARD)
         if label is not None:
-            _write_array(part / "label", label)
+            write_array(part / "label", label, planes_per_shard=_SLICES_PER_SHARD)
     return relative.as_posix()
-
-
-def _write_array(path: Path, values: NDArray[Any]) -> None:
-    shard_slices = min(_SLICES_PER_SHARD, values.shape[0])
-    array = zarr.create_array(
-        path,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(1, *values.shape[1:]),
-        shards=(shard_slices, *values.shape[1:]),
-        compressors=BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle),
-        config={"write_empty_chunks": True},
-    )
-    array[:] = values

@@ -1,0 +1,46 @@
+"""How an array is laid out on disk: zarr v3, a chunk a plane or row, sharded into few files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, BloscShuffle
+
+# A file a shard, named "0.0.0" beside its zarr.json: the default "c/0/0/0" would make a folder for every axis.
+_CHUNK_NAMES = {"name": "v2", "separator": "."}
+_COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle)
+
+
+def write_array(
+    path: Path, values: NDArray[Any], *, planes_per_shard: int | None = None, compress: bool = True
+) -> None:
+    """Write an array whole; the caller publishes the folder it lies in.
+
+    Parameters
+    ----------
+    path
+        A folder that is not there yet, or is empty.
+    values
+        (planes, ...); each plane becomes a chunk, so that one can be read without the others.
+    planes_per_shard
+        Planes in one file; None for all of them.
+    compress
+        zstd with byte shuffle: for pixels and labels. Features shrink by 9 to 16 % and read at half the speed.
+    """
+    planes = max(1, min(planes_per_shard or values.shape[0], values.shape[0]))
+    array = zarr.create_array(
+        path,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(1, *values.shape[1:]),
+        shards=(planes, *values.shape[1:]),
+        compressors=_COMPRESSION if compress else None,
+        fill_value=0,
+        chunk_key_encoding=_CHUNK_NAMES,
+        # A plane of zeros is a plane: a missing chunk would read as zeros too, and nobody could tell.
+        config={"write_empty_chunks": True},
+    )
+    array[:] = values
