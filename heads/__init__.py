@@ -6,7 +6,10 @@ linear     a light up-convolution
 frame      where a slice lies in the encoder's square: labels in, logits out
 losses     cross-entropy and soft Dice
 sampling   splits and draws of labelled subjects
-metrics    Dice, IoU, HD95, ASSD, accuracy; means in the order that is fair
+fitting    the training loop, its schedule, early stopping
+inference  a trained head on a whole volume
+metrics    Dice, IoU, HD95, ASSD, accuracy of one volume
+averages   many volumes, many draws: means in the order that is fair
 sam_modules   the segment-anything package's parts, importable beside any torch
 
 Nothing here knows a file format or an encoder.

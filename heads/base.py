@@ -30,7 +30,7 @@ LOGIT_CELLS_PER_FEATURE_CELL = 4
 MASK_DECODER_FILE = "decoder.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MaskDecoderWeights:
     """An encoder's own mask decoder, as tensors: what prompt-free heads start from.
 
@@ -67,7 +67,7 @@ class MaskDecoderWeights:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HeadContext:
     """What a head may know when it is built."""
 

@@ -49,7 +49,8 @@ class Frame:
         Returns
         -------
         ndarray
-            (B, G, G) uint8; cells whose centre lies outside the slice are `losses.IGNORED`.
+            (B, G, G) uint8; cells whose centre lies outside the slice are `losses.IGNORED`. Where a centre lies on
+            the border of two pixels, even cells take the one before and odd cells the one after.
         """
         row_of, inside_rows = _nearest(grid, self.input_px, self.inner_px[0], self.rows)
         column_of, inside_columns = _nearest(grid, self.input_px, self.inner_px[1], self.columns)
@@ -84,9 +85,18 @@ class Frame:
 
 def _nearest(grid: int, input_px: int, inner_px: int, length: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return for each grid cell the nearest of ``length`` pixels, and whether its centre lies on the slice."""
-    centre_px = (np.arange(grid) + 0.5) * (input_px / grid)
-    index = np.floor(centre_px * (length / inner_px)).astype(np.intp)
-    return np.clip(index, 0, length - 1), centre_px < inner_px
+    cell = np.arange(grid)
+    # The centre of a cell on the slice's pixels is (2 cell + 1) input_px length / (2 grid inner_px). In whole numbers,
+    # because a slice twice as fine as the grid has every centre on the border of two pixels, and rounding must not
+    # decide. Always the upper of the two would shift all labels by half a pixel: even cells take the lower one.
+    numerator, denominator = (2 * cell + 1) * input_px * length, 2 * grid * inner_px
+    index = numerator // denominator - ((numerator % denominator == 0) & (cell % 2 == 0))
+    return np.clip(index, 0, length - 1), cell < _cells_inside(grid, input_px, inner_px)
+
+
+def _cells_inside(grid: int, input_px: int, inner_px: int) -> int:
+    """Return how many cells of the grid have their centre on the slice; a slice thinner than half a cell has one."""
+    return max(1, int(np.count_nonzero((2 * np.arange(grid) + 1) * input_px < 2 * grid * inner_px)))
 
 
 def _grid_coordinates(length: int, inner_px: int, input_px: int, grid: int) -> torch.Tensor:
@@ -94,6 +104,6 @@ def _grid_coordinates(length: int, inner_px: int, input_px: int, grid: int) -> t
     centre_px = (torch.arange(length, dtype=torch.float64) + 0.5) * (inner_px / length)
     # A pixel at the slice's edge must not be blended with the padding beside it: stop at the last cell
     # whose centre lies on the slice.
-    last_inside = int(np.count_nonzero((np.arange(grid) + 0.5) * (input_px / grid) < inner_px)) - 0.5
-    cell = torch.clamp(centre_px * (grid / input_px), max=max(last_inside, 0.5))
+    last_inside = _cells_inside(grid, input_px, inner_px) - 0.5
+    cell = torch.clamp(centre_px * (grid / input_px), max=last_inside)
     return (cell / grid * 2 - 1).float()

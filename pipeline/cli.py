@@ -87,12 +87,14 @@ def _begin(
 
     commands = getattr(context.command, "commands", {})
     known = {
-        verb: [parameter.name.replace("_", "-") for parameter in command.params if parameter.name]
+        # A flag and the parameter it fills have different names where the flag's is a word of Python's: --json.
+        verb: {flag.lstrip("-"): parameter.name for parameter in command.params for flag in parameter.opts}
         for verb, command in commands.items()
     }
+    flags = {verb: [flag for flag in names if flag != "help"] for verb, names in known.items()}
     context.default_map = {
-        verb: {flag.replace("-", "_"): value for flag, value in flags.items()}
-        for verb, flags in read_config(Path(CONFIG_FILE), known).items()
+        verb: {known[verb][flag]: value for flag, value in settings.items()}
+        for verb, settings in read_config(Path(CONFIG_FILE), flags).items()
     }
 
 
@@ -291,20 +293,20 @@ def run(arguments: list[str] | None = None) -> int:
     from . import console
 
     try:
-        app(args=arguments)
+        app(args=arguments, prog_name="samkit")
     except SystemExit as finished:
+        if finished.code == _EXIT_INTERRUPTED:  # typer turns Ctrl-C into this, without a word
+            console.complain(f"interrupted. {_GOES_ON}")
         return finished.code if isinstance(finished.code, int) else _EXIT_FAILED
-    except KeyboardInterrupt:
-        console.complain(f"interrupted. {_GOES_ON}")
-        return _EXIT_INTERRUPTED
     except SamkitError as error:
         console.complain(str(error))
         return error.exit_code
     except OSError as error:
-        if error.errno not in _DISK_TROUBLE:
+        if error.errno is None:  # not from the operating system: a fault of samkit's own, whose traceback is wanted
             raise
         place = error.filename or "the disk"
-        console.complain(f"{place}: {error.strerror}. {_DISK_TROUBLE[error.errno]} {_GOES_ON}")
+        hint = _DISK_TROUBLE.get(error.errno, "Check the path, and the disk behind it.")
+        console.complain(f"{place}: {error.strerror}. {hint} {_GOES_ON}")
         return _EXIT_FAILED
     return 0
 
@@ -315,7 +317,10 @@ _DISK_TROUBLE = {
     errno.EDQUOT: "The quota is used up: free some space, or name a --workspace elsewhere.",
     errno.EACCES: "samkit may not write or read there: check the permissions.",
     errno.EPERM: "samkit may not write or read there: check the permissions.",
-    errno.EROFS: "The file system is mounted read-only.",
+    errno.EROFS: "The file system is mounted read-only: name a folder on another one.",
+    errno.EEXIST: "There is something else at that place: name another one.",
+    errno.ENOTDIR: "There is a file where a folder is needed: name another place.",
+    errno.EISDIR: "There is a folder where a file is needed: name another place.",
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ..stages.embed import EmbedJob, ShardWorker
 from ..stages.encoders.base import Encoder
 from ..store.embeddings import ShardPlan
+from ..store.errors import DeviceError
 from ..store.journal import ShardRecord
 
 
@@ -39,7 +40,7 @@ def map_shards(
 def _map_by_dask(job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[str]) -> Iterator[ShardRecord]:
     # dask is only imported when there is more than one worker: one process needs none of it.
     import dask
-    from distributed import Client, LocalCluster, as_completed
+    from distributed import Client, KilledWorker, LocalCluster, as_completed
 
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="samkit-dask-"))
@@ -57,8 +58,15 @@ def _map_by_dask(job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[s
         addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
         device_of = dict(zip(addresses, devices, strict=True))
         futures = client.map(_compute_on_worker, shards, job=job, device_of=device_of, retries=2, pure=False)
-        for future in as_completed(futures):
-            yield future.result()
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except KilledWorker as error:
+            message = (
+                "a worker was killed several times over the same shard; the system's memory is the usual cause. Shards "
+                "that were finished are kept: run the same command with fewer --workers, or with a smaller --size."
+            )
+            raise DeviceError(message) from error
 
 
 _workers: dict[EmbedJob, Callable[[ShardPlan], ShardRecord]] = {}

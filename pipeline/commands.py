@@ -7,7 +7,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ def run_ingest(source: Path, workspace: Path, layout: LayoutOptions, options: In
     """Ingest a folder or a file and print what became of each source."""
     found = find_sources(source, layout)
     console.say(f"{source}: {found.layout}, {len(found.sources)} volumes")
-    results = _ingest(workspace, found, options)
+    results = _ingest(workspace, found, replace(options, shown=str(source)))
     taken = [result for result in results if isinstance(result, Taken)]
     refused = [result for result in results if isinstance(result, Refused)]
     if taken:
@@ -108,8 +108,9 @@ def run_embed(
         raise InputError(message)
     devices = _devices(device, gpus, workers)
     if recipe_id is not None:
-        recipe = workspace.embeddings(recipe_id).recipe
-        weights_file = None if weights == SEEDED else _weights_of(recipe, workspace.embeddings(recipe_id), weights)
+        kept = workspace.embeddings(recipe_id)
+        recipe = kept.recipe
+        weights_file = _weights_of(recipe, weights, trained=kept.trained)
         encoder = load_recipe(recipe, weights_file, devices[0])
     else:
         weights_file = _weights_file(encoder_name, weights)
@@ -212,13 +213,14 @@ def _weights_file(encoder_name: str, weights: str | None) -> Path | None:
     raise WeightsError(message)
 
 
-def _weights_of(recipe: Recipe, embeddings: Embeddings, weights: str | None) -> Path | None:
-    """Return the checkpoint of a recipe, found by its digest; None where the recipe's weights are seeded."""
-    if weights is not None and weights != SEEDED:
-        return Path(weights)
-    if not embeddings.trained:
-        return None
-    return shelved_weights(recipe)
+def _weights_of(recipe: Recipe, weights: str | None, *, trained: bool) -> Path | None:
+    """Return the checkpoint to load for a recipe: the file named, else the shelf's; None for seeded weights.
+
+    Whether they are the recipe's is for `load_recipe` to say.
+    """
+    if weights is not None:
+        return None if weights == SEEDED else Path(weights)
+    return shelved_weights(recipe) if trained else None
 
 
 def shelved_weights(recipe: Recipe) -> Path:
@@ -341,22 +343,25 @@ def _predict_new(
     """Ingest and embed new files as the run's were, in a workspace that is gone afterwards."""
     head = load_head(run.folder).to(find_device(device))
     recipe = Recipe.from_json(run.record["encoder_recipe"])
-    weights_file = None
-    if weights not in (None, SEEDED):
-        weights_file = Path(str(weights))
-    elif run.record["encoder_trained"]:
-        weights_file = shelved_weights(recipe)
+    weights_file = _weights_of(recipe, weights, trained=run.record["encoder_trained"])
     encoder = load_recipe(recipe, weights_file, device)
     found = find_sources(source, layout)
     console.say(
         f"{source}: {found.layout}, {len(found.sources)} volumes; run {run.id}, encoder {describe_encoder(encoder)}"
     )
     options = _ingest_options_of(run)
+    if found.label_names is not None and _foreground(found.label_names) != dict(run.settings.label_names):
+        # Equal numbers with other names mean other things: a score would compare a liver with a spleen.
+        console.warn(f"the labels of {source} have other names than those of the run; nothing is scored against them")
+        found = replace(found, sources=[replace(one, label=None) for one in found.sources])
     with tempfile.TemporaryDirectory(prefix="samkit-predict-") as folder:
         path = Path(folder) / "workspace"
         results = _ingest(path, found, options)
         refused = [result for result in results if isinstance(result, Refused)]
         taken = [result for result in results if isinstance(result, Taken)]
+        for result in taken:
+            for note in result.notes:
+                console.warn(f"{result.shown}: {note}")
         done = []
         if taken:
             workspace = open_workspace(path)
@@ -382,7 +387,12 @@ def _ingest_options_of(run: Run) -> IngestOptions:
         intensity="auto" if window is not None else "percentiles",
         axis=recipe["axis"],
         label_names=run.settings.label_names,
+        spare_labels=True,
     )
+
+
+def _foreground(label_names: Mapping[int, str]) -> dict[int, str]:
+    return {value: name for value, name in label_names.items() if value != 0}
 
 
 def _tell_predictions(run: Run, done: Sequence[Predicted], shown: Mapping[str, str] | None = None) -> None:

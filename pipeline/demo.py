@@ -15,7 +15,15 @@ _LINEAR_STEPS = 150
 _AUTOSAM_STEPS = 60
 
 
-def run_demo(folder: Path) -> int:
+def run_demo(
+    folder: Path,
+    *,
+    subjects: int = 12,
+    shape: tuple[int, int, int] = (24, 160, 144),
+    spacing_mm: tuple[float, float, float] = (5.0, 1.5, 1.5),
+    linear_steps: int = _LINEAR_STEPS,
+    autosam_steps: int = _AUTOSAM_STEPS,
+) -> int:
     """Write the sample and run ingest, embed, train-head, predict, report and status on it.
 
     Parameters
@@ -23,20 +31,36 @@ def run_demo(folder: Path) -> int:
     folder
         ``dataset/`` and ``new-patient/`` are written there, and ``workspace/`` beside them. Running the demo again
         goes on where it stopped.
+    subjects
+        Labelled subjects of the sample, 8 or more: five are trained on, and three tenths are kept for the score.
+    shape, spacing_mm
+        The grid of every subject, (slices, rows, columns).
+    linear_steps, autosam_steps
+        Budgets of the two heads.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    SamkitError
+        When one of the commands fails.
     """
     from .cli import run
 
     started = time.perf_counter()
-    console.say(f"writing 12 subjects of drawn anatomy (NIfTI) and one new patient (DICOM) to {folder}")
-    sample = write_sample(folder)
+    console.say(f"writing {subjects} subjects of drawn anatomy (NIfTI) and one new patient (DICOM) to {folder}")
+    sample = write_sample(folder, subjects=subjects, shape=shape, spacing_mm=spacing_mm)
     workspace = ["--workspace", str(folder / "workspace")]
     commands = [
         ["ingest", str(sample.dataset), "--labels", sample.labels_option, *workspace],
         ["embed", *workspace],
-        ["train-head", "linear", "--volumes", "1", "--draws", "3", "--steps", str(_LINEAR_STEPS), *workspace],
-        ["train-head", "linear", "--volumes", "5", "--draws", "3", "--steps", str(_LINEAR_STEPS), *workspace],
-        ["train-head", "autosam", "--volumes", "1", "--draws", "1", "--steps", str(_AUTOSAM_STEPS), *workspace],
-        ["train-head", "autosam", "--volumes", "5", "--draws", "1", "--steps", str(_AUTOSAM_STEPS), *workspace],
+        ["train-head", "linear", "--volumes", "1", "--draws", "3", "--steps", str(linear_steps), *workspace],
+        ["train-head", "linear", "--volumes", "5", "--draws", "3", "--steps", str(linear_steps), *workspace],
+        ["train-head", "autosam", "--volumes", "1", "--draws", "1", "--steps", str(autosam_steps), *workspace],
+        ["train-head", "autosam", "--volumes", "5", "--draws", "1", "--steps", str(autosam_steps), *workspace],
         ["predict", "autosam@5#0", str(sample.new_patient), "--output", str(folder / "masks"), *workspace],
         ["status", *workspace],
         ["report", *workspace],

@@ -156,7 +156,7 @@ def embed_shard(
     Raises
     ------
     UnusableVoxels
-        When the encoder answers with numbers that are not finite; nothing is stored.
+        When the encoder answers with numbers that are not finite, or not in the storage precision; nothing is stored.
     """
     started = time.perf_counter()
     if compute.device == "cpu" and torch.get_num_threads() != compute.threads:
@@ -164,7 +164,10 @@ def embed_shard(
         torch.set_num_threads(compute.threads)
     rows = np.empty((len(plan.keys), *encoder.embedding_shape), embeddings.recipe.storage_precision)
     for position, features in _encoded(plan.keys, slices, encoder, compute.micro_batch):
-        rows[position : position + len(features)] = features
+        stored = rows[position : position + len(features)]
+        with np.errstate(over="ignore"):  # what is too large for float16 becomes infinite, and is refused below
+            stored[...] = features
+        _check_finite(stored, plan.keys[position : position + len(features)], embeddings.recipe)
     return embeddings.write(
         plan,
         rows,
@@ -183,14 +186,16 @@ def _encoded(
         batch = keys[start : start + micro_batch]
         prepared = [encoder.prepare(torch.from_numpy(slices.read(key)[None])) for key in batch]
         filled = prepared + prepared[-1:] * (micro_batch - len(prepared))
-        features = encoder.encode(torch.cat(filled))[: len(batch)].cpu().numpy()
-        finite = np.isfinite(features).all(axis=(1, 2, 3))
-        if not finite.all():
-            bad = batch[int(np.argmin(finite))]
-            message = (
-                f"the encoder answered with numbers that are not finite for the slice {bad.slice_digest}. "
-                f"Nothing of this shard was stored. Damaged weights are the usual cause; "
-                f"with bfloat16, try --precision float32."
-            )
-            raise UnusableVoxels(message)
-        yield start, features
+        yield start, encoder.encode(torch.cat(filled))[: len(batch)].cpu().numpy()
+
+
+def _check_finite(rows: NDArray[np.floating], keys: Sequence[RowKey], recipe: Recipe) -> None:
+    finite = np.isfinite(rows).all(axis=(1, 2, 3))
+    if not finite.all():
+        bad = keys[int(np.argmin(finite))]
+        message = (
+            f"the encoder {recipe.encoder} answered with numbers that are not finite in {recipe.storage_precision} "
+            f"for the slice {bad.slice_digest}. Nothing of this shard was stored. Damaged weights are the usual cause: "
+            f"compare with another copy, `samkit weights add FILE`; with bfloat16, try --precision float32."
+        )
+        raise UnusableVoxels(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from ..store.errors import IdentifierTaken, InputError, SamkitError, UnusableLab
 from ..store.keys import array_digest
 from ..store.slices import Volume, VolumeRecord, slice_digests, write_pixels
 from ..store.workspace import Workspace, check_identifier, open_workspace
-from .readers.base import SourceFiles, read_image, read_label
-from .readers.geometry import choose_orientation, compare_grids, display_spacing_mm
+from .readers.base import Scan, SourceFiles, read_image, read_label
+from .readers.geometry import Orientation, choose_orientation, compare_grids, display_spacing_mm
 from .readers.intensity import IntensityRule, Window, choose_intensity, normalise
 from .readers.layouts import Found
 
@@ -38,6 +39,10 @@ class IngestOptions:
     require_labels: bool = False
     #: Take a volume whose id belongs to another source, as its new generation.
     replace: bool = False
+    #: Take an image without its label, and note why, where the label cannot be used.
+    spare_labels: bool = False
+    #: What the user named as the source, for messages.
+    shown: str = "SOURCE"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +130,7 @@ def decide_label_names(there: Workspace | None, found: Found, options: IngestOpt
             message = (
                 f"{path} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "
                 f"holds one dataset with one set of label names. Give this one its own: "
-                f"samkit ingest SOURCE --workspace NAME"
+                f"samkit ingest {shlex.quote(options.shown)} --workspace {_own_workspace(options.shown)}"
             )
             raise InputError(message)
     else:
@@ -166,22 +171,10 @@ def _take(
     """Read one source; return the record to be committed (None when nothing has changed) and what to tell."""
     check_identifier("volume id", source.id)
     scan = read_image(source)
-    label_map = read_label(source)
-    notes = list(scan.notes)
-    if label_map is None and options.require_labels:
-        message = f"{source.shown}: no label belongs to this image, and --require-labels asks for one."
-        raise InputError(message)
     orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)
-    label: NDArray[np.unsignedinteger[Any]] | None = None
-    values: tuple[int, ...] = ()
-    if label_map is not None:
-        fit = compare_grids(scan.grid.shape, scan.affine, label_map.values.shape, label_map.affine, place=source.shown)
-        notes += [fit.warning] if fit.warning else []
-        values = _named_values(source.shown, label_map.values, names)
-        kind = np.min_scalar_type(max(names, default=1))
-        label = np.ascontiguousarray(orientation.apply(label_map.values)).astype(kind)
-        if not values:
-            notes.append("the label map is empty")
+    notes = list(scan.notes)
+    label, values, remarks = _fitting_label(source, scan, orientation, options, names)
+    notes += remarks
     intensity = choose_intensity(scan.values, scan.modality, options.window, options.intensity, place=source.shown)
     planes = np.ascontiguousarray(orientation.apply(normalise(scan.values, intensity)))
     image = planes[:, None]
@@ -228,6 +221,32 @@ def _take(
         Workspace.create(workspace, names)
     pixels = write_pixels(workspace, source.id, image, label)
     return replace(record, pixels=pixels, predecessor=predecessor), taken
+
+
+def _fitting_label(
+    source: SourceFiles, scan: Scan, orientation: Orientation, options: IngestOptions, names: Mapping[int, str]
+) -> tuple[NDArray[np.unsignedinteger[Any]] | None, tuple[int, ...], list[str]]:
+    """Return the label map in display orientation, (slices, rows, columns), its values, and what to tell of it."""
+    if source.label is None and options.require_labels:
+        message = (
+            f"{source.shown}: no label belongs to this image, and --require-labels asks for one. "
+            f"Add the label, or leave the flag out to take the image as unlabelled."
+        )
+        raise InputError(message)
+    try:
+        label_map = read_label(source)
+        if label_map is None:
+            return None, (), []
+        fit = compare_grids(scan.grid.shape, scan.affine, label_map.values.shape, label_map.affine, place=source.shown)
+        values = _named_values(source.shown, label_map.values, names)
+    except InputError as error:
+        if not options.spare_labels:
+            raise
+        return None, (), [f"its label is left out: {error}"]
+    notes = [fit.warning] if fit.warning else []
+    notes += [] if values else ["the label map is empty"]
+    kind = np.min_scalar_type(max(names, default=1))
+    return np.ascontiguousarray(orientation.apply(label_map.values)).astype(kind), values, notes
 
 
 def _change(new: VolumeRecord, there: Volume | None, options: IngestOptions) -> str:
@@ -301,6 +320,11 @@ def _values_in_labels(found: Found) -> list[int]:
         if label is not None:
             values.update(int(value) for value in np.unique(label.values))
     return sorted(values - {0})
+
+
+def _own_workspace(shown: str) -> str:
+    """Return a name for a workspace that holds one source alone."""
+    return shlex.quote(f"{Path(shown).resolve().name.split('.')[0] or 'other'}-workspace")
 
 
 def _as_rows(matrix: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:

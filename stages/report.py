@@ -6,25 +6,18 @@ import base64
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..heads.metrics import (
-    Measure,
-    ScoredVolume,
-    Spread,
-    mean_accuracy,
-    mean_by_class,
-    mean_over_classes,
-    over_draws,
-)
+from ..heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean_over_classes, over_draws
+from ..heads.metrics import ScoredVolume
 from ..store.errors import MissingRun
 from ..store.files import publish, readable_json
 from ..store.provenance import code_version
@@ -32,10 +25,20 @@ from ..store.runs import Run
 from ..store.slices import Volume
 from ..store.workspace import Workspace
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 ALL_CLASSES = "all classes"
 _MEASURES: tuple[Measure, ...] = ("dice", "iou", "hd95", "assd")
-# Enough for a screen at twice its density; a page of a dozen pictures stays below 2 MB.
-_PICTURE_DPI = 110
+# As wide as the page at its widest; a page of a dozen pictures stays below 4 MB.
+_PICTURE_INCHES, _PICTURE_DPI = 9.0, 110
+# For the titles above and the legend below.
+_CAPTIONS_INCHES = 0.7
+# Very flat or tall slices (sagittal ones of few, thick slices) keep their proportions inside a panel of these bounds.
+_PANEL_HEIGHT_OVER_WIDTH = (0.35, 1.5)
+# The patient's side at the left and at the right of the picture, in display orientation (see readers.geometry).
+_SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
+# Okabe and Ito's palette, which colour-blind readers tell apart, without its black.
 _CONTOUR_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
 
 
@@ -221,44 +224,84 @@ def _pictured(rows: Sequence[Row], workspace: Workspace) -> list[Run]:
 
 def _overlays(workspace: Workspace, run: Run) -> list[_Picture]:
     """Return pictures of the worst, the median and the best test volume of a run."""
+    predictions = run.predictions
     graded = []
     for volume in run.scores:
         found = [score["dice"] for score in volume["scores"] if score["dice"] is not None]
-        if found and volume["volume_id"] in workspace.volumes:
+        if found and _drawable(workspace.volumes.get(volume["volume_id"]), predictions[volume["volume_id"]].shape):
             graded.append((float(np.mean(found)), volume["volume_id"]))
     graded.sort()
     if not graded:
         return []
-    places = {"worst": 0, "median": len(graded) // 2, "best": len(graded) - 1}
-    predictions = run.predictions
+    # Of one or two test volumes each is shown once.
+    places = {len(graded) // 2: "median", len(graded) - 1: "best", 0: "worst"}
+    if len(graded) == 1:
+        places = {0: "only"}
     pictures = []
-    for rank, place in places.items():
+    for place in sorted(places):
         dice, volume_id = graded[place]
-        title = f"{run.alias}: {rank} volume, {volume_id}, Dice {100 * dice:.1f}"
+        title = f"{run.alias}: {places[place]} volume, {volume_id}, Dice {100 * dice:.1f} %"
         data = _overlay(workspace.volumes[volume_id], np.asarray(predictions[volume_id]))
         pictures.append(_Picture(title=title, data=data))
     return pictures
 
 
+def _drawable(volume: Volume | None, shape: tuple[int, ...]) -> bool:
+    """Tell whether a volume is still there, labelled, on the grid that was predicted: it may be ingested anew."""
+    if volume is None or not volume.labelled:
+        return False
+    slices, _, rows, columns = volume.record.shape
+    return (slices, rows, columns) == tuple(shape)
+
+
 def _overlay(volume: Volume, prediction: NDArray[np.unsignedinteger[Any]]) -> str:
-    """Draw the slice where prediction and reference differ most, as a base64 PNG: image, reference, prediction."""
+    """Draw the slice with most wrong pixels, as a base64 PNG: the image, the reference on it, the prediction on it."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     reference = np.asarray(volume.label)
     worst = int(np.argmax((reference != prediction).sum(axis=(1, 2))))
     image = np.asarray(volume.image[worst, 0], dtype=np.float32)
-    aspect = 1.0 if volume.spacing_mm is None else volume.spacing_mm[1] / volume.spacing_mm[2]
-    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-    axes = figure.subplots(1, 3)
-    shown = {"image": None, "reference": reference[worst], "prediction": prediction[worst]}
-    for axis, (title, label) in zip(axes, shown.items(), strict=True):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
-        axis.set_title(f"slice {worst}" if label is None else title, fontsize=8)
+    rows, columns = image.shape
+    pixel_aspect = 1.0 if volume.spacing_mm is None else volume.spacing_mm[1] / volume.spacing_mm[2]
+    height = _PICTURE_INCHES / 3 * float(np.clip(pixel_aspect * rows / columns, *_PANEL_HEIGHT_OVER_WIDTH))
+    figure = Figure(figsize=(_PICTURE_INCHES, height + _CAPTIONS_INCHES), layout="constrained")
+    shown = {
+        f"slice {worst + 1} of {len(reference)}": None,
+        "reference": reference[worst],
+        "prediction": prediction[worst],
+    }
+    colours = {
+        value: _CONTOUR_COLOURS[number % len(_CONTOUR_COLOURS)] for number, value in enumerate(volume.label_names)
+    }
+    for axis, (title, label) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=pixel_aspect, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
         axis.set_axis_off()
-        for number, value in enumerate(volume.label_names):
-            if label is not None and (label == value).any():
-                colour = _CONTOUR_COLOURS[number % len(_CONTOUR_COLOURS)]
-                axis.contour(label == value, levels=[0.5], colors=[colour], linewidths=1.0)
+        if label is not None:
+            _draw_contours(axis, label, colours)
+        for place, letter in zip((0.02, 0.98), _SIDES.get(volume.record.orientation["plane"], ("", "")), strict=True):
+            axis.text(place, 0.5, letter, transform=axis.transAxes, color="white", fontsize=8, ha="center", va="center")
+    seen = [value for value in colours if value in reference[worst] or value in prediction[worst]]
+    if seen:
+        lines = [Line2D([], [], color=colours[value], linewidth=2, label=volume.label_names[value]) for value in seen]
+        figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 6), frameon=False, fontsize=9)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_PICTURE_DPI)
     return base64.b64encode(data.getvalue()).decode()
+
+
+def _draw_contours(axis: Axes, label: NDArray[np.unsignedinteger[Any]], colours: Mapping[int, str]) -> None:
+    """Outline each class of a (rows, columns) label map."""
+    from matplotlib.patheffects import Normal, Stroke
+
+    # A border of background closes the outline of what touches the edge.
+    padded = np.pad(label, 1)
+    rows, columns = (np.arange(-1, size + 1) for size in label.shape)
+    for value, colour in colours.items():
+        if (label == value).any():
+            drawn = axis.contour(columns, rows, padded == value, levels=[0.5], colors=[colour], linewidths=1.3)
+            # Dark under light: seen on bright bowel and on black lung alike.
+            drawn.set_path_effects([Stroke(linewidth=2.6, foreground="black"), Normal()])
+    axis.set_xlim(-0.5, label.shape[1] - 0.5)
+    axis.set_ylim(label.shape[0] - 0.5, -0.5)

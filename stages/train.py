@@ -74,13 +74,7 @@ class TrainingSlices:
     def __init__(self, embeddings: Embeddings, volumes: Sequence[Volume], memory_bytes: int) -> None:
         self._embeddings = embeddings
         self._keys: list[RowKey] = [key for volume in volumes for key in volume.row_keys()]
-        missing = embeddings.journal.missing(self._keys)
-        if missing:
-            message = (
-                f"{len(missing)} of {len(self._keys)} slices of the drawn volumes have no embedding under "
-                f"{embeddings.recipe.folder_name}. Run `samkit embed --recipe {embeddings.recipe.id}`."
-            )
-            raise MissingEmbeddings(message)
+        _check_embedded(embeddings, volumes, what="drawn")
         found = embeddings.journal.find(self._keys[0])
         self.feature_shape: tuple[int, int, int] = found[0].row_shape if found else (0, 0, 0)
         grid = self.feature_shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
@@ -191,6 +185,9 @@ def train(
     draw = draw_subjects(split, options.subjects, options.draw)
     memory_bytes = _free_memory_bytes() if options.memory_bytes is None else options.memory_bytes
     started = time.perf_counter()
+    test = labelled_volumes(workspace, split.test)
+    # Before the minutes of fitting, not after them.
+    _check_embedded(embeddings, test, what="test")
     training = TrainingSlices(embeddings, labelled_volumes(workspace, draw.training), memory_bytes)
     head = head_class.build(
         HeadContext(
@@ -209,7 +206,7 @@ def train(
     device = torch.device(options.device)
     validation = _validator(workspace, embeddings, draw, memory_bytes, device)
     steps: list[Step] = []
-    with _repeatable(options.seed):
+    with _repeatable(options.seed, device):
         batches = training.batches(options.fit.batch_size, options.seed, device)
         for step in fit(head.to(device), batches, options.fit, validate=validation):
             steps.append(step)
@@ -219,7 +216,6 @@ def train(
     started = time.perf_counter()
     scored: list[ScoredVolume] = []
     predictions: dict[str, NDArray[np.unsignedinteger[Any]]] = {}
-    test = labelled_volumes(workspace, split.test)
     for number, volume in enumerate(test):
         predictions[volume.id] = segment(head, embeddings[volume.id], _frame(volume, embeddings), workspace.label_names)
         scored.append(judge(volume, predictions[volume.id]))
@@ -251,6 +247,17 @@ def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
 
 
 # -- parts -----------------------------------------------------------------------------------------
+
+
+def _check_embedded(embeddings: Embeddings, volumes: Sequence[Volume], *, what: str) -> None:
+    keys = [key for volume in volumes for key in volume.row_keys()]
+    missing = embeddings.journal.missing(keys)
+    if missing:
+        message = (
+            f"{len(missing)} of {len(set(keys))} slices of the {what} volumes have no embedding under "
+            f"{embeddings.recipe.folder_name}. Run `samkit embed --recipe {embeddings.recipe.id}`."
+        )
+        raise MissingEmbeddings(message)
 
 
 def _frame(volume: Volume, embeddings: Embeddings) -> Frame:
@@ -319,10 +326,11 @@ def _keep(
 
 
 @contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    """Make torch use kernels whose results repeat, and the seed's random numbers, inside the block."""
+def _repeatable(seed: int, device: torch.device) -> Iterator[None]:
+    """Make torch use the seed's random numbers and, on a processor, kernels whose results repeat, inside the block."""
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(mode=True)
+    # CUDA has no such kernel for the cross-entropy of a plane, and torch would stop there instead of computing it.
+    torch.use_deterministic_algorithms(mode=before or device.type == "cpu")
     try:
         with seeded(seed):
             yield

@@ -9,6 +9,7 @@ journal      which rows exist: one record a shard, written after its data
 embeddings   the rows themselves
 splits       which subjects are for training, which for the score
 runs         one trained head each, with everything that made it
+provenance   code version and peak memory, for every record
 errors       what samkit says when something is refused
 
 FORMAT.md is the specification. Nothing here knows torch, DICOM or NIfTI.

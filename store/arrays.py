@@ -1,4 +1,4 @@
-"""How an array is laid out on disk: zarr v3, a chunk a plane or row, sharded into few files."""
+"""How an array is laid out on disk (zarr v3, a chunk a plane or row, sharded into few files), and opened when torn."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BloscShuffle
 
 # A file a shard, named "0.0.0" beside its zarr.json: the default "c/0/0/0" would make a folder for every axis.
-_CHUNK_NAMES = {"name": "v2", "separator": "."}
+_CHUNK_NAMES: dict[str, Any] = {"name": "v2", "separator": "."}
 _COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle)
+
+# A flipped byte in an array's metadata or in a shard's index surfaces in zarr 3 as any of these (found by flipping
+# every byte of both); a missing array is a FileNotFoundError, a blosc chunk that does not decode a RuntimeError.
+TORN_ARRAY: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AttributeError,
+    FileNotFoundError,
+    KeyError,
+    NotADirectoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def write_array(
@@ -44,3 +57,8 @@ def write_array(
         config={"write_empty_chunks": True},
     )
     array[:] = values
+
+
+def open_array(path: Path) -> zarr.Array[Any]:
+    """Open an array for reading; what `TORN_ARRAY` lists is raised for one that is missing or torn."""
+    return zarr.open_array(path, mode="r")

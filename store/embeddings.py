@@ -15,11 +15,18 @@ import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.errors import NodeNotFoundError
 
-from .arrays import write_array
-from .errors import DamagedStore, MissingEmbeddings
-from .files import publish, publish_if_absent, published_folder, read_json, readable_json, size_bytes
+from .arrays import TORN_ARRAY, open_array, write_array
+from .errors import DamagedStore, MissingEmbeddings, StoreError
+from .files import (
+    check_fields,
+    publish,
+    publish_if_absent,
+    published_folder,
+    read_json,
+    readable_json,
+    size_bytes,
+)
 from .journal import Journal, ShardRecord
 from .keys import Recipe, RowKey, shard_id
 
@@ -68,7 +75,9 @@ class Embeddings:
         DamagedStore
             When ``recipe.json`` does not describe the folder it lies in.
         """
-        kept = read_json(folder / "recipe.json")
+        path = folder / "recipe.json"
+        remedy = "Restore it, or remove the folder and run `samkit embed`."
+        kept = check_fields(path, read_json(path), ("id", "recipe", "tolerance", "trained"), remedy)
         recipe = Recipe.from_json(kept["recipe"])
         if recipe.folder_name != folder.name:
             message = (
@@ -160,7 +169,10 @@ class Embeddings:
         shard = self._open_shard(record)
         for first, last in _runs([row for row, _ in wanted]):
             # Whole runs of rows: zarr's fancy indexing is a thirtieth of the speed of slices.
-            block = np.asarray(shard[first : last + 1])
+            try:
+                block = np.asarray(shard[first : last + 1])
+            except TORN_ARRAY as error:
+                self._damaged(record, f"its file is torn ({error})")
             for row, position in wanted:
                 if first <= row <= last:
                     values = block[row - first]
@@ -170,8 +182,8 @@ class Embeddings:
 
     def _open_shard(self, record: ShardRecord) -> zarr.Array[Any]:
         try:
-            shard = zarr.open_array(self.folder / "features" / record.shard, mode="r")
-        except (NodeNotFoundError, FileNotFoundError, ValueError) as error:
+            shard = open_array(self.folder / "features" / record.shard)
+        except TORN_ARRAY as error:
             self._damaged(record, f"its file is missing or torn ({error})")
         if record.recipe != self.recipe.id:
             self._damaged(record, f"it was made by recipe {record.recipe}")
@@ -218,20 +230,32 @@ class Embeddings:
         -------
         ShardRecord
             The record that stands: this writer's, or an earlier one's of the same shard.
+
+        Raises
+        ------
+        StoreError
+            When plan and rows do not belong together; nothing is written.
         """
+        if plan.recipe_id != self.recipe.id or len(plan.keys) != len(rows):
+            message = (
+                f"shard {plan.id}: {len(plan.keys)} keys of recipe {plan.recipe_id} do not belong to {len(rows)} rows "
+                f"of recipe {self.recipe.id}; nothing was written. Plan the shards again: samkit embed"
+            )
+            raise StoreError(message)
         self.journal.refresh()
         if plan.id in self.journal.records:
             # Another writer was faster; a committed shard is never touched.
             return self.journal.records[plan.id]
+        checksums = tuple(row_checksum(row) for row in rows)
         path = self.folder / "features" / plan.id
-        with published_folder(path) as part:
+        with published_folder(path, keep=lambda: self._stands(plan, checksums)) as part:
             write_array(part, rows, compress=False)
         channels, height, width = rows.shape[1:]
         record = ShardRecord(
             shard=plan.id,
             recipe=self.recipe.id,
             keys=plan.keys,
-            checksums=tuple(row_checksum(row) for row in rows),
+            checksums=checksums,
             row_shape=(channels, height, width),
             dtype=str(rows.dtype),
             compute=dict(compute),
@@ -241,6 +265,21 @@ class Embeddings:
         )
         self.journal.commit(record)
         return self.journal.records[plan.id]
+
+    def _stands(self, plan: ShardPlan, checksums: Sequence[int]) -> bool:
+        """Whether the data that lies under a shard's name already is to stay.
+
+        It stays once a record exists. Before that, data equal to ours stays too: another writer, about to commit
+        it, must not find it gone. Anything else is a leftover, of a kill or of a disk fault.
+        """
+        self.journal.refresh()
+        if plan.id in self.journal.records:
+            return True
+        try:
+            lying = np.asarray(open_array(self.folder / "features" / plan.id)[:])
+        except TORN_ARRAY:
+            return False
+        return tuple(row_checksum(row) for row in lying) == tuple(checksums)
 
     @property
     def size_bytes(self) -> int:

@@ -7,18 +7,22 @@ reader ever looks at.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import DamagedStore
 
 PART_SUFFIX = ".part"
+
+# What POSIX answers when a folder is renamed onto one that is not empty.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def canonical_json(value: object) -> str:
@@ -53,6 +57,33 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is whatever the file ho
         raise DamagedStore(message) from error
 
 
+def check_fields(place: object, value: object, expected: Iterable[str], remedy: str) -> Mapping[str, Any]:
+    """Return ``value`` if it is a JSON object with exactly the fields ``expected``.
+
+    Parameters
+    ----------
+    place
+        What is being read, as the message shall name it.
+    remedy
+        What to do next, a sentence.
+
+    Raises
+    ------
+    DamagedStore
+        Naming the fields that are missing and those that are not known.
+    """
+    known = set(expected)
+    if isinstance(value, dict) and set(value) == known:
+        return value
+    if isinstance(value, dict):
+        missing, unknown = sorted(known - set(value)), sorted(set(value) - known)
+        found = f"the fields {missing} are missing and {unknown} are not known"
+    else:
+        found = f"a {type(value).__name__} where an object with the fields {sorted(known)} belongs"
+    message = f"{place}: {found}. It was changed by hand or written by another version of samkit. {remedy}"
+    raise DamagedStore(message)
+
+
 def publish(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, replacing what was there in one step."""
     with _hidden_beside(path) as part:
@@ -81,10 +112,16 @@ def publish_if_absent(path: Path, data: bytes) -> bool:
 
 
 @contextmanager
-def published_folder(path: Path) -> Iterator[Path]:
+def published_folder(path: Path, keep: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """Give a hidden folder to fill; move it to ``path`` only if the block succeeds.
 
-    A folder that is already at ``path`` is replaced.
+    Parameters
+    ----------
+    path
+        Where the folder shall appear.
+    keep
+        Asked only if a folder is at ``path`` already, another writer's or an earlier one's: whether that one stays
+        and this copy is discarded. By default it is replaced; a kill between the two renames leaves neither.
     """
     with _hidden_beside(path) as part:
         part.mkdir()
@@ -95,12 +132,10 @@ def published_folder(path: Path) -> Iterator[Path]:
                     os.fsync(opened.fileno())
         for folder in [part, *(entry for entry in part.rglob("*") if entry.is_dir())]:
             _sync_folder(folder)
-        if path.exists():
-            with _hidden_beside(path) as retired:
+        while not _move_if_absent(part, path) and not keep():
+            with _hidden_beside(path) as retired, suppress(FileNotFoundError):
+                # Not found: another writer has just retired it; whoever moves first now is asked about in turn.
                 path.replace(retired)
-                part.replace(path)
-        else:
-            part.replace(path)
     _sync_folder(path.parent)
 
 
@@ -120,6 +155,17 @@ def _hidden_beside(path: Path) -> Iterator[Path]:
             shutil.rmtree(part)
         else:
             part.unlink(missing_ok=True)
+
+
+def _move_if_absent(part: Path, path: Path) -> bool:
+    """Rename a folder unless a folder with something in it has the name; the system decides, so one writer wins."""
+    try:
+        part.replace(path)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        return False
+    return True
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .errors import DamagedStore
+from .errors import DamagedStore, UsageError
 from .files import publish_if_absent, read_json, readable_json
-from .keys import RowKey
+from .keys import RowKey, shard_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,14 +42,23 @@ class ShardRecord:
         return {**asdict(self), "keys": [str(key) for key in self.keys]}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
+    def from_json(cls, value: Mapping[str, Any], place: object = "a journal record") -> Self:
         """Read a record.
+
+        Parameters
+        ----------
+        value
+            What the file holds.
+        place
+            The file, for messages.
 
         Raises
         ------
         DamagedStore
-            When a field is missing or the numbers of keys and checksums differ.
+            When a field is missing, the numbers of keys and checksums differ, or the shard's name is not
+            that of its keys.
         """
+        remedy = "Remove it and run `samkit embed` to make its rows again."
         try:
             rows, columns, channels = value["row_shape"][1], value["row_shape"][2], value["row_shape"][0]
             record = cls(
@@ -64,15 +73,21 @@ class ShardRecord:
                 peak_memory_bytes=value["peak_memory_bytes"],
                 code_version=value["code_version"],
             )
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            message = (
-                f"a journal record is incomplete ({error!r}). Remove it and run `samkit embed` to make its rows again."
-            )
+        except (AttributeError, KeyError, ValueError, TypeError, IndexError, UsageError) as error:
+            message = f"{place}: this journal record is incomplete ({error!r}). {remedy}"
             raise DamagedStore(message) from error
         if len(record.keys) != len(record.checksums):
             message = (
-                f"the journal record of shard {record.shard} lists {len(record.keys)} rows and "
-                f"{len(record.checksums)} checksums. Remove it and run `samkit embed` to make its rows again."
+                f"{place}: the record of shard {record.shard} lists {len(record.keys)} rows and "
+                f"{len(record.checksums)} checksums. {remedy}"
+            )
+            raise DamagedStore(message)
+        named = shard_id(record.recipe, record.keys)
+        if named != record.shard:
+            # A key changed by a disk fault would give another slice's features, with a checksum that fits.
+            message = (
+                f"{place}: it says shard {record.shard}, but its recipe and rows are those of {named}; "
+                f"the disk or another program has changed it. {remedy}"
             )
             raise DamagedStore(message)
         return record
@@ -93,7 +108,7 @@ class Journal:
             return
         for path in sorted(self.folder.glob("*.json")):
             if path.stem not in self.records and not path.name.startswith("."):
-                self._learn(ShardRecord.from_json(read_json(path)))
+                self._learn(_read_record(path))
 
     def __contains__(self, key: RowKey) -> bool:
         return key in self._places
@@ -123,7 +138,7 @@ class Journal:
         """
         path = self.folder / f"{record.shard}.json"
         first = publish_if_absent(path, readable_json(record.to_json()))
-        self._learn(record if first else ShardRecord.from_json(read_json(path)))
+        self._learn(record if first else _read_record(path))
         return first
 
     def _learn(self, record: ShardRecord) -> None:
@@ -131,3 +146,13 @@ class Journal:
         for position, key in enumerate(record.keys):
             # The same row in two shards holds the same numbers; the first is as good as the second.
             self._places.setdefault(key, (record.shard, position))
+
+
+def _read_record(path: Path) -> ShardRecord:
+    record = ShardRecord.from_json(read_json(path), path)
+    if record.shard != path.stem:
+        message = (
+            f"{path}: this is the record of shard {record.shard}. Give the file its name back, {record.shard}.json."
+        )
+        raise DamagedStore(message)
+    return record

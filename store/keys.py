@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DamagedStore
-from .files import canonical_json
+from .errors import UsageError
+from .files import canonical_json, check_fields
 
 # The version of everything in FORMAT.md: a reader refuses a higher one.
 FORMAT_VERSION = 1
@@ -58,12 +58,29 @@ class RowKey:
     #: The part of the plane, "full" unless a large plane was split.
     tile: str = "full"
 
+    def __post_init__(self) -> None:
+        for part in (self.slice_digest, self.view, self.tile):
+            if not part or "/" in part:
+                message = (
+                    f"a row's key cannot have the part {part!r}: parts are joined by '/', so each needs a character "
+                    f"and none may hold a '/'. Name the view or tile otherwise."
+                )
+                raise UsageError(message)
+
     def __str__(self) -> str:
         return f"{self.slice_digest}/{self.view}/{self.tile}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a key from its text, the inverse of ``str(key)``."""
+        """Read a key from its text, the inverse of ``str(key)``.
+
+        Raises
+        ------
+        ValueError
+            When there are not three parts.
+        UsageError
+            When one of them is empty.
+        """
         slice_digest, view, tile = text.split("/")
         return cls(slice_digest=slice_digest, view=view, tile=tile)
 
@@ -122,14 +139,8 @@ class Recipe:
         DamagedStore
             When fields are missing or unknown.
         """
-        known = {field.name for field in fields(cls)}
-        if set(value) != known:
-            message = (
-                f"recipe.json holds the fields {sorted(value)}, expected {sorted(known)}. "
-                f"It was changed by hand or written by another version; its embeddings are not used."
-            )
-            raise DamagedStore(message)
-        return cls(**value)
+        remedy = "Its embeddings are not used. Restore it, or remove its folder and run `samkit embed`."
+        return cls(**check_fields("the recipe in recipe.json", value, (field.name for field in fields(cls)), remedy))
 
     def differences(self, other: Recipe) -> list[str]:
         """Name the fields in which two recipes differ, as ``field: mine -> theirs``."""

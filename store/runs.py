@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import zarr
 
+from .arrays import TORN_ARRAY, open_array
 from .errors import DamagedStore, MissingRun, UsageError
 from .files import read_json
 from .keys import content_id
@@ -73,7 +74,7 @@ class Run:
             self.record: dict[str, Any] = manifest["record"]
             #: One entry a scored volume: id, subject, shape, scores by class, accuracy.
             self.scores: list[dict[str, Any]] = manifest["scores"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             message = f"{folder / 'run.json'}: incomplete ({error!r}). Remove the folder and train the run again."
             raise DamagedStore(message) from error
 
@@ -91,7 +92,11 @@ class Run:
     def predictions(self) -> dict[str, zarr.Array[Any]]:
         """Predicted label maps of the scored volumes, (slices, rows, columns), by volume id."""
         folder = self.folder / "predictions"
-        return {volume["volume_id"]: zarr.open_array(folder / volume["volume_id"], mode="r") for volume in self.scores}
+        try:
+            return {volume["volume_id"]: open_array(folder / volume["volume_id"]) for volume in self.scores}
+        except TORN_ARRAY as error:
+            message = f"{folder}: a prediction is missing or torn ({error}). Remove the run and train it again."
+            raise DamagedStore(message) from error
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -125,15 +130,17 @@ class Runs(Mapping[str, Run]):
         MissingRun
             When there is none, or more than one; the choices are listed.
         """
-        runs = list(self.values())
-        if not runs:
+        ids = self._ids()
+        if not ids:
             message = f"no runs in {self.folder.parent} yet. Train one: samkit train-head linear --volumes 1"
             raise MissingRun(message)
         if text == "latest":
-            return runs[-1]
-        as_path = Path(text)
-        if as_path.name in self and (as_path.is_dir() or as_path.name == text):
-            return self[as_path.name]
+            return Run(self.folder / ids[-1])
+        # A path counts only if it leads here: another workspace may have a run of the same name.
+        name = Path(text).name
+        if name in ids and (name == text or Path(text).resolve() == (self.folder / name).resolve()):
+            return Run(self.folder / name)
+        runs = list(self.values())
         named = [run for run in runs if text in (run.alias, run.alias.split("#")[0])]
         if len(named) == 1:
             return named[0]

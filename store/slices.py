@@ -6,19 +6,18 @@ Arrays are in display orientation: image (slices, channels, rows, columns) float
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.errors import NodeNotFoundError
 
-from .arrays import write_array
+from .arrays import TORN_ARRAY, open_array, write_array
 from .errors import DamagedStore
-from .files import published_folder
+from .files import check_fields, published_folder
 from .keys import RowKey, array_digest, content_id
 
 # A shard of pixels is a file; 32 slices of 512 x 512 float16 are 16 MiB.
@@ -63,8 +62,26 @@ class VolumeRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read one record of ``volumes.json``."""
-        kept = dict(value)
+        """Read one record of ``volumes.json``.
+
+        Raises
+        ------
+        DamagedStore
+            When fields are missing, unknown, or not of their form.
+        """
+        name = value.get("id", "without an id") if isinstance(value, dict) else "without an id"
+        place = f"volumes.json, volume {name}"
+        remedy = "Restore volumes.json from a copy, or remove it and ingest the dataset again; embeddings stay valid."
+        kept = dict(check_fields(place, value, (known.name for known in fields(cls)), remedy))
+        try:
+            return cls(**cls._typed(kept))
+        except (TypeError, ValueError) as error:
+            message = f"{place}: a field is not of its form ({error}). {remedy}"
+            raise DamagedStore(message) from error
+
+    @staticmethod
+    def _typed(kept: dict[str, Any]) -> dict[str, Any]:
+        """Turn JSON's lists into the tuples of the record."""
         slices, channels, rows, columns = kept["shape"]
         kept["shape"] = (slices, channels, rows, columns)
         if kept["affine"] is not None:
@@ -74,7 +91,7 @@ class VolumeRecord:
             kept["spacing_mm"] = (between_slices, between_rows, between_columns)
         kept["slice_digests"] = tuple(kept["slice_digests"])
         kept["label_values"] = tuple(kept["label_values"])
-        return cls(**kept)
+        return kept
 
 
 class Volume:
@@ -139,15 +156,54 @@ class Volume:
         """Return the keys of the volume's embedding rows, in the order of its slices."""
         return [RowKey(slice_digest=digest, view=view) for digest in self.record.slice_digests]
 
+    def read_slice(self, position: int) -> NDArray[np.float16]:
+        """Return one slice, (channels, rows, columns), verified against its digest.
+
+        Raises
+        ------
+        DamagedStore
+            When the pixels are missing, torn or not those that were ingested.
+        """
+        array = self._open("image")
+        try:
+            plane: NDArray[np.float16] = np.asarray(array[position])
+        except TORN_ARRAY as error:
+            self._damaged("image", f"torn ({error})")
+        if array_digest(plane) != self.slice_digests[position]:
+            self._damaged("image", f"not what was ingested: slice {position} does not match its digest")
+        return plane
+
+    def read_label(self) -> NDArray[np.unsignedinteger[Any]] | None:
+        """Return the whole label map, (slices, rows, columns), verified against its digest; None without one.
+
+        Raises
+        ------
+        DamagedStore
+            When the label is missing, torn or not the one that was ingested.
+        """
+        if not self.labelled:
+            return None
+        array = self._open("label")
+        try:
+            label: NDArray[np.unsignedinteger[Any]] = np.asarray(array[:])
+        except TORN_ARRAY as error:
+            self._damaged("label", f"torn ({error})")
+        if array_digest(label) != self.record.label_digest:
+            self._damaged("label", "not what was ingested: it does not match its digest")
+        return label
+
     def _open(self, name: str) -> zarr.Array[Any]:
         try:
-            return zarr.open_array(self._folder / name, mode="r")
-        except (NodeNotFoundError, FileNotFoundError, ValueError) as error:
-            message = (
-                f"{self.id}: its {name} at {self._folder / name} is missing or torn ({error}). "
-                f"Run `samkit ingest` on its source again."
-            )
-            raise DamagedStore(message) from error
+            return open_array(self._folder / name)
+        except TORN_ARRAY as error:
+            self._damaged(name, f"missing or torn ({error})")
+
+    def _damaged(self, name: str, what: str) -> NoReturn:
+        message = (
+            f"{self.id}: its {name} at {self._folder / name} is {what}. Restore that folder from a copy, "
+            f"or ingest the volume's source into another workspace: samkit ingest SOURCE --workspace NAME"
+        )
+        raise DamagedStore(message)
 
 
 def slice_digests(image: NDArray[np.float16]) -> tuple[str, ...]:
@@ -172,8 +228,21 @@ def write_pixels(
     """
     digests = [*slice_digests(image), None if label is None else array_digest(label)]
     relative = Path("slices") / f"{volume_id}--{content_id(digests)}"
-    with published_folder(workspace / relative) as part:
+    folder = workspace / relative
+    # An earlier generation with the same content may be in use: it is left alone if it is whole.
+    with published_folder(folder, keep=lambda: _holds(folder, digests)) as part:
         write_array(part / "image", image, planes_per_shard=_SLICES_PER_SHARD)
         if label is not None:
             write_array(part / "label", label, planes_per_shard=_SLICES_PER_SHARD)
     return relative.as_posix()
+
+
+def _holds(folder: Path, digests: Sequence[str | None]) -> bool:
+    """Whether a folder holds slices, and a label or none, of these digests."""
+    label_digest = digests[-1]
+    try:
+        image = np.asarray(open_array(folder / "image")[:])
+        label = None if label_digest is None else np.asarray(open_array(folder / "label")[:])
+    except TORN_ARRAY:
+        return False
+    return [*slice_digests(image), None if label is None else array_digest(label)] == list(digests)

@@ -6,9 +6,11 @@ A split is made once and kept; subjects that join the dataset later join the poo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from .errors import DamagedStore
+from .files import check_fields
 from .keys import content_id
 
 
@@ -39,5 +41,29 @@ class Split:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read a split."""
-        return cls(name=value["name"], seed=value["seed"], pool=tuple(value["pool"]), test=tuple(value["test"]))
+        """Read a split.
+
+        Raises
+        ------
+        DamagedStore
+            When fields are missing or unknown, a subject is on both sides, or the digest is not that of the subjects.
+        """
+        name = value.get("name", "NAME") if isinstance(value, dict) else "NAME"
+        place = f"splits/{name}.json"
+        remedy = "Restore it from a copy: a split made anew is another one, and scores would not compare."
+        kept = check_fields(place, value, (*(field.name for field in fields(cls)), "digest"), remedy)
+        for side in ("pool", "test"):
+            if not isinstance(kept[side], list) or not all(isinstance(subject, str) for subject in kept[side]):
+                message = f"{place}: {side} is {kept[side]!r}, not a list of subjects. {remedy}"
+                raise DamagedStore(message)
+        split = cls(name=kept["name"], seed=kept["seed"], pool=tuple(kept["pool"]), test=tuple(kept["test"]))
+        if both := sorted({*split.pool} & {*split.test}):
+            message = f"{place}: {', '.join(both)} would be trained on and scored. {remedy}"
+            raise DamagedStore(message)
+        if kept["digest"] != split.digest:
+            message = (
+                f"{place}: its subjects have the digest {split.digest}, it says {kept['digest']}: it was changed after "
+                f"it was made. {remedy}"
+            )
+            raise DamagedStore(message)
+        return split

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .embeddings import Embeddings
-from .errors import MissingEmbeddings, NewerFormat, NotAWorkspace, UsageError
-from .files import publish, read_json, readable_json
+from .errors import DamagedStore, MissingEmbeddings, NewerFormat, NotAWorkspace, UsageError
+from .files import check_fields, publish, read_json, readable_json
 from .keys import FORMAT_VERSION, Recipe
 from .runs import Runs, check_name
 from .slices import Volume, VolumeRecord
@@ -23,6 +23,8 @@ DEFAULT_WORKSPACE = "samkit-workspace"
 
 # An id becomes part of folder names on every file system, and of object keys.
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+# Path("s3://bucket/x") has one slash left; a Windows drive has one letter.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 class Volumes(Mapping[str, Volume]):
@@ -68,7 +70,10 @@ class Workspace:
         ------
         NotAWorkspace
             When ``path`` is a file or a folder with other things in it.
+        UsageError
+            When ``path`` is a URL.
         """
+        _refuse_url(path)
         if path.is_file() or (path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())):
             message = (
                 f"{path} exists and is not a samkit workspace; nothing was written into it. "
@@ -108,7 +113,16 @@ class Workspace:
 
     def _records(self) -> list[VolumeRecord]:
         path = self.path / "volumes.json"
-        return [VolumeRecord.from_json(value) for value in read_json(path)["volumes"]] if path.exists() else []
+        if not path.exists():
+            return []
+        index = read_json(path)
+        _check_format(self.path, index)
+        remedy = "Restore it from a copy, or remove it and ingest the dataset again; embeddings stay valid."
+        listed = check_fields(path, index, ("format", "volumes"), remedy)["volumes"]
+        if not isinstance(listed, list):
+            message = f"{path}: its volumes are a {type(listed).__name__}, not a list. {remedy}"
+            raise DamagedStore(message)
+        return [VolumeRecord.from_json(value) for value in listed]
 
     # -- embeddings --------------------------------------------------------------------------------
 
@@ -177,11 +191,12 @@ def open_workspace(path: str | Path = DEFAULT_WORKSPACE) -> Workspace:
         When there is none; the message says how to make one.
     NewerFormat
         When a later samkit wrote it.
+    DamagedStore
+        When its description is not what samkit writes.
+    UsageError
+        When ``path`` is a URL.
     """
-    if "://" in str(path):
-        scheme = str(path).split("://")[0]
-        message = f"{path}: workspaces behind {scheme}:// URLs are not supported by this version; give a directory."
-        raise UsageError(message)
+    _refuse_url(path)
     return Workspace(Path(path))
 
 
@@ -209,14 +224,38 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not file.exists():
         message = f"{path} is not a samkit workspace. Make one: samkit ingest FOLDER --workspace {path}"
         raise NotAWorkspace(message)
-    description: dict[str, Any] = read_json(file)
-    if description.get("format", 0) > FORMAT_VERSION:
+    description = read_json(file)
+    _check_format(path, description)
+    remedy = "Restore it from a copy."
+    kept = dict(check_fields(file, description, ("format", "made_by", "label_names"), remedy))
+    names = kept["label_names"]
+    if names is not None and not (isinstance(names, dict) and all(value.isdecimal() for value in names)):
+        message = f"{file}: label_names is {names!r}, not label values with their names. {remedy}"
+        raise DamagedStore(message)
+    return kept
+
+
+def _check_format(path: Path, kept: object) -> None:
+    """Refuse a later format before anything else of a file is looked at."""
+    found = kept.get("format") if isinstance(kept, dict) else None
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        maker = kept.get("made_by", "a later samkit") if isinstance(kept, dict) else "a later samkit"
         message = (
-            f"{path} was written in format {description['format']} by {description.get('made_by', 'a later samkit')}; "
+            f"{path} was written in format {found} by {maker}; "
             f"this samkit reads formats up to {FORMAT_VERSION}. Update it: pip install --upgrade samkit"
         )
         raise NewerFormat(message)
-    return description
+    if isinstance(kept, dict) and not isinstance(found, int):
+        message = (
+            f"{path}: it says format {found!r}, not a number. Restore workspace.json and volumes.json from a copy."
+        )
+        raise DamagedStore(message)
+
+
+def _refuse_url(path: str | Path) -> None:
+    if found := _URL.match(str(path)):
+        message = f"{path}: workspaces behind {found[1]}:// URLs are not supported by this version; give a directory."
+        raise UsageError(message)
 
 
 __all__ = ["DEFAULT_WORKSPACE", "Volumes", "Workspace", "check_identifier", "check_name", "open_workspace"]

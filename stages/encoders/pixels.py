@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...heads.frame import Frame
-from ...heads.sam_modules import ResizeLongestSide
 from ...store.errors import UsageError
 
 # SAM's own numbers, on a 0-255 scale, red green blue (segment_anything/build_sam.py).
@@ -57,15 +57,19 @@ def prepare(images: Tensor, *, input_px: int, pixel_normalisation: str) -> Tenso
     if pixel_normalisation == "sam":
         resized = F.interpolate(grey_255, frame.inner_px, mode="bilinear", align_corners=False, antialias=True)
     else:
-        resized = _resized_by_package(grey_255, input_px)
+        resized = _resized_by_pil(grey_255, frame.inner_px)
     mean = torch.tensor(_MEAN, device=images.device)[:, None, None]
     deviation = torch.tensor(_STANDARD_DEVIATION, device=images.device)[:, None, None]
     normalised = (resized - mean) / deviation
     return F.pad(normalised, (0, input_px - frame.inner_px[1], 0, input_px - frame.inner_px[0]))
 
 
-def _resized_by_package(images_255: Tensor, input_px: int) -> Tensor:
-    transform = ResizeLongestSide(input_px)
+def _resized_by_pil(images_255: Tensor, size: tuple[int, int]) -> Tensor:
+    # What the package's ResizeLongestSide does, but for a slice so thin that it would be left with no pixel.
+    rows, columns = size
     bytes_BHWC = images_255.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    resized = np.stack([transform.apply_image(image) for image in bytes_BHWC])
-    return torch.from_numpy(resized).permute(0, 3, 1, 2).float().to(images_255.device)
+    resized = np.stack(
+        [np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)) for image in bytes_BHWC]
+    )
+    # Contiguous, as the package's predictor makes it: the order of memory decides how a convolution sums.
+    return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().float().to(images_255.device)

@@ -67,12 +67,14 @@ class SamModel:
         target = find_device(device)
         parts = self._parts(input_px)
         if weights is None:
-            tensors = {f"{part}.{name}": value for part in parts for name, value in parts[part].state_dict().items()}
+            # A seed is one set of weights at every size: its positions are brought there as a checkpoint's are.
+            made = parts if input_px == self.default_px else self._parts(self.default_px)
+            tensors = {f"{part}.{name}": value for part in made for name, value in made[part].state_dict().items()}
             sha256 = tensors_sha256(tensors)
         else:
             tensors = read_checkpoint(weights)
             sha256 = file_sha256(weights)
-            self._fill(parts, tensors, input_px, weights)
+        self._fill(parts["image_encoder"], tensors, input_px, weights)
         recipe = Recipe(
             encoder=self.name,
             weights_sha256=sha256,
@@ -81,7 +83,7 @@ class SamModel:
             compute_precision=resolve_precision(precision, target),
             storage_precision=storage_precision,
         )
-        decoder = self._decoder(tensors, trained=weights is not None)
+        decoder = self._decoder(parts["mask_decoder"], tensors, weights)
         return SamEncoder(parts["image_encoder"], recipe, target, patch_px=self.patch_px, mask_decoder=decoder)
 
     # -- building ----------------------------------------------------------------------------------
@@ -129,12 +131,12 @@ class SamModel:
             )
         return {"image_encoder": encoder, "prompt_encoder": prompt_encoder, "mask_decoder": mask_decoder}
 
-    def _fill(self, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], input_px: int, file: Path) -> None:
+    def _fill(self, encoder: nn.Module, tensors: Mapping[str, Tensor], input_px: int, file: Path | None) -> None:
         """Load the image encoder strictly, its positions brought to this grid."""
         prefix = "image_encoder."
         given = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         given = self.resized_positions(given, input_px)
-        expected = parts["image_encoder"].state_dict()
+        expected = encoder.state_dict()
         missing = sorted(expected.keys() - given.keys())
         surplus = sorted(given.keys() - expected.keys())
         misshapen = [
@@ -154,7 +156,7 @@ class SamModel:
                 f"`samkit weights add {file}` says which encoder a checkpoint belongs to."
             )
             raise WeightsError(message)
-        parts["image_encoder"].load_state_dict(given, strict=True)
+        encoder.load_state_dict(given, strict=True)
 
     def resized_positions(self, tensors: Mapping[str, Tensor], input_px: int) -> dict[str, Tensor]:
         """Return an image encoder's tensors with its positions brought to another grid.
@@ -167,26 +169,42 @@ class SamModel:
         resized = dict(tensors)
         absolute = tensors.get("pos_embed")
         if absolute is not None and absolute.shape[1] != grid:
-            image = F.interpolate(absolute.permute(0, 3, 1, 2), (grid, grid), mode="bilinear", align_corners=False)
+            image = F.interpolate(
+                absolute.float().permute(0, 3, 1, 2), (grid, grid), mode="bilinear", align_corners=False
+            )
             resized["pos_embed"] = image.permute(0, 2, 3, 1)
         for block in self.global_blocks:
             for name in (f"blocks.{block}.attn.rel_pos_h", f"blocks.{block}.attn.rel_pos_w"):
                 relative = tensors.get(name)
                 if relative is not None and relative.shape[0] != 2 * grid - 1:
                     table = F.interpolate(
-                        relative[None, None], (2 * grid - 1, relative.shape[1]), mode="bilinear", align_corners=False
+                        relative.float()[None, None],
+                        (2 * grid - 1, relative.shape[1]),
+                        mode="bilinear",
+                        align_corners=False,
                     )
                     resized[name] = table[0, 0]
         return resized
 
-    def _decoder(self, tensors: Mapping[str, Tensor], *, trained: bool) -> MaskDecoderWeights | None:
-        prefix = "mask_decoder."
-        decoder = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    def _decoder(
+        self, architecture: nn.Module, tensors: Mapping[str, Tensor], file: Path | None
+    ) -> MaskDecoderWeights | None:
+        """Return SAM's mask decoder, None where the checkpoint is an image encoder alone; what others added is left."""
         matrix = tensors.get("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")
         no_mask = tensors.get("prompt_encoder.no_mask_embed.weight")
+        expected = architecture.state_dict()
+        decoder = {name: tensors[f"mask_decoder.{name}"] for name in expected if f"mask_decoder.{name}" in tensors}
         if not decoder or matrix is None or no_mask is None:
             return None
-        return MaskDecoderWeights(decoder=decoder, position_matrix=matrix, no_mask=no_mask[0], trained=trained)
+        wrong = [name for name in expected if name not in decoder or decoder[name].shape != expected[name].shape]
+        if wrong:
+            message = (
+                f"{file}: its mask decoder is not SAM's: {len(wrong)} of {len(expected)} tensors are missing or of "
+                f"another shape (mask_decoder.{wrong[0]}, ...). Heads start from it; to use the image encoder alone, "
+                f"save its state dict without mask_decoder.*"
+            )
+            raise WeightsError(message)
+        return MaskDecoderWeights(decoder=decoder, position_matrix=matrix, no_mask=no_mask[0], trained=file is not None)
 
 
 class SamEncoder:
@@ -240,7 +258,8 @@ class SamEncoder:
             pixel_normalisation=self._recipe.pixel_normalisation,
         )
 
-    @torch.inference_mode()
+    # Not inference_mode: a head could not be trained on its tensors, and training on a live encoder is a fair wish.
+    @torch.no_grad()
     def encode(self, prepared: Tensor) -> Tensor:
         """Return the embeddings, (B, C, h, w) float32, of prepared slices."""
         half = self._recipe.compute_precision == "bfloat16"

@@ -1,0 +1,19 @@
+"""All benchmarks, one after the other, each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = ("start_up", "memory", "cache_against_live")
+
+
+def main() -> None:
+    """Run them; stop at the first that fails."""
+    for name in BENCHMARKS:
+        subprocess.run([sys.executable, str(Path(__file__).parent / f"{name}.py")], check=True)
+
+
+if __name__ == "__main__":
+    main()

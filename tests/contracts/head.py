@@ -1,0 +1,105 @@
+"""What every head must keep, whatever it computes: its tests inherit from here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from samkit.heads.base import Head, HeadContext, find_head, head_bytes, load_head
+
+
+class HeadContract:
+    """Inherit, set ``head_class``, and list what is trained."""
+
+    head_class: type[Head]
+    #: (C, h, w), small; another grid is tried too.
+    feature_shape = (32, 4, 4)
+    class_count = 3
+    #: First part of the name of every parameter that is trained, as the docstring says.
+    trained_parts: frozenset[str]
+
+    def context(self, *, seed: int = 0) -> HeadContext:
+        return HeadContext(feature_shape=self.feature_shape, class_count=self.class_count, seed=seed)
+
+    def built(self, *, seed: int = 0) -> Head:
+        return self.head_class.build(self.context(seed=seed)).eval()
+
+    def features(self, count: int = 2, *, height: int = 4, width: int = 4) -> Tensor:
+        random = torch.Generator().manual_seed(7)
+        return torch.randn(count, self.feature_shape[0], height, width, generator=random)
+
+    def test_it_is_found_by_its_name(self):
+        assert find_head(self.head_class.name) is self.head_class
+
+    @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5), (1, 2)])
+    def test_logits_are_float32_on_a_grid_four_times_finer(self, height, width):
+        logits = self.built()(self.features(height=height, width=width))
+        assert logits.shape == (2, self.class_count, 4 * height, 4 * width)
+        assert logits.dtype == torch.float32
+
+    def test_features_may_be_float16_as_they_are_stored(self):
+        head, features = self.built(), self.features().half()
+        assert torch.equal(head(features), head(features.float()))
+
+    def test_the_logits_of_a_slice_do_not_depend_on_its_batch_mates(self):
+        head, features = self.built(), self.features(5)
+        alone = torch.cat([head(features[number : number + 1]) for number in range(5)])
+        torch.testing.assert_close(head(features), alone, rtol=1e-4, atol=1e-5)
+
+    def test_the_order_of_the_batch_is_the_order_of_the_logits(self):
+        head, features = self.built(), self.features(3)
+        torch.testing.assert_close(head(features.flip(0)), head(features).flip(0), rtol=1e-4, atol=1e-5)
+
+    def test_logits_depend_on_the_features(self):
+        head, features = self.built(), self.features()
+        assert not torch.allclose(head(features[:1]), head(features[1:]))
+
+    def test_equal_contexts_build_equal_heads(self):
+        assert head_bytes(self.built(seed=3)) == head_bytes(self.built(seed=3))
+
+    def test_another_seed_builds_another_head(self):
+        assert head_bytes(self.built(seed=3)) != head_bytes(self.built(seed=4))
+
+    def test_building_leaves_the_random_numbers_of_the_caller_alone(self):
+        before = torch.random.get_rng_state()
+        self.built(seed=3)
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+    def test_the_config_is_json_and_rebuilds_the_module(self):
+        head = self.built()
+        rebuilt = self.head_class(**json.loads(json.dumps(head.config)))
+        assert rebuilt.config == head.config
+        rebuilt.load_state_dict(head.state_dict(), strict=True)
+
+    def test_a_kept_head_answers_bitwise_as_before(self, tmp_path: Path):
+        head = self.built(seed=5)
+        settings = {"head": head.name, "head_config": head.config}
+        (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
+        (tmp_path / "head.safetensors").write_bytes(head_bytes(head))
+        loaded = load_head(tmp_path)
+        assert not loaded.training
+        assert torch.equal(loaded(self.features()), head(self.features()))
+
+    def test_every_trainable_parameter_receives_a_gradient(self):
+        head = self.built().train()
+        # The sign of a target decides: a plain sum could cancel in a normalisation.
+        target = torch.randint(0, self.class_count, (2, 16, 16), generator=torch.Generator().manual_seed(1))
+        torch.nn.functional.cross_entropy(head(self.features()), target).backward()
+        silent = [
+            name
+            for name, parameter in head.named_parameters()
+            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+        ]
+        assert silent == []
+
+    def test_exactly_what_the_docstring_names_is_trained(self):
+        trained = {name for name, parameter in self.built().named_parameters() if parameter.requires_grad}
+        assert {name.split(".")[0] for name in trained} == self.trained_parts
+
+    def test_the_parameter_count_is_that_of_what_is_trained(self):
+        head = self.built()
+        assert head.parameter_count() == sum(each.numel() for each in head.parameters() if each.requires_grad)

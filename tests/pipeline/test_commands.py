@@ -1,0 +1,163 @@
+"""The verbs on a healthy dataset: nothing is computed twice, growth costs what is new, and what is stale is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import samkit as package
+
+from samkit.stages.synthesis.anatomy import draw_subject
+from samkit.stages.synthesis.files import write_nifti_pair
+
+TRAIN = ("train-head", "linear", "--volumes", "1", "--steps", "3")
+EMBED = ("embed", "--size", "64")
+
+
+# -- embed -----------------------------------------------------------------------------------------
+
+
+def test_embedding_twice_computes_nothing(samkit, job, files_of):
+    before = files_of(job.workspace)
+    ended = samkit(*EMBED, *job.flag)
+    assert ended.code == 0
+    assert "16 slices: 16 have a row, 0 to compute" in ended.said
+    assert files_of(job.workspace) == before
+
+
+def test_embedding_after_growth_computes_only_what_is_new(samkit, job, write_pair, tmp_path, rows_of):
+    before = rows_of(job.workspace)
+    write_nifti_pair(tmp_path / "more", "later", draw_subject(9, shape=(5, 36, 32), spacing_mm=(10.0, 6.0, 6.0)))
+    samkit("ingest", tmp_path / "more", *job.flag)
+    ended = samkit(*EMBED, *job.flag)
+    assert "21 slices: 16 have a row, 5 to compute" in ended.said
+    after = rows_of(job.workspace)
+    assert len(after["later"]) == 5
+    assert all(np.array_equal(after[name], rows) for name, rows in before.items())
+
+
+def test_a_slice_that_occurs_in_two_volumes_is_embedded_once(samkit, ingested):
+    shutil.copy(ingested.data / "images/a.nii.gz", ingested.data / "images/twin.nii.gz")
+    samkit("ingest", ingested.data, *ingested.flag)
+    assert "8 slices: 0 have a row, 8 to compute" in samkit(*EMBED, *ingested.flag).said
+    features = package.open_workspace(ingested.workspace).embeddings()
+    assert np.array_equal(features["twin"], features["a"])
+
+
+def test_another_size_is_another_recipe_beside_the_first_and_the_difference_is_said(samkit, job):
+    ended = samkit("embed", "--size", "32", *job.flag)
+    assert "is another recipe and is kept" in ended.said
+    assert "input_px: 64 -> 32" in ended.said
+    assert sorted(kept.recipe.input_px for kept in package.open_workspace(job.workspace).recipes().values()) == [32, 64]
+
+
+def test_a_recipe_can_be_gone_on_with_by_its_id(samkit, job):
+    recipe_id = package.open_workspace(job.workspace).embeddings("nano").recipe.id
+    samkit("embed", "--size", "32", *job.flag)
+    assert f"recipe {recipe_id}" in samkit("embed", "--recipe", recipe_id, *job.flag).said
+
+
+def test_the_features_are_finite_and_of_the_stated_shape(finished):
+    features = package.open_workspace(finished.workspace).embeddings("nano")["patient0"]
+    assert features.shape == (4, 256, 4, 4)
+    assert np.isfinite(features).all()
+
+
+def test_untrained_weights_are_called_untrained_everywhere(samkit, job):
+    for verb in (EMBED, TRAIN, ("report",), ("status",)):
+        assert "untrained" in samkit(*verb, *job.flag).said.lower(), verb
+
+
+# -- train-head ------------------------------------------------------------------------------------
+
+
+def test_training_again_finds_the_run_there_already(samkit, job, files_of):
+    before = files_of(job.workspace / "runs")
+    ended = samkit(*TRAIN, *job.flag)
+    assert ended.code == 0
+    assert "was there already" in ended.said
+    assert files_of(job.workspace / "runs") == before
+
+
+def test_draws_are_runs_of_their_own(samkit, job):
+    assert samkit(*TRAIN, "--draws", "2", *job.flag).code == 0
+    assert [run.alias for run in package.open_workspace(job.workspace).runs.values()] == ["linear@1#0", "linear@1#1"]
+
+
+@pytest.mark.parametrize("head", ["linear", "autosam"])
+def test_a_head_that_is_loaded_answers_on_four_times_the_grid(samkit, job, head):
+    import torch
+
+    samkit("train-head", head, "--volumes", "1", "--steps", "3", *job.flag)
+    run = package.open_workspace(job.workspace).runs.find(f"{head}@1#0")
+    assert package.load_head(run.folder)(torch.zeros(2, 256, 4, 4)).shape == (2, 5, 16, 16)
+
+
+def test_streamed_features_give_the_very_run_that_kept_ones_give(samkit, job):
+    """--memory changes where features wait, not what is learnt; it is no part of the run's id."""
+    workspace = package.open_workspace(job.workspace)
+    (kept,) = workspace.runs.values()
+    weights = (kept.folder / "head.safetensors").read_bytes()
+    shutil.rmtree(kept.folder)
+    assert samkit(*TRAIN, "--memory", "0", *job.flag).code == 0
+    (streamed,) = workspace.runs.values()
+    assert streamed.record["features_streamed"]
+    assert streamed.id == kept.id
+    assert (streamed.folder / "head.safetensors").read_bytes() == weights
+
+
+def test_a_run_records_what_it_cost_and_by_what_code(finished):
+    (run,) = package.open_workspace(finished.workspace).runs.values()
+    assert set(run.record["seconds"]) >= {"features", "fitting", "scoring"}
+    assert run.record["peak_memory_bytes"] > 0
+    assert run.record["code_version"]
+
+
+def test_training_before_the_new_volumes_are_embedded_says_what_to_type(samkit, job, tmp_path):
+    write_nifti_pair(tmp_path / "more", "later", draw_subject(9, shape=(5, 36, 32), spacing_mm=(10.0, 6.0, 6.0)))
+    samkit("ingest", tmp_path / "more", *job.flag)
+    ended = samkit("train-head", "linear", "--volumes", "4", "--steps", "3", *job.flag)
+    assert ended.code == 1
+    assert "have no embedding" in ended.said
+    assert "samkit embed" in ended.said
+
+
+# -- status and report -----------------------------------------------------------------------------
+
+
+def test_status_as_json_parses_and_counts(samkit, finished):
+    status = json.loads(samkit("status", "--json", *finished.flag).out)
+    assert status["dataset"] | {"labels": ""} == {
+        "volumes": 4,
+        "subjects": 4,
+        "labelled": 4,
+        "slices": 16,
+        "geometry_unknown": 0,
+        "labels": "",
+    }
+    (embeddings,) = status["embeddings"]
+    assert (embeddings["rows"], embeddings["missing"], embeddings["orphaned"]) == (16, 0, 0)
+    assert [run["alias"] for run in status["runs"]] == ["linear@1#0"]
+
+
+def test_status_says_what_comes_next(samkit, ingested):
+    assert "next: samkit embed" in samkit("status", *ingested.flag).said
+    samkit(*EMBED, *ingested.flag)
+    assert "next: samkit train-head" in samkit("status", *ingested.flag).said
+    samkit(*TRAIN, *ingested.flag)
+    assert "next: samkit report" in samkit("status", *ingested.flag).said
+
+
+def test_what_is_printed_as_next_can_be_typed(samkit, ingested):
+    samkit("embed", "--size", "64", *ingested.flag)
+    said = samkit("status", *ingested.flag).said
+    command = said.rpartition("next: samkit ")[2].split()
+    assert command[command.index("--workspace") + 1] == str(ingested.workspace)
+
+
+def test_no_command_writes_outside_the_workspace_and_what_was_named(samkit, finished, files_of, tmp_path):
+    before = files_of(finished.data)
+    samkit("predict", "latest", "--output", tmp_path / "masks", *finished.flag)
+    assert files_of(finished.data) == before

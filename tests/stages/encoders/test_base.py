@@ -1,0 +1,46 @@
+"""Encoders are found by name and loaded through one front door."""
+
+import pytest
+import torch
+from examples.tiny_sam import checkpoint, package_sam
+
+from samkit.stages.encoders.base import encoder_names, find_encoder, load_encoder
+from samkit.stages.encoders.nano import NANO
+from samkit.store.errors import DeviceError, UsageError, WeightsError
+
+
+def test_the_encoders_there_are_come_from_entry_points():
+    assert {"nano", "sam_vit_b", "sam_vit_l", "sam_vit_h"} <= set(encoder_names())
+
+
+@pytest.mark.parametrize("name", ["nano", "sam_vit_b", "sam_vit_l", "sam_vit_h"])
+def test_an_encoder_is_found_under_the_name_it_has(name):
+    assert find_encoder(name).name == name
+
+
+def test_an_unknown_encoder_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match="Did you mean 'sam_vit_b'"):
+        find_encoder("sam_vitb")
+
+
+def test_loading_by_name_is_loading_the_model():
+    loaded = load_encoder("nano", size=64)
+    assert loaded.recipe == NANO.load(None, size=64).recipe
+
+
+def test_a_checkpoint_may_be_named_by_a_string(tmp_path):
+    path = checkpoint(tmp_path, package_sam(NANO).state_dict())
+    loaded = load_encoder("nano", str(path), 64)
+    assert loaded.trained
+    assert torch.isfinite(loaded(torch.rand(1, 1, 20, 30))).all()
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match="no such weights file"):
+        load_encoder("nano", tmp_path / "nowhere.pth")
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(DeviceError, match="--device cpu"):
+        load_encoder("nano", device="cuda")

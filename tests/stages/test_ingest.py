@@ -1,0 +1,286 @@
+"""ingest through the command line: what is new, what has changed, what is refused, and that nothing is lost by it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import samkit as package
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samkit.stages.ingest import parse_labels
+from samkit.stages.synthesis.anatomy import draw_subject
+from samkit.stages.synthesis.files import write_dicom_series, write_nifti_pair
+from samkit.store.errors import UsageError
+
+
+@pytest.fixture
+def data(tmp_path, write_pair) -> Path:
+    for seed, name in enumerate(("a", "b")):
+        write_pair(tmp_path / "data", name, seed=seed)
+    return tmp_path / "data"
+
+
+def record(volume_id: str):
+    return package.open_workspace().volumes[volume_id].record
+
+
+def change_voxel(path: Path, value: float) -> None:
+    image = nib.load(path)
+    values = np.asanyarray(image.dataobj).copy()
+    values[5, 5, 1] = value
+    nib.save(nib.Nifti1Image(values, image.affine), path)
+
+
+# -- again -----------------------------------------------------------------------------------------
+
+
+def test_the_same_source_again_is_unchanged_and_writes_nothing(samkit, data):
+    samkit("ingest", data)
+    before = {path: path.stat().st_mtime_ns for path in Path("samkit-workspace").rglob("*")}
+    ended = samkit("ingest", data)
+    assert ended.code == 0
+    assert "2 taken (2 unchanged" in ended.said
+    assert {path: path.stat().st_mtime_ns for path in Path("samkit-workspace").rglob("*")} == before
+
+
+def test_changed_pixels_make_a_new_generation_that_knows_the_one_before(samkit, data):
+    samkit("ingest", data)
+    old = record("a")
+    change_voxel(data / "images/a.nii.gz", 150)
+    ended = samkit("ingest", data)
+    assert ended.code == 0
+    assert "a new pixels" in ended.said
+    new = record("a")
+    assert new.slice_digests != old.slice_digests
+    assert tuple(new.predecessor["slice_digests"]) == old.slice_digests
+    assert new.predecessor["ingest_recipe"] == old.ingest_recipe
+    assert (Path("samkit-workspace") / old.pixels).is_dir(), "kept until gc"
+
+
+def test_a_changed_label_is_reported_apart_and_changes_no_pixels(samkit, data):
+    samkit("ingest", data)
+    old = record("a")
+    change_voxel(data / "labels/a.nii.gz", 0)
+    assert "a new label" in samkit("ingest", data).said
+    assert record("a").slice_digests == old.slice_digests
+    assert record("a").label_digest != old.label_digest
+
+
+def test_a_changed_label_marks_the_runs_that_used_it(samkit, data):
+    samkit("ingest", data)
+    samkit("embed", "--size", "64")
+    samkit("train-head", "linear", "--volumes", "1", "--steps", "2")
+    (run,) = package.open_workspace().runs.values()
+    (used,) = run.settings.label_digests
+    change_voxel(data / f"labels/{used}.nii.gz", 0)
+    samkit("ingest", data)
+    assert f"the label of {used} has changed" in samkit("status").said
+    (entry,) = json.loads(samkit("status", "--json").out)["runs"]
+    assert entry["stale"] == f"the label of {used} has changed"
+
+
+def test_another_scale_of_intensity_is_a_new_generation_whose_recipe_says_so(samkit, data):
+    samkit("ingest", data)
+    assert "new pixels" in samkit("ingest", data, "--window", "300/150").said
+    kept = record("a")
+    assert kept.ingest_recipe["intensity"]["rule"] == "window"
+    assert kept.predecessor["ingest_recipe"]["intensity"]["rule"] == "percentiles"
+
+
+def test_more_volumes_are_added_to_those_there_are(samkit, data, write_pair):
+    samkit("ingest", data)
+    write_pair(data, "c", seed=7)
+    assert "3 taken (2 unchanged" in samkit("ingest", data).said
+    assert list(package.open_workspace().volumes) == ["a", "b", "c"]
+
+
+def test_a_volume_that_is_refused_keeps_its_earlier_generation(samkit, data):
+    samkit("ingest", data)
+    before = record("a")
+    (data / "images/a.nii.gz").write_bytes(b"torn")
+    assert samkit("ingest", data).code == 3
+    assert record("a") == before
+
+
+# -- ids -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stranger(tmp_path, write_pair) -> Path:
+    """Another patient in a file of the same name."""
+    write_pair(tmp_path / "other", "a", seed=11)
+    return tmp_path / "other"
+
+
+def test_an_id_that_belongs_to_another_source_is_refused_and_the_volume_stays(samkit, data, stranger):
+    samkit("ingest", data)
+    before = record("a")
+    ended = samkit("ingest", stranger)
+    assert ended.code == 3
+    assert "the volume id 'a' already belongs to another source" in ended.said
+    assert "--ids hash" in ended.said
+    assert record("a") == before
+
+
+def test_replace_takes_another_source_in_the_place_of_the_first(samkit, data, stranger):
+    samkit("ingest", data)
+    before = record("a")
+    assert samkit("ingest", stranger, "--replace").code == 0
+    assert record("a").slice_digests != before.slice_digests
+    assert tuple(record("a").predecessor["slice_digests"]) == before.slice_digests
+
+
+def test_hashed_ids_let_two_files_of_one_name_be_two_volumes(samkit, data, stranger):
+    samkit("ingest", data, "--ids", "hash")
+    assert samkit("ingest", stranger, "--ids", "hash").code == 0
+    assert len(package.open_workspace().volumes) == 3
+
+
+def test_a_dataset_that_has_only_moved_is_known_by_its_pixels(samkit, data, tmp_path):
+    samkit("ingest", data)
+    data.rename(tmp_path / "moved")
+    ended = samkit("ingest", tmp_path / "moved")
+    assert ended.code == 0
+    assert "2 taken (2 unchanged" in ended.said
+
+
+def test_two_frames_of_a_patient_are_two_volumes_of_one_subject(samkit, tmp_path, write_pair):
+    for seed, name in enumerate(("patient001_frame01", "patient001_frame12", "patient002_frame01")):
+        write_pair(tmp_path / "acdc", name, seed=seed)
+    samkit("ingest", tmp_path / "acdc")
+    volumes = package.open_workspace().volumes
+    assert [volume.subject for volume in volumes.values()] == ["patient001", "patient001", "patient002"]
+
+
+def test_subjects_can_be_read_from_names_by_a_rule(samkit, tmp_path, write_pair):
+    for seed, name in enumerate(("scan7-x", "scan7-y")):
+        write_pair(tmp_path / "d", name, seed=seed)
+    samkit("ingest", tmp_path / "d", "--subject", "(scan[0-9]+)")
+    assert {volume.subject for volume in package.open_workspace().volumes.values()} == {"scan7"}
+
+
+def test_no_file_name_and_no_patient_of_a_dicom_series_enters_the_workspace(samkit, tmp_path):
+    phantom = draw_subject(3, shape=(4, 36, 32), spacing_mm=(10.0, 6.0, 6.0))
+    write_dicom_series(tmp_path / "SECRETNAME", phantom, patient_name="Doe^Jane")
+    samkit("ingest", tmp_path / "SECRETNAME")
+    kept = b"".join(path.read_bytes() for path in Path("samkit-workspace").rglob("*") if path.is_file())
+    assert package.open_workspace().volumes
+    for secret in (b"SECRETNAME", b"Doe", b"Jane", f"phantom-{phantom.seed}".encode(), b"20000101"):
+        assert secret not in kept
+
+
+# -- geometry --------------------------------------------------------------------------------------
+
+
+def test_one_scan_as_dicom_and_in_any_orientation_gives_equal_slices(samkit, tmp_path):
+    phantom = draw_subject(3, shape=(4, 36, 32), spacing_mm=(10.0, 6.0, 6.0))
+    write_dicom_series(tmp_path / "dicom", phantom)
+    samkit("ingest", tmp_path / "dicom", "--workspace", "dicom")
+    (series,) = package.open_workspace("dicom").volumes.values()
+    for orientation in ("RAS", "LPS", "LAS", "PIR"):
+        write_nifti_pair(tmp_path / orientation, "scan", phantom, orientation=orientation)
+        samkit("ingest", tmp_path / orientation, "--workspace", orientation)
+        volume = package.open_workspace(orientation).volumes["scan"]
+        assert volume.slice_digests == series.slice_digests
+        assert np.array_equal(volume.label[:], phantom.label)
+        assert np.allclose(volume.affine, series.affine, atol=1e-4)
+        assert np.allclose(volume.spacing_mm, phantom.spacing_mm)
+
+
+def test_slices_are_float16_between_0_and_1_in_display_order(samkit, data):
+    samkit("ingest", data)
+    volume = package.open_workspace().volumes["a"]
+    image = volume.image[:]
+    assert image.dtype == np.float16
+    assert image.shape == (4, 1, 16, 20)
+    assert (image.min(), image.max()) == (0, 1)
+    assert volume.label.shape == (4, 16, 20)
+
+
+def test_the_plane_can_be_chosen(samkit, data):
+    samkit("ingest", data, "--axis", "coronal")
+    assert package.open_workspace().volumes["a"].image.shape == (16, 1, 4, 20)
+
+
+def test_ingest_of_the_real_hippocampus_takes_every_volume(samkit, shared_data):
+    ended = samkit("ingest", shared_data / "hippocampus")
+    assert ended.code in (0, 3)
+    assert package.open_workspace().label_names
+
+
+# -- a kill or a full disk -------------------------------------------------------------------------
+
+
+def test_what_was_taken_before_a_failure_counts_and_the_same_command_goes_on(samkit, data, monkeypatch):
+    from samkit.stages import ingest as stage
+
+    real, written = stage.write_pixels, []
+
+    def full_at_the_second(*arguments):
+        if written:
+            raise OSError(28, "No space left on device", "slices")
+        written.append(arguments)
+        return real(*arguments)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(stage, "write_pixels", full_at_the_second)
+        assert samkit("ingest", data).code == 1
+    assert list(package.open_workspace().volumes) == ["a"]
+    assert "2 taken (1 unchanged" in samkit("ingest", data).said
+
+
+# -- label names -----------------------------------------------------------------------------------
+
+
+def test_names_come_from_dataset_json(samkit, tmp_path, write_pair):
+    write_pair(tmp_path / "d", "a")
+    (tmp_path / "d/images").rename(tmp_path / "d/imagesTr")
+    (tmp_path / "d/labels").rename(tmp_path / "d/labelsTr")
+    described = {
+        "labels": {"0": "background", "1": "spleen"},
+        "modality": {"0": "MR"},
+        "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+    }
+    (tmp_path / "d/dataset.json").write_text(json.dumps(described))
+    samkit("ingest", tmp_path / "d")
+    assert package.open_workspace().label_names == {1: "spleen"}
+
+
+def test_labels_without_names_are_called_by_their_numbers(samkit, tmp_path, write_pair):
+    write_pair(tmp_path / "d", "a", label_value=3)
+    samkit("ingest", tmp_path / "d")
+    assert package.open_workspace().label_names == {3: "3"}
+
+
+def test_labels_that_come_later_name_a_workspace_that_had_none(samkit, tmp_path, write_pair):
+    write_pair(tmp_path / "d", "a", label=False)
+    samkit("ingest", tmp_path / "d")
+    shutil.rmtree(tmp_path / "d/images")
+    write_pair(tmp_path / "d", "a")
+    assert samkit("ingest", tmp_path / "d", "--labels", "1=organ").code == 0
+    assert package.open_workspace().volumes["a"].label_names == {1: "organ"}
+
+
+@given(
+    names=st.dictionaries(
+        st.integers(0, 300),
+        st.from_regex(r"[A-Za-z][A-Za-z0-9 _.-]{0,12}[A-Za-z0-9]", fullmatch=True),
+        min_size=1,
+        max_size=6,
+    ).filter(lambda names: len(set(names.values())) == len(names))
+)
+@settings(max_examples=60, deadline=None)
+def test_names_that_are_written_as_a_flag_are_read_back(names):
+    assert parse_labels(",".join(f"{value}={name}" for value, name in names.items())) == names
+
+
+@given(text=st.text(max_size=20).filter(lambda text: "=" not in text))
+@settings(max_examples=60, deadline=None)
+def test_a_text_without_an_equals_sign_names_nothing(text):
+    with pytest.raises(UsageError):
+        parse_labels(text)

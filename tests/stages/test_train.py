@@ -1,0 +1,271 @@
+"""A run repeats bitwise, learns, and never sees what it is scored on."""
+
+import numpy as np
+import pytest
+import torch
+from examples.tiny_sam import TINY
+from examples.workspaces import LABEL_NAMES, add_volume, boxes, embed, workspace_of_boxes
+
+from samkit.heads.autosam import AutoSam
+from samkit.heads.base import find_head, load_head
+from samkit.heads.fitting import FitOptions
+from samkit.heads.frame import Frame
+from samkit.heads.inference import segment
+from samkit.heads.linear import Linear
+from samkit.stages.encoders.nano import NANO
+from samkit.stages.synthesis.anatomy import draw_subject
+from samkit.stages.train import TrainingSlices, TrainOptions, labelled_volumes, split_of, train
+from samkit.store.errors import MissingEmbeddings, UsageError
+from samkit.store.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return TINY.load(None)
+
+
+def options(head="linear", subjects=1, steps=6, memory_bytes=None, **more):
+    fit = FitOptions(steps=steps, batch_size=2, validate_every=3)
+    return TrainOptions(head=head, subjects=subjects, draw=0, fit=fit, memory_bytes=memory_bytes, **more)
+
+
+def trained(workspace, embeddings, **choices):
+    chosen = options(**choices)
+    return train(workspace, embeddings, find_head(chosen.head), chosen)
+
+
+def head_file(run):
+    return (run.folder / "head.safetensors").read_bytes()
+
+
+def whole_run(path, tiny, **choices):
+    workspace = workspace_of_boxes(path, subjects=5)
+    return trained(workspace, embed(workspace, tiny), **choices)
+
+
+# Repeating -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["linear", "autosam"])
+@pytest.mark.parametrize("subjects", [1, 3])
+def test_the_same_seed_in_two_workspaces_gives_the_same_head_and_scores(tmp_path, tiny, head, subjects):
+    first, second = (whole_run(tmp_path / name, tiny, head=head, subjects=subjects) for name in ("one", "two"))
+    assert head_file(first) == head_file(second)
+    assert first.scores == second.scores
+    assert first.id == second.id
+
+
+def test_another_seed_gives_another_head(tmp_path, tiny):
+    assert head_file(whole_run(tmp_path / "a", tiny, seed=0)) != head_file(whole_run(tmp_path / "b", tiny, seed=1))
+
+
+@pytest.mark.parametrize("subjects", [1, 3])
+def test_streamed_features_give_bitwise_the_head_that_features_in_memory_give(tmp_path, tiny, subjects):
+    kept = whole_run(tmp_path / "kept", tiny, subjects=subjects)
+    streamed = whole_run(tmp_path / "streamed", tiny, subjects=subjects, memory_bytes=0)
+    assert (kept.record["features_streamed"], streamed.record["features_streamed"]) == (False, True)
+    assert head_file(kept) == head_file(streamed)
+    assert kept.scores == streamed.scores
+
+
+def test_a_run_that_exists_is_returned_as_it_is(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    embeddings = embed(workspace, tiny)
+    first = trained(workspace, embeddings)
+    changed = (first.folder / "run.json").stat().st_mtime_ns
+    assert trained(workspace, embeddings).id == first.id
+    assert (first.folder / "run.json").stat().st_mtime_ns == changed
+
+
+def test_the_random_numbers_and_settings_of_the_caller_are_left_alone(tmp_path, tiny):
+    before = torch.random.get_rng_state()
+    whole_run(tmp_path / "workspace", tiny)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+# What reaches training -------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_labels_of_test_subjects_reaches_training(tmp_path, tiny):
+    heads = []
+    for name, spoil in (("plain", False), ("spoilt", True)):
+        workspace = workspace_of_boxes(tmp_path / name, subjects=5)
+        for subject in split_of(workspace).test if spoil else ():
+            image, label = boxes(int(subject.removeprefix("subject")))
+            add_volume(workspace, subject, image, np.where(label == 3, 42, 3).astype(np.uint8))
+        heads.append(trained(workspace, embed(workspace, tiny), subjects=3))
+    assert head_file(heads[0]) == head_file(heads[1])
+    assert heads[0].scores != heads[1].scores  # the change did reach the score
+
+
+def test_a_run_names_what_it_was_trained_on_and_scores_only_test_subjects(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    run = trained(workspace, embed(workspace, tiny), subjects=3)
+    split = split_of(workspace)
+    assert {scored["subject"] for scored in run.scores} == set(split.test)
+    assert set(run.settings.drawn) <= set(split.pool)
+    assert run.settings.validation not in run.record["training_volumes"]
+    assert set(run.record["training_volumes"]) < set(run.settings.drawn)
+    assert run.record["training_slices"] == 2 * 3  # three drawn, of which one validates
+
+
+def test_the_validation_score_is_the_dice_of_the_validation_subject_on_the_training_grid(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    embeddings = embed(workspace, tiny)
+    run = trained(workspace, embeddings, subjects=3, steps=30)
+    told = max(step["validation_dice"] or 0.0 for step in run.steps)
+    volume = workspace.volumes[run.settings.validation]
+    label = Frame(rows=40, columns=40, input_px=64).label_to_grid(np.asarray(volume.label), 16)
+    features = torch.from_numpy(embeddings[volume.id])
+    predicted = np.array([0, 3, 42])[load_head(run.folder)(features).argmax(dim=1).numpy()]
+    dice = [
+        2 * ((predicted == v) & (label == v)).sum() / ((predicted == v).sum() + (label == v).sum()) for v in (3, 42)
+    ]
+    assert told == pytest.approx(np.mean(dice), abs=1e-5)
+    assert told > 0
+
+
+def test_both_frames_of_a_subject_are_trained_on(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=3)
+    for subject in split_of(workspace).pool:
+        add_volume(workspace, f"{subject}-second", *boxes(50), subject=subject)
+    run = trained(workspace, embed(workspace, tiny))
+    (drawn,) = run.settings.drawn
+    assert run.record["training_volumes"] == [drawn, f"{drawn}-second"]
+    assert run.record["training_slices"] == 6
+
+
+def test_every_slice_comes_once_before_any_comes_again(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    slices = TrainingSlices(embed(workspace, tiny), labelled_volumes(workspace, ["subject0", "subject1"]), 1 << 30)
+    batches = slices.batches(4, seed=0, device=torch.device("cpu"))
+    epoch = torch.cat([next(batches)[0], next(batches)[0]])
+    everything = slices.features(range(len(slices)))
+    assert sorted(map(hash_of, epoch)) == sorted(map(hash_of, everything))
+
+
+def hash_of(features):
+    return features.numpy().tobytes()
+
+
+def test_features_and_labels_of_a_batch_belong_together(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    slices = TrainingSlices(embed(workspace, tiny), labelled_volumes(workspace, ["subject1", "subject0"]), 1 << 30)
+    label_of = {hash_of(slices.features([number])[0]): slices.labels[number] for number in range(len(slices))}
+    features, labels = next(slices.batches(6, seed=3, device=torch.device("cpu")))
+    for one, label in zip(features, labels, strict=True):
+        assert torch.equal(label_of[hash_of(one)].long(), label)
+
+
+# What is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_label_values_that_are_not_consecutive_come_back(tmp_path, tiny):
+    run = whole_run(tmp_path / "workspace", tiny, steps=60)
+    values = {int(value) for prediction in run.predictions.values() for value in np.unique(np.asarray(prediction))}
+    assert values == {0, 3, 42}
+    assert {score["class_value"] for scored in run.scores for score in scored["scores"]} == set(LABEL_NAMES)
+
+
+def test_a_run_says_what_it_cost_and_what_made_it(tmp_path, tiny):
+    run = whole_run(tmp_path / "workspace", tiny)
+    assert set(run.record["seconds"]) == {"features", "fitting", "scoring"}
+    assert all(seconds >= 0 for seconds in run.record["seconds"].values())
+    assert run.record["peak_memory_bytes"] > 1_000_000
+    assert run.record["code_version"]
+    assert run.record["encoder_trained"] is False
+    assert len(run.steps) == run.record["steps"] == 6
+
+
+def test_the_kept_head_makes_the_kept_predictions(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    embeddings = embed(workspace, tiny)
+    run = trained(workspace, embeddings)
+    head = load_head(run.folder)
+    frame = Frame(rows=40, columns=40, input_px=64)
+    for volume_id, kept in run.predictions.items():
+        np.testing.assert_array_equal(segment(head, embeddings[volume_id], frame, LABEL_NAMES), np.asarray(kept))
+
+
+def test_autosam_starts_from_the_mask_decoder_that_embed_kept(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    embeddings = embed(workspace, tiny)
+    run = train(workspace, embeddings, AutoSam, options(head="autosam", steps=1))
+    kept = load_head(run.folder).position.positional_encoding_gaussian_matrix
+    assert torch.equal(kept, tiny.mask_decoder.position_matrix)
+
+
+def test_progress_is_told_to_the_end(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    told = []
+    train(workspace, embed(workspace, tiny), Linear, options(), progress=lambda *said: told.append(said))
+    assert ("fitting", 6, 6) in told
+    assert told[-1] == ("scoring", 1, 1)
+
+
+# Refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_more_subjects_than_the_pool_has_are_refused(tmp_path, tiny):
+    with pytest.raises(UsageError, match="--volumes 9"):
+        whole_run(tmp_path / "workspace", tiny, subjects=9)
+
+
+def test_a_split_that_was_never_made_is_refused(tmp_path, tiny):
+    with pytest.raises(UsageError, match="no split 'official'"):
+        whole_run(tmp_path / "workspace", tiny, split="official")
+
+
+@pytest.mark.parametrize("part", ["pool", "test"])
+def test_slices_that_are_not_embedded_are_refused_before_anything_is_fitted(tmp_path, tiny, part):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=3)
+    split = split_of(workspace)
+    embeddings = embed(workspace, tiny)
+    for number, subject in enumerate(getattr(split, part)):
+        add_volume(workspace, subject, *boxes(70 + number))
+    told = []
+    with pytest.raises(MissingEmbeddings, match=f"samkit embed --recipe {tiny.recipe.id}"):
+        train(workspace, embeddings, Linear, options(), progress=lambda *said: told.append(said))
+    assert told == []
+    assert len(workspace.runs) == 0
+
+
+def test_a_run_that_was_interrupted_leaves_nothing_that_counts(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    embeddings = embed(workspace, tiny)
+
+    def stop(what, done, _total):
+        if (what, done) == ("fitting", 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(workspace, embeddings, Linear, options(), progress=stop)
+    assert len(workspace.runs) == 0
+    assert trained(workspace, embeddings).record["steps"] == 6
+
+
+def test_a_new_subject_joins_the_pool_and_moves_nobody(tmp_path):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    before = split_of(workspace)
+    add_volume(workspace, "newcomer", *boxes(9))
+    after = split_of(workspace)
+    assert after.test == before.test
+    assert set(after.pool) == {*before.pool, "newcomer"}
+
+
+# The whole thing learns ------------------------------------------------------------------------------------------
+
+
+def test_a_head_on_the_seeded_encoder_overfits_a_small_body(tmp_path):
+    phantom = draw_subject(3, shape=(6, 64, 64), spacing_mm=(20.0, 5.0, 5.0))
+    image = np.clip(phantom.image / np.percentile(phantom.image, 99.5), 0, 1).astype(np.float16)[:, None]
+    workspace = Workspace.create(tmp_path / "workspace", dict(phantom.label_names))
+    # Two subjects of the same pixels: what the head is scored on is what it was trained on.
+    for subject in ("one", "two"):
+        add_volume(workspace, subject, image, phantom.label)
+    embeddings = embed(workspace, NANO.load(None))
+    fit = FitOptions(steps=150, batch_size=6, learning_rate=1e-2)
+    run = train(workspace, embeddings, Linear, TrainOptions(head="linear", subjects=1, draw=0, fit=fit))
+    dice = [score["dice"] for score in run.scores[0]["scores"]]
+    assert np.mean(dice) > 0.8, dice

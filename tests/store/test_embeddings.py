@@ -1,0 +1,504 @@
+"""Rows: what was written is what is read, in the order asked for, or it is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from samkit.store import embeddings as module
+from samkit.store.embeddings import Embeddings, ShardPlan, _runs, row_checksum
+from samkit.store.errors import DamagedStore, MissingEmbeddings, StoreError
+from samkit.store.keys import Recipe, RowKey
+from samkit.store.slices import Volume
+from samkit.store.workspace import Workspace
+
+Rows = Callable[[Sequence[RowKey]], np.ndarray]
+Keep = Callable[..., module.ShardRecord]
+
+KEYS = tuple(RowKey(slice_digest=f"{number:08x}{number:024x}") for number in range(8))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in samkit catches it."""
+
+
+def reopened(embeddings: Embeddings) -> Embeddings:
+    """What another process sees."""
+    return Embeddings.open(embeddings.folder, embeddings._volumes)
+
+
+def data_file(embeddings: Embeddings, shard: str) -> Path:
+    (found,) = [path for path in (embeddings.folder / "features" / shard).iterdir() if path.name != "zarr.json"]
+    return found
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def test_the_rows_of_a_volume_come_in_the_order_of_its_slices(
+    workspace: Workspace, embeddings: Embeddings, keep: Keep, rows_of: Rows
+):
+    keys = workspace.volumes["a"].row_keys()
+    keep(embeddings, keys[::-1])
+    np.testing.assert_array_equal(embeddings["a"], rows_of(keys))
+
+
+def test_rows_keep_the_precision_they_were_stored_in(embeddings: Embeddings, keep: Keep, rows_of: Rows):
+    keep(embeddings, KEYS[:2])
+    keep(embeddings, KEYS[2:4])
+    assert embeddings.read(KEYS[:4]).dtype == np.float16
+
+
+def test_rows_come_in_the_order_asked_for_across_shards_and_repeated(embeddings: Embeddings, keep: Keep, rows_of: Rows):
+    for start in (0, 3, 6):
+        keep(embeddings, KEYS[start : start + 3])
+    asked = [KEYS[number] for number in (7, 0, 3, 3, 6, 1, 0, 5)]
+    np.testing.assert_array_equal(embeddings.read(asked), rows_of(asked))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(KEYS), min_size=1, max_size=20))
+def test_whatever_is_asked_for_is_what_comes(embeddings: Embeddings, keep: Keep, rows_of: Rows, asked: list[RowKey]):
+    for start in (0, 5):
+        keep(embeddings, KEYS[start : start + 5])
+    np.testing.assert_array_equal(embeddings.read(asked), rows_of(asked))
+
+
+def test_another_process_reads_the_same(embeddings: Embeddings, keep: Keep, rows_of: Rows):
+    keep(embeddings, KEYS)
+    np.testing.assert_array_equal(reopened(embeddings).read(KEYS), rows_of(KEYS))
+
+
+def test_rows_of_zeros_are_rows(embeddings: Embeddings, keep: Keep):
+    zeros = np.zeros((2, 2, 3, 3), np.float16)
+    record = keep(embeddings, KEYS[:2], zeros)
+    assert data_file(embeddings, record.shard).stat().st_size >= zeros.nbytes
+    np.testing.assert_array_equal(reopened(embeddings).read(KEYS[:2]), zeros)
+
+
+def test_the_bits_of_a_row_survive(embeddings: Embeddings, keep: Keep):
+    rows = np.array([np.nan, np.inf, -0.0, 6e-8], np.float16).reshape(1, 1, 2, 2)
+    keep(embeddings, KEYS[:1], rows)
+    assert embeddings.read(KEYS[:1]).tobytes() == rows.tobytes()
+
+
+def test_a_key_in_two_shards_is_read_from_either(embeddings: Embeddings, keep: Keep, rows_of: Rows):
+    keep(embeddings, KEYS[:3])
+    keep(embeddings, KEYS[2:5])
+    np.testing.assert_array_equal(reopened(embeddings).read(KEYS[:5]), rows_of(KEYS[:5]))
+
+
+def test_another_view_of_a_slice_is_another_row(embeddings: Embeddings, keep: Keep):
+    turned = replace(KEYS[0], view="transpose")
+    keep(embeddings, [KEYS[0], turned], np.arange(36, dtype=np.float16).reshape(2, 2, 3, 3))
+    assert float(embeddings.read([turned])[0, 0, 0, 0]) == 18.0
+
+
+def test_neighbours_are_read_in_runs():
+    assert _runs([3, 4, 5, 9, 9, 10]) == [(3, 5), (9, 10)]
+    assert _runs([]) == []
+
+
+@given(st.lists(st.integers(0, 63), max_size=40).map(sorted))
+def test_runs_cover_the_numbers_and_nothing_else_and_never_touch(numbers: list[int]):
+    runs = _runs(numbers)
+    assert {number for first, last in runs for number in range(first, last + 1)} == set(numbers)
+    assert all(after - last > 1 for (_, last), (after, _) in pairwise(runs))
+
+
+def test_the_checksum_of_a_row_is_this_one():
+    # CRC-32C of the little-endian float16 bytes, part of the format.
+    row = np.arange(4, dtype=np.float16).reshape(1, 2, 2)
+    assert row_checksum(row) == 1520778941
+    assert row_checksum(row.astype(">f2")) == 1520778941
+
+
+# -- what is not there -----------------------------------------------------------------------------
+
+
+def test_missing_rows_are_a_key_error_that_names_volume_and_command(
+    workspace: Workspace, embeddings: Embeddings, keep: Keep
+):
+    keep(embeddings, workspace.volumes["a"].row_keys()[:1])
+    with pytest.raises(KeyError) as caught:
+        embeddings["a"]
+    message = str(caught.value)
+    assert message.startswith("a: 2 of 3 slices have no embedding")
+    assert f"samkit embed --recipe {embeddings.recipe.id}" in message
+
+
+def test_a_volume_that_does_not_exist_is_a_key_error(embeddings: Embeddings):
+    with pytest.raises(KeyError, match="no volume 'z'"):
+        embeddings["z"]
+
+
+def test_a_key_without_a_record_is_missing(embeddings: Embeddings, keep: Keep):
+    keep(embeddings, KEYS[:2])
+    with pytest.raises(MissingEmbeddings, match=KEYS[5].slice_digest):
+        embeddings.read([KEYS[0], KEYS[5]])
+
+
+def test_asking_for_no_rows_is_refused(embeddings: Embeddings):
+    with pytest.raises(MissingEmbeddings, match="no rows were asked for"):
+        embeddings.read([])
+
+
+def test_data_without_a_record_is_no_row(embeddings: Embeddings, keep: Keep):
+    record = keep(embeddings, KEYS[:2])
+    (embeddings.folder / "journal" / f"{record.shard}.json").unlink()
+    assert KEYS[0] not in reopened(embeddings).journal
+
+
+# -- kills and two writers -------------------------------------------------------------------------
+
+
+def test_a_kill_before_the_record_leaves_no_row_and_the_next_write_makes_it(
+    embeddings: Embeddings, keep: Keep, rows_of: Rows, monkeypatch: pytest.MonkeyPatch
+):
+    def die(_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embeddings.journal, "commit", die)
+        with pytest.raises(Killed):
+            keep(embeddings, KEYS[:2])
+    again = reopened(embeddings)
+    assert again.journal.missing(KEYS[:2]) == list(KEYS[:2])
+    keep(again, KEYS[:2])
+    np.testing.assert_array_equal(again.read(KEYS[:2]), rows_of(KEYS[:2]))
+
+
+def test_a_kill_in_the_data_leaves_nothing_under_the_name(
+    embeddings: Embeddings, keep: Keep, monkeypatch: pytest.MonkeyPatch
+):
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(module, "write_array", die)
+    with pytest.raises(Killed):
+        keep(embeddings, KEYS[:2])
+    assert list((embeddings.folder / "features").iterdir()) == []
+    assert len(reopened(embeddings).journal) == 0
+
+
+def test_left_over_data_of_other_numbers_is_overwritten(embeddings: Embeddings, keep: Keep, rows_of: Rows):
+    record = keep(embeddings, KEYS[:2], np.zeros((2, 2, 3, 3), np.float16))
+    (embeddings.folder / "journal" / f"{record.shard}.json").unlink()
+    again = reopened(embeddings)
+    keep(again, KEYS[:2])
+    np.testing.assert_array_equal(again.read(KEYS[:2]), rows_of(KEYS[:2]))
+
+
+def test_left_over_rubbish_is_overwritten(embeddings: Embeddings, keep: Keep, rows_of: Rows):
+    shard = ShardPlan(recipe_id=embeddings.recipe.id, keys=KEYS[:2]).id
+    rubbish = embeddings.folder / "features" / shard
+    rubbish.mkdir(parents=True)
+    (rubbish / "zarr.json").write_text("{")
+    keep(embeddings, KEYS[:2])
+    np.testing.assert_array_equal(embeddings.read(KEYS[:2]), rows_of(KEYS[:2]))
+
+
+def test_the_second_writer_of_a_shard_discards_its_copy(embeddings: Embeddings, keep: Keep, rows_of: Rows):
+    first, second = reopened(embeddings), reopened(embeddings)
+    stands = keep(first, KEYS[:2])
+    before = (embeddings.folder / "features" / stands.shard).stat().st_ino
+    assert keep(second, KEYS[:2], np.zeros((2, 2, 3, 3), np.float16)) == stands
+    assert (embeddings.folder / "features" / stands.shard).stat().st_ino == before
+    np.testing.assert_array_equal(second.read(KEYS[:2]), rows_of(KEYS[:2]))
+
+
+def test_a_shard_committed_while_another_writer_was_writing_is_not_touched(
+    embeddings: Embeddings, keep: Keep, rows_of: Rows, monkeypatch: pytest.MonkeyPatch
+):
+    # The slow writer looks at the journal before, and publishes after, the fast one has done both.
+    fast, slow = reopened(embeddings), reopened(embeddings)
+    real = module.write_array
+    places: list[int] = []
+
+    def overtaken(*arguments: object, **others: object) -> None:
+        real(*arguments, **others)
+        monkeypatch.setattr(module, "write_array", real)
+        record = keep(fast, KEYS[:2])
+        places.append((embeddings.folder / "features" / record.shard).stat().st_ino)
+
+    monkeypatch.setattr(module, "write_array", overtaken)
+    record = keep(slow, KEYS[:2], np.zeros((2, 2, 3, 3), np.float16))
+    assert (embeddings.folder / "features" / record.shard).stat().st_ino == places[0]
+    np.testing.assert_array_equal(slow.read(KEYS[:2]), rows_of(KEYS[:2]))
+
+
+def test_data_of_a_writer_that_has_not_committed_yet_stays_if_it_is_the_same(
+    embeddings: Embeddings, keep: Keep, monkeypatch: pytest.MonkeyPatch
+):
+    record = keep(embeddings, KEYS[:2])
+    (embeddings.folder / "journal" / f"{record.shard}.json").unlink()
+    before = (embeddings.folder / "features" / record.shard).stat().st_ino
+    keep(reopened(embeddings), KEYS[:2])
+    assert (embeddings.folder / "features" / record.shard).stat().st_ino == before
+
+
+def test_threads_that_write_one_shard_leave_one_that_all_read(embeddings: Embeddings, keep: Keep, rows_of: Rows):
+    together = threading.Barrier(6)
+
+    def write(_: int) -> np.ndarray:
+        mine = reopened(embeddings)
+        together.wait()
+        keep(mine, KEYS[:4])
+        return mine.read(KEYS[:4])
+
+    with ThreadPoolExecutor(6) as pool:
+        for rows in pool.map(write, range(6)):
+            np.testing.assert_array_equal(rows, rows_of(KEYS[:4]))
+    features = embeddings.folder / "features"
+    assert len(list(features.iterdir())) == 1
+    assert len(list((embeddings.folder / "journal").iterdir())) == 1
+
+
+def test_rows_that_do_not_belong_to_the_plan_are_refused_before_anything_is_written(embeddings: Embeddings, keep: Keep):
+    with pytest.raises(StoreError, match=r"3 keys .* do not belong to 2 rows"):
+        keep(embeddings, KEYS[:3], np.zeros((2, 2, 3, 3), np.float16))
+    assert not (embeddings.folder / "features").exists()
+
+
+def test_a_plan_of_another_recipe_is_refused(embeddings: Embeddings):
+    plan = ShardPlan(recipe_id="another", keys=KEYS[:1])
+    with pytest.raises(StoreError, match="of recipe another do not belong"):
+        embeddings.write(
+            plan,
+            np.zeros((1, 2, 3, 3), np.float16),
+            compute={},
+            seconds=0,
+            peak_memory_bytes=0,
+            code_version="0.1.0",
+        )
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One committed shard, its files as they should be, and the rows in them."""
+
+    embeddings: Embeddings
+    record: module.ShardRecord
+    rows: np.ndarray
+    good: dict[Path, bytes]
+
+    def restore(self) -> None:
+        for path, data in self.good.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+
+    def read_is_right_or_refused(self) -> str:
+        try:
+            rows = reopened(self.embeddings).read(self.record.keys)
+        except DamagedStore:
+            return "refused"
+        np.testing.assert_array_equal(rows, self.rows)
+        return "right"
+
+
+@pytest.fixture
+def shard(workspace: Workspace, embeddings: Embeddings, keep: Keep, rows_of: Rows) -> Iterator[Shard]:
+    keys = workspace.volumes["a"].row_keys()
+    record = keep(embeddings, keys)
+    files = [path for path in (embeddings.folder / "features" / record.shard).iterdir() if path.is_file()]
+    yield Shard(embeddings, record, rows_of(keys), {path: path.read_bytes() for path in files})
+
+
+one_shard = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+
+
+@one_shard
+@given(
+    place=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255), which=st.sampled_from(["data", "description"])
+)
+def test_a_flipped_byte_never_gives_wrong_numbers(shard: Shard, place: float, bits: int, which: str):
+    data = data_file(shard.embeddings, shard.record.shard)
+    file = data if which == "data" else data.parent / "zarr.json"
+    torn = bytearray(shard.good[file])
+    torn[int(place * len(torn))] ^= bits
+    try:
+        file.write_bytes(torn)
+        shard.read_is_right_or_refused()
+    finally:
+        shard.restore()
+
+
+def test_a_flip_in_any_byte_of_the_data_is_refused(shard: Shard):
+    data = data_file(shard.embeddings, shard.record.shard)
+    answers = []
+    for place in range(len(shard.good[data])):
+        torn = bytearray(shard.good[data])
+        torn[place] ^= 0x01
+        data.write_bytes(torn)
+        answers.append(shard.read_is_right_or_refused())
+    assert set(answers) == {"refused"}
+
+
+@one_shard
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_truncated_data_is_refused(shard: Shard, share: float):
+    data = data_file(shard.embeddings, shard.record.shard)
+    try:
+        data.write_bytes(shard.good[data][: int(share * len(shard.good[data]))])
+        assert shard.read_is_right_or_refused() == "refused"
+    finally:
+        shard.restore()
+
+
+def flipped(shard: Shard) -> None:
+    data = data_file(shard.embeddings, shard.record.shard)
+    data.write_bytes(bytes([shard.good[data][0] ^ 1]) + shard.good[data][1:])
+
+
+def flipped_index(shard: Shard) -> None:
+    data = data_file(shard.embeddings, shard.record.shard)
+    data.write_bytes(shard.good[data][:-1] + bytes([shard.good[data][-1] ^ 1]))
+
+
+def truncated(shard: Shard) -> None:
+    data = data_file(shard.embeddings, shard.record.shard)
+    data.write_bytes(shard.good[data][:-9])
+
+
+def deleted(shard: Shard) -> None:
+    data_file(shard.embeddings, shard.record.shard).unlink()
+
+
+def folder_deleted(shard: Shard) -> None:
+    shutil.rmtree(shard.embeddings.folder / "features" / shard.record.shard)
+
+
+def without_description(shard: Shard) -> None:
+    (shard.embeddings.folder / "features" / shard.record.shard / "zarr.json").unlink()
+
+
+DAMAGES = [flipped, flipped_index, truncated, deleted, folder_deleted, without_description]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_told_with_volume_shard_and_remedy(shard: Shard, damage: Callable[[Shard], None]):
+    damage(shard)
+    with pytest.raises(DamagedStore) as caught:
+        shard.embeddings["a"]
+    message = str(caught.value)
+    assert f"shard {shard.record.shard} of {shard.embeddings.folder.name}" in message
+    assert "It holds slices of a." in message
+    assert f"Remove its record {shard.embeddings.folder / 'journal' / shard.record.shard}.json" in message
+    assert "run `samkit embed`" in message
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_remedy_mends_the_damage(shard: Shard, keep: Keep, damage: Callable[[Shard], None]):
+    damage(shard)
+    (shard.embeddings.folder / "journal" / f"{shard.record.shard}.json").unlink()
+    again = reopened(shard.embeddings)
+    keep(again, shard.record.keys)
+    np.testing.assert_array_equal(again["a"], shard.rows)
+
+
+def test_damage_in_one_row_leaves_the_others_readable(shard: Shard):
+    flipped(shard)
+    rows = shard.embeddings.read(shard.record.keys[1:])
+    np.testing.assert_array_equal(rows, shard.rows[1:])
+
+
+def test_a_shard_of_another_shape_than_its_record_says_is_refused(shard: Shard):
+    folder = shard.embeddings.folder / "features" / shard.record.shard
+    shutil.rmtree(folder)
+    module.write_array(folder, np.zeros((3, 2, 4, 4), np.float16), compress=False)
+    with pytest.raises(DamagedStore, match=r"it holds \(3, 2, 4, 4\) float16"):
+        shard.embeddings["a"]
+
+
+def test_a_record_of_another_recipe_is_refused(workspace: Workspace, shard: Shard, keep: Keep):
+    other = workspace.create_embeddings(replace(shard.embeddings.recipe, tap="block-3"), trained=True)
+    record = keep(other, shard.record.keys)
+    for name in (f"features/{record.shard}", f"journal/{record.shard}.json"):
+        (other.folder / name).rename(shard.embeddings.folder / name)
+    (shard.embeddings.folder / "journal" / f"{shard.record.shard}.json").unlink()
+    with pytest.raises(DamagedStore, match=f"it was made by recipe {other.recipe.id}"):
+        reopened(shard.embeddings)["a"]
+
+
+# -- recipe.json and its neighbours ----------------------------------------------------------------
+
+
+def test_the_recipe_is_written_before_the_first_row(embeddings: Embeddings, recipe: Recipe):
+    kept = json.loads((embeddings.folder / "recipe.json").read_text())
+    assert kept == {
+        "id": recipe.id,
+        "recipe": recipe.to_json(),
+        "tolerance": recipe.tolerance,
+        "trained": True,
+    }
+    assert not (embeddings.folder / "features").exists()
+
+
+def test_a_renamed_folder_is_refused(embeddings: Embeddings, workspace: Workspace):
+    renamed = embeddings.folder.rename(embeddings.folder.with_name("nano--000000000000"))
+    with pytest.raises(DamagedStore, match="The folder was renamed or the recipe edited"):
+        Embeddings.open(renamed, workspace.volumes)
+
+
+def test_an_edited_recipe_is_refused(embeddings: Embeddings):
+    path = embeddings.folder / "recipe.json"
+    path.write_text(path.read_text().replace('"input_px": 64', '"input_px": 128'))
+    with pytest.raises(DamagedStore, match="The folder was renamed or the recipe edited"):
+        reopened(embeddings)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"id": "x", "recipe": 3, "tolerance": 1, "trained": true}', "{"])
+def test_a_recipe_that_samkit_did_not_write_is_damage(embeddings: Embeddings, text: str):
+    (embeddings.folder / "recipe.json").write_text(text)
+    with pytest.raises(DamagedStore, match=r"recipe\.json"):
+        reopened(embeddings)
+
+
+def test_whether_the_weights_were_trained_is_kept(workspace: Workspace, recipe: Recipe):
+    made = workspace.create_embeddings(recipe, trained=False)
+    assert made.trained is False
+    assert reopened(made).trained is False
+
+
+def test_the_compute_class_is_kept_beside_the_recipe(embeddings: Embeddings):
+    assert embeddings.compute is None
+    embeddings.fix_compute({"device": "cpu", "threads": 2})
+    assert reopened(embeddings).compute == {"device": "cpu", "threads": 2}
+
+
+def test_a_file_beside_the_recipe_is_kept_once(embeddings: Embeddings):
+    assert embeddings.kept("decoder.safetensors") is None
+    embeddings.keep("decoder.safetensors", b"first")
+    embeddings.keep("decoder.safetensors", b"second")
+    assert embeddings.kept("decoder.safetensors") == b"first"
+
+
+def test_the_size_on_disk_counts_rows_and_records(embeddings: Embeddings, keep: Keep):
+    before = embeddings.size_bytes
+    keep(embeddings, KEYS[:2])
+    assert embeddings.size_bytes > before + 2 * 2 * 3 * 3 * 2
+
+
+def test_a_volume_whose_slices_are_embedded_elsewhere_needs_no_rows_of_its_own(
+    workspace: Workspace, embeddings: Embeddings, keep: Keep, rows_of: Rows
+):
+    # Rows are found by pixels: a copy of the scan under another id is embedded already.
+    record = replace(workspace.volumes["a"].record, id="copy")
+    workspace.commit_volumes([record])
+    keys = Volume(workspace.path, record, {}).row_keys()
+    keep(embeddings, keys)
+    np.testing.assert_array_equal(workspace.embeddings(embeddings.recipe.id)["copy"], rows_of(keys))

@@ -1,0 +1,89 @@
+"""A split is a fixed partition of subjects; who comes later joins the pool."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samkit.store.errors import DamagedStore
+from samkit.store.splits import Split
+
+SPLIT = Split(name="default", seed=7, pool=("a", "b", "c"), test=("x", "y"))
+
+
+def test_a_new_subject_joins_the_pool():
+    joined = SPLIT.joined_by(["b", "bb", "x"])
+    assert joined.pool == ("a", "b", "bb", "c")
+    assert joined.test == SPLIT.test
+
+
+@given(st.sets(st.text(max_size=3)))
+def test_whoever_joins_no_test_subject_is_ever_moved_and_nobody_is_lost(subjects: set[str]):
+    joined = SPLIT.joined_by(subjects)
+    assert joined.test == SPLIT.test
+    assert set(joined.pool) == (subjects | set(SPLIT.pool)) - set(SPLIT.test)
+
+
+def test_nobody_new_changes_nothing():
+    assert SPLIT.joined_by(["a", "y"]) == SPLIT
+
+
+def test_the_digest_changes_with_a_subject_in_either_part():
+    digests = {SPLIT.digest, replace(SPLIT, pool=("a", "b")).digest, replace(SPLIT, test=("x",)).digest}
+    assert len(digests) == 3
+
+
+def test_the_digest_tells_the_pool_from_the_test():
+    assert replace(SPLIT, pool=SPLIT.test, test=SPLIT.pool).digest != SPLIT.digest
+
+
+def test_the_digest_is_of_the_partition_not_of_its_name_or_order():
+    assert replace(SPLIT, name="other", seed=8, pool=("c", "b", "a")).digest == SPLIT.digest
+
+
+def test_a_split_survives_json():
+    assert Split.from_json(json.loads(json.dumps(SPLIT.to_json()))) == SPLIT
+
+
+def kept(**changes: Any) -> dict[str, Any]:
+    return {**json.loads(json.dumps(SPLIT.to_json())), **changes}
+
+
+@pytest.mark.parametrize("field", sorted(SPLIT.to_json()))
+def test_a_split_without_one_of_its_fields_is_damage(field: str):
+    value = kept()
+    del value[field]
+    with pytest.raises(DamagedStore, match=field):
+        Split.from_json(value)
+
+
+def test_a_split_with_a_field_from_elsewhere_is_damage():
+    with pytest.raises(DamagedStore, match="validation"):
+        Split.from_json(kept(validation=["b"]))
+
+
+@pytest.mark.parametrize("wrong", ["abc", None, [1, 2]])
+def test_a_side_that_is_no_list_of_subjects_is_damage(wrong: object):
+    with pytest.raises(DamagedStore, match="not a list of subjects"):
+        Split.from_json(kept(pool=wrong))
+
+
+def test_a_subject_on_both_sides_is_refused():
+    with pytest.raises(DamagedStore, match="x would be trained on and scored"):
+        Split.from_json(kept(pool=["a", "x"]))
+
+
+def test_a_split_that_was_changed_after_it_was_made_is_refused():
+    with pytest.raises(DamagedStore, match=r"splits/default\.json: its subjects have the digest"):
+        Split.from_json(kept(test=["x"]))
+
+
+@pytest.mark.parametrize("value", [None, [], "text"])
+def test_what_is_no_object_is_no_split(value: Any):
+    with pytest.raises(DamagedStore, match="where an object with the fields"):
+        Split.from_json(value)

@@ -1,0 +1,260 @@
+"""A workspace is opened, or refused with what to do; nothing is ever written where it does not belong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samkit.store.errors import DamagedStore, MissingEmbeddings, NewerFormat, NotAWorkspace, UsageError
+from samkit.store.keys import FORMAT_VERSION, Recipe
+from samkit.store.slices import VolumeRecord
+from samkit.store.splits import Split
+from samkit.store.workspace import Workspace, check_identifier, open_workspace
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+# -- making and opening ----------------------------------------------------------------------------
+
+
+def test_a_new_workspace_says_its_format_and_what_made_it(tmp_path: Path):
+    Workspace.create(tmp_path / "new", {2: "Myo", 1: "RV"})
+    kept = json.loads((tmp_path / "new" / "workspace.json").read_text())
+    assert kept["format"] == FORMAT_VERSION
+    assert kept["made_by"].startswith("samkit ")
+    assert kept["label_names"] == {"1": "RV", "2": "Myo"}
+
+
+def test_a_new_workspace_is_empty(tmp_path: Path):
+    made = Workspace.create(tmp_path / "new")
+    assert (len(made.volumes), made.label_names, made.recipes(), len(made.runs)) == (0, {}, {}, 0)
+
+
+def test_an_empty_folder_may_become_a_workspace(tmp_path: Path):
+    (tmp_path / ".DS_Store").touch()
+    assert len(Workspace.create(tmp_path).volumes) == 0
+
+
+def test_a_folder_with_other_things_is_refused_and_left_as_it_was(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(NotAWorkspace, match="nothing was written into it"):
+        Workspace.create(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_place_for_a_workspace(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotAWorkspace, match="Name another place"):
+        Workspace.create(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["absent", "empty", "file"])
+def test_what_is_no_workspace_is_refused_with_the_command_that_makes_one_and_not_touched(tmp_path: Path, name: str):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotAWorkspace, match=f"samkit ingest FOLDER --workspace {tmp_path / name}"):
+        open_workspace(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "file"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/set", "gs://bucket/set", "https://host/set"])
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("use", [open_workspace, lambda url: Workspace.create(Path(url))])
+def test_a_url_is_refused_by_its_scheme_and_makes_no_folder(tmp_path: Path, url: str, kind: type, use: Callable):
+    # A Path has lost one of the two slashes, and must not become a folder named "s3:".
+    before, scheme = sorted(Path.cwd().iterdir()), url.partition(":")[0]
+    with pytest.raises(UsageError, match=f"workspaces behind {scheme}:// URLs are not supported"):
+        use(kind(url))
+    assert sorted(Path.cwd().iterdir()) == before
+
+
+def test_opening_lists_no_folder(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        message = "a folder was listed"
+        raise AssertionError(message)
+
+    for name in ("iterdir", "glob", "rglob"):
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(open_workspace(workspace.path).volumes) == ["a", "b"]
+
+
+@pytest.mark.parametrize("file", ["workspace.json", "volumes.json"])
+def test_a_later_format_is_refused_with_both_versions(workspace: Workspace, file: str):
+    edit(workspace.path / file, format=FORMAT_VERSION + 1, something_new=True)
+    with pytest.raises(NewerFormat, match=rf"format {FORMAT_VERSION + 1} .* up to {FORMAT_VERSION}\. Update it"):
+        list(open_workspace(workspace.path).volumes)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"format": "one"}', '{"format": 1}', "\x00"])
+@pytest.mark.parametrize("file", ["workspace.json", "volumes.json"])
+def test_a_description_that_samkit_did_not_write_is_damage_and_named(workspace: Workspace, file: str, text: str):
+    (workspace.path / file).write_text(text)
+    with pytest.raises(DamagedStore) as caught:
+        list(open_workspace(workspace.path).volumes)
+    assert str(workspace.path) in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [3, ["RV"], {"RV": "1"}])
+def test_label_names_of_another_form_are_damage(workspace: Workspace, names: object):
+    edit(workspace.path / "workspace.json", label_names=names)
+    with pytest.raises(DamagedStore, match=r"workspace\.json: label_names is"):
+        open_workspace(workspace.path)
+
+
+def test_an_index_that_is_no_list_is_damage(workspace: Workspace):
+    edit(workspace.path / "volumes.json", volumes={"a": 1})
+    with pytest.raises(DamagedStore, match=r"volumes\.json: its volumes are a dict"):
+        list(open_workspace(workspace.path).volumes)
+
+
+def test_a_damaged_line_of_the_index_names_its_volume(workspace: Workspace):
+    kept = json.loads((workspace.path / "volumes.json").read_text())
+    del kept["volumes"][1]["subject"]
+    edit(workspace.path / "volumes.json", volumes=kept["volumes"])
+    with pytest.raises(DamagedStore, match=r"volume b: the fields \['subject'\] are missing"):
+        list(open_workspace(workspace.path).volumes)
+
+
+# -- volumes ---------------------------------------------------------------------------------------
+
+
+def test_volumes_are_ordered_by_id_whatever_the_order_they_came_in(
+    workspace: Workspace, add_volume: Callable[..., VolumeRecord]
+):
+    for name in ("z", "B", "a10", "a2"):
+        add_volume(workspace, name)
+    assert list(workspace.volumes) == sorted(["a", "b", "z", "B", "a10", "a2"])
+    assert list(open_workspace(workspace.path).volumes) == list(workspace.volumes)
+
+
+def test_a_volume_that_is_not_there_is_a_key_error_that_counts_the_others(workspace: Workspace):
+    with pytest.raises(KeyError, match="no volume 'c' in this workspace; it holds 2 volumes"):
+        workspace.volumes["c"]
+    assert "c" not in workspace.volumes
+
+
+def test_committing_a_volume_again_replaces_it_and_keeps_the_others(workspace: Workspace):
+    other = workspace.volumes["b"].record
+    workspace.commit_volumes([replace(workspace.volumes["a"].record, subject="someone else")])
+    assert workspace.volumes["a"].subject == "someone else"
+    assert workspace.volumes["b"].record == other
+
+
+def test_another_process_sees_the_volumes(workspace: Workspace):
+    assert [volume.record for volume in open_workspace(workspace.path).volumes.values()] == [
+        volume.record for volume in workspace.volumes.values()
+    ]
+
+
+def test_a_commit_does_not_lose_what_another_process_committed_before_it(
+    workspace: Workspace, add_volume: Callable[..., VolumeRecord]
+):
+    mine, theirs = open_workspace(workspace.path), open_workspace(workspace.path)
+    assert len(mine.volumes) == len(theirs.volumes) == 2
+    add_volume(theirs, "c")
+    add_volume(mine, "d")
+    assert list(open_workspace(workspace.path).volumes) == ["a", "b", "c", "d"]
+
+
+def test_label_names_are_numbers_and_names(workspace: Workspace):
+    assert open_workspace(workspace.path).label_names == {1: "RV", 2: "Myo"}
+    assert workspace.volumes["a"].label_names == {1: "RV", 2: "Myo"}
+
+
+def test_label_names_can_be_given_later(tmp_path: Path, add_volume: Callable[..., VolumeRecord]):
+    made = Workspace.create(tmp_path / "new")
+    add_volume(made, "a")
+    made.set_label_names({10: "kidney", 2: "liver"})
+    assert open_workspace(made.path).label_names == made.label_names == {2: "liver", 10: "kidney"}
+    assert made.volumes["a"].label_names == made.label_names
+
+
+def test_a_workspace_shows_its_path_and_the_first_of_its_volumes(workspace: Workspace):
+    assert repr(workspace) == f"Workspace({str(workspace.path)!r}, 2 volumes)"
+    assert repr(workspace.volumes) == "Volumes(2: a, b)"
+
+
+# -- embeddings ------------------------------------------------------------------------------------
+
+
+def test_nothing_embedded_is_a_key_error_with_the_command(workspace: Workspace):
+    with pytest.raises(KeyError) as caught:
+        workspace.embeddings()
+    assert "nothing has been embedded; there are: none yet. Run `samkit embed`." in str(caught.value)
+
+
+def test_another_encoder_is_a_key_error_that_lists_what_there_is(workspace: Workspace, recipe: Recipe):
+    workspace.create_embeddings(recipe, trained=True)
+    with pytest.raises(MissingEmbeddings, match=f"no embeddings of 'sam_vit_b'; there are: {recipe.folder_name}"):
+        workspace.embeddings("sam_vit_b")
+
+
+def test_embeddings_are_found_by_encoder_by_id_and_by_folder(workspace: Workspace, recipe: Recipe):
+    workspace.create_embeddings(recipe, trained=True)
+    for name in (None, recipe.encoder, recipe.id, recipe.folder_name):
+        assert workspace.embeddings(name).recipe == recipe
+
+
+def test_the_newest_recipe_of_an_encoder_is_the_one_in_use(workspace: Workspace, recipe: Recipe):
+    newer = replace(recipe, input_px=128)
+    for number, made in enumerate((recipe, newer)):
+        folder = workspace.create_embeddings(made, trained=True).folder
+        os.utime(folder / "recipe.json", (number, number))
+    assert list(workspace.recipes()) == [recipe.id, newer.id]
+    assert workspace.embeddings("nano").recipe == newer
+
+
+def test_a_recipe_that_is_there_is_opened_and_not_written_again(workspace: Workspace, recipe: Recipe):
+    folder = workspace.create_embeddings(recipe, trained=False).folder
+    before = (folder / "recipe.json").stat().st_mtime_ns
+    assert workspace.create_embeddings(recipe, trained=True).trained is False
+    assert (folder / "recipe.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_without_a_recipe_is_no_recipe(workspace: Workspace, recipe: Recipe):
+    (workspace.path / "embeddings" / recipe.folder_name / "features").mkdir(parents=True)
+    assert workspace.recipes() == {}
+
+
+# -- splits and names ------------------------------------------------------------------------------
+
+
+def test_a_split_is_kept_under_its_name(workspace: Workspace):
+    split = Split(name="second", seed=3, pool=("a",), test=("b",))
+    workspace.keep_split(split)
+    assert open_workspace(workspace.path).split("second") == split
+    assert workspace.split() is None
+
+
+def test_a_split_cannot_be_kept_outside_the_workspace(workspace: Workspace):
+    with pytest.raises(UsageError, match="split name"):
+        workspace.keep_split(Split(name="../escaped", seed=3, pool=("a",), test=("b",)))
+    assert not (workspace.path / "escaped.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "default"}'])
+def test_a_damaged_split_is_told_as_damage(workspace: Workspace, text: str):
+    (workspace.path / "splits").mkdir()
+    (workspace.path / "splits" / "default.json").write_text(text)
+    with pytest.raises(DamagedStore, match="splits"):
+        workspace.split()
+
+
+@pytest.mark.parametrize("name", ["a", "patient001_frame01", "sub-01", "1.2.840", "A+b", "x" * 128])
+def test_an_id_of_letters_digits_and_a_few_signs_is_taken(name: str):
+    assert check_identifier("volume id", name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "-flag", "a/b", "..", "a b", "ü", "a\n", "x" * 129, "a\\b", "a:b"])
+def test_an_id_that_no_file_system_takes_is_refused(name: str):
+    with pytest.raises(UsageError, match="volume id"):
+        check_identifier("volume id", name)
