@@ -18,13 +18,14 @@ import torch
 from measure import keep, sample
 
 from samkit.heads.base import HeadContext, find_head
+from samkit.heads.feeding import LabelledSlices
 from samkit.heads.fitting import FitOptions, Step, fit
 from samkit.pipeline.commands import embed_all
 from samkit.stages.embed import SliceFinder
 from samkit.stages.encoders.base import Encoder, load_encoder
 from samkit.stages.ingest import IngestOptions, ingest
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
-from samkit.stages.train import TrainingSlices, mask_decoder_of
+from samkit.stages.train import mask_decoder_of
 from samkit.store.workspace import Workspace, open_workspace
 
 HEADS = ("linear", "autosam")
@@ -41,7 +42,7 @@ def main() -> None:
         encoder = load_encoder("sam_vit_b", size=INPUT_PX)
         embeddings, _ = embed_all(workspace, encoder, None, ["cpu"])
         volumes = list(workspace.volumes.values())
-        slices = TrainingSlices(embeddings, volumes, memory_bytes=1 << 40)
+        slices = LabelledSlices(embeddings, volumes, memory_bytes=1 << 40)
         found = SliceFinder(volumes)
         keys = [key for volume in volumes for key in volume.row_keys()]
         images = [torch.from_numpy(found.read(key)[None]) for key in keys]
@@ -82,16 +83,16 @@ def _workspace(folder: Path) -> Workspace:
 
 
 def _live(
-    encoder: Encoder, images: list[torch.Tensor], slices: TrainingSlices, batch: int
+    encoder: Encoder, images: list[torch.Tensor], slices: LabelledSlices, batch: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the batches of `TrainingSlices.batches`, encoded now instead of read."""
+    """Yield the batches of `LabelledSlices.batches`, encoded now instead of read."""
     random = np.random.default_rng(0)
     while True:
         order = random.permutation(len(slices))
         for first in range(0, len(order), batch):
             chosen = order[first : first + batch].tolist()
             prepared = torch.cat([encoder.prepare(images[index]) for index in chosen])
-            yield encoder.encode(prepared).clone(), slices.labels[torch.as_tensor(chosen)].long()
+            yield encoder.encode(prepared).clone(), slices.labels(chosen).long()
 
 
 def _timed(

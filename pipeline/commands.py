@@ -527,7 +527,8 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
 
 def _stale(run: Run, volumes: Mapping[str, Volume]) -> str | None:
     """Say why a run no longer describes the dataset, or None."""
-    for volume_id, digest in run.settings.label_digests.items():
+    labels_of_run = {**run.settings.label_digests, **run.settings.scored_label_digests}
+    for volume_id, digest in labels_of_run.items():
         if volume_id not in volumes:
             return f"{volume_id} is gone"
         if volumes[volume_id].record.label_digest != digest:

@@ -12,12 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..heads.base import (
-    LOGIT_CELLS_PER_FEATURE_CELL,
     MASK_DECODER_FILE,
     Head,
     HeadContext,
@@ -25,17 +22,16 @@ from ..heads.base import (
     head_bytes,
     seeded,
 )
+from ..heads.feeding import LabelledSlices, check_embedded, frame_of
 from ..heads.fitting import FitOptions, Step, fit
-from ..heads.frame import Frame
-from ..heads.inference import class_values, segment, to_class_index
+from ..heads.inference import segment
 from ..heads.losses import IGNORED
-from ..heads.metrics import ScoredVolume, judge
+from ..heads.metrics import judge
 from ..heads.sampling import Draw, draw_subjects, make_split
 from ..store.arrays import write_array
 from ..store.embeddings import Embeddings
-from ..store.errors import MissingEmbeddings, UsageError
+from ..store.errors import UsageError
 from ..store.files import published_folder, readable_json
-from ..store.keys import RowKey
 from ..store.provenance import code_version, peak_memory_bytes
 from ..store.runs import Run, RunSettings
 from ..store.slices import Volume
@@ -63,43 +59,6 @@ class TrainOptions:
     device: str = "cpu"
     #: Bytes of features that may be kept in memory; None for half of what is free.
     memory_bytes: int | None = None
-
-
-class TrainingSlices:
-    """The labelled slices of some volumes: features by index, labels on the logit grid.
-
-    Features are read once and kept in memory where they fit, and streamed from the store where they do not.
-    """
-
-    def __init__(self, embeddings: Embeddings, volumes: Sequence[Volume], memory_bytes: int) -> None:
-        self._embeddings = embeddings
-        self._keys: list[RowKey] = [key for volume in volumes for key in volume.row_keys()]
-        _check_embedded(embeddings, volumes, what="drawn")
-        found = embeddings.journal.find(self._keys[0])
-        self.feature_shape: tuple[int, int, int] = found[0].row_shape if found else (0, 0, 0)
-        grid = self.feature_shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
-        self.labels = torch.from_numpy(np.concatenate([_grid_label(volume, embeddings, grid) for volume in volumes]))
-        row_bytes = int(np.prod(self.feature_shape)) * np.dtype(embeddings.recipe.storage_precision).itemsize
-        self.streamed = row_bytes * len(self._keys) > memory_bytes
-        self._kept = None if self.streamed else torch.from_numpy(embeddings.read(self._keys))
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def features(self, indices: Sequence[int]) -> torch.Tensor:
-        """Return the features of some slices, (B, C, h, w), in the stored precision."""
-        if self._kept is not None:
-            return self._kept[torch.as_tensor(indices)]
-        return torch.from_numpy(self._embeddings.read([self._keys[index] for index in indices]))
-
-    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield shuffled batches for ever: every slice once before any comes again."""
-        random = np.random.default_rng(seed)
-        while True:
-            order = random.permutation(len(self))
-            for first in range(0, len(order), batch_size):
-                chosen = order[first : first + batch_size].tolist()
-                yield self.features(chosen).to(device), self.labels[torch.as_tensor(chosen)].long().to(device)
 
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:
@@ -131,9 +90,8 @@ def settings_of(
         draw=options.draw,
         drawn=draw.subjects,
         validation=draw.validation,
-        label_digests={
-            volume.id: str(volume.record.label_digest) for volume in labelled_volumes(workspace, draw.subjects)
-        },
+        label_digests=_label_digests(labelled_volumes(workspace, draw.subjects)),
+        scored_label_digests=_label_digests(labelled_volumes(workspace, split.test)),
         label_names=workspace.label_names,
         training=options.fit.to_json(),
         seed=options.seed,
@@ -187,8 +145,8 @@ def train(
     started = time.perf_counter()
     test = labelled_volumes(workspace, split.test)
     # Before the minutes of fitting, not after them.
-    _check_embedded(embeddings, test, what="test")
-    training = TrainingSlices(embeddings, labelled_volumes(workspace, draw.training), memory_bytes)
+    check_embedded(embeddings, test, what="test")
+    training = LabelledSlices(embeddings, labelled_volumes(workspace, draw.training), memory_bytes)
     head = head_class.build(
         HeadContext(
             feature_shape=training.feature_shape,
@@ -213,31 +171,36 @@ def train(
             progress("fitting", step.number + 1, options.fit.steps)
     seconds["fitting"] = time.perf_counter() - started
 
-    started = time.perf_counter()
-    scored: list[ScoredVolume] = []
-    predictions: dict[str, NDArray[np.unsignedinteger[Any]]] = {}
-    for number, volume in enumerate(test):
-        predictions[volume.id] = segment(head, embeddings[volume.id], _frame(volume, embeddings), workspace.label_names)
-        scored.append(judge(volume, predictions[volume.id]))
-        progress("scoring", number + 1, len(test))
-    seconds["scoring"] = time.perf_counter() - started
-
-    record = {
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "steps": len(steps),
-        "trainable_parameters": head.parameter_count(),
-        "training_slices": len(training),
-        "training_volumes": [volume.id for volume in labelled_volumes(workspace, draw.training)],
-        "features_streamed": training.streamed,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "device": options.device,
-        "code_version": code_version(),
-        "torch_version": torch.__version__,
-        "encoder_recipe": embeddings.recipe.to_json(),
-        "encoder_trained": embeddings.trained,
-        "ingest_recipe": labelled_volumes(workspace, draw.training)[0].ingest_recipe,
-    }
-    return _keep(workspace, settings, head, steps=steps, scored=scored, predictions=predictions, record=record)
+    with published_folder(workspace.path / "runs" / settings.run_id) as part:
+        started = time.perf_counter()
+        scored = []
+        for number, volume in enumerate(test):
+            prediction = segment(head, embeddings[volume.id], frame_of(volume, embeddings), workspace.label_names)
+            write_array(part / "predictions" / volume.id, prediction)
+            scored.append(judge(volume, prediction))
+            progress("scoring", number + 1, len(test))
+        seconds["scoring"] = time.perf_counter() - started
+        record = {
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "steps": len(steps),
+            "trainable_parameters": head.parameter_count(),
+            "training_slices": len(training),
+            "training_volumes": [volume.id for volume in labelled_volumes(workspace, draw.training)],
+            "features_streamed": training.streamed,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "device": options.device,
+            "code_version": code_version(),
+            "torch_version": torch.__version__,
+            "encoder_recipe": embeddings.recipe.to_json(),
+            "encoder_trained": embeddings.trained,
+            "ingest_recipe": labelled_volumes(workspace, draw.training)[0].ingest_recipe,
+        }
+        scores = [volume.to_json() for volume in scored]
+        manifest = {"settings": settings.to_json(), "record": record, "scores": scores}
+        (part / "head.safetensors").write_bytes(head_bytes(head))
+        (part / "steps.json").write_bytes(readable_json([step.to_json() for step in steps]))
+        (part / "run.json").write_bytes(readable_json(manifest))
+    return workspace.runs[settings.run_id]
 
 
 def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
@@ -249,26 +212,8 @@ def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
 # -- parts -----------------------------------------------------------------------------------------
 
 
-def _check_embedded(embeddings: Embeddings, volumes: Sequence[Volume], *, what: str) -> None:
-    keys = [key for volume in volumes for key in volume.row_keys()]
-    missing = embeddings.journal.missing(keys)
-    if missing:
-        message = (
-            f"{len(missing)} of {len(set(keys))} slices of the {what} volumes have no embedding under "
-            f"{embeddings.recipe.folder_name}. Run `samkit embed --recipe {embeddings.recipe.id}`."
-        )
-        raise MissingEmbeddings(message)
-
-
-def _frame(volume: Volume, embeddings: Embeddings) -> Frame:
-    _, _, rows, columns = volume.record.shape
-    return Frame(rows=rows, columns=columns, input_px=embeddings.recipe.input_px)
-
-
-def _grid_label(volume: Volume, embeddings: Embeddings, grid: int) -> NDArray[np.uint8]:
-    """Return a volume's labels as class indices on the logit grid, (slices, G, G)."""
-    label = to_class_index(np.asarray(volume.label), class_values(volume.label_names))
-    return _frame(volume, embeddings).label_to_grid(label, grid)
+def _label_digests(volumes: Sequence[Volume]) -> dict[str, str]:
+    return {volume.id: str(volume.record.label_digest) for volume in volumes}
 
 
 def _validator(
@@ -277,7 +222,7 @@ def _validator(
     """Return a function that scores a head on the draw's validation subject, or None without one."""
     if draw.validation is None:
         return None
-    slices = TrainingSlices(embeddings, labelled_volumes(workspace, [draw.validation]), memory_bytes)
+    slices = LabelledSlices(embeddings, labelled_volumes(workspace, [draw.validation]), memory_bytes)
     classes = len(workspace.label_names)
 
     @torch.inference_mode()
@@ -286,7 +231,7 @@ def _validator(
         for first in range(0, len(slices), _VALIDATION_BATCH):
             indices = range(first, min(first + _VALIDATION_BATCH, len(slices)))
             predicted = head(slices.features(indices).to(device)).argmax(dim=1).cpu()
-            labels = slices.labels[torch.as_tensor(indices)]
+            labels = slices.labels(indices)
             inside = labels != IGNORED
             for number in range(classes):
                 mine, theirs = (predicted == number + 1) & inside, labels == number + 1
@@ -298,31 +243,6 @@ def _validator(
         )
 
     return validate
-
-
-def _keep(
-    workspace: Workspace,
-    settings: RunSettings,
-    head: Head,
-    *,
-    steps: Sequence[Step],
-    scored: Sequence[ScoredVolume],
-    predictions: dict[str, NDArray[np.unsignedinteger[Any]]],
-    record: dict[str, Any],
-) -> Run:
-    folder = workspace.path / "runs" / settings.run_id
-    with published_folder(folder) as part:
-        (part / "head.safetensors").write_bytes(head_bytes(head))
-        (part / "steps.json").write_bytes(readable_json([step.to_json() for step in steps]))
-        for volume_id, prediction in predictions.items():
-            write_array(part / "predictions" / volume_id, prediction)
-        manifest = {
-            "settings": settings.to_json(),
-            "record": record,
-            "scores": [volume.to_json() for volume in scored],
-        }
-        (part / "run.json").write_bytes(readable_json(manifest))
-    return workspace.runs[settings.run_id]
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import samkit as package
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import samkit as package
 from samkit.stages.ingest import parse_labels
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_dicom_series, write_nifti_pair

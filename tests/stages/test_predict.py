@@ -8,9 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import samkit as package
 import SimpleITK as sitk
 import torch
+
+import samkit as package
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_dicom_series, write_nifti_pair
 

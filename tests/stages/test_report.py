@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import samkit as package
 from PIL import Image
+
+import samkit as package
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
 

@@ -8,13 +8,14 @@ from examples.workspaces import LABEL_NAMES, add_volume, boxes, embed, workspace
 
 from samkit.heads.autosam import AutoSam
 from samkit.heads.base import find_head, load_head
+from samkit.heads.feeding import LabelledSlices
 from samkit.heads.fitting import FitOptions
 from samkit.heads.frame import Frame
 from samkit.heads.inference import segment
 from samkit.heads.linear import Linear
 from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
-from samkit.stages.train import TrainingSlices, TrainOptions, labelled_volumes, split_of, train
+from samkit.stages.train import TrainOptions, labelled_volumes, split_of, train
 from samkit.store.errors import MissingEmbeddings, UsageError
 from samkit.store.workspace import Workspace
 
@@ -138,7 +139,7 @@ def test_both_frames_of_a_subject_are_trained_on(tmp_path, tiny):
 
 def test_every_slice_comes_once_before_any_comes_again(tmp_path, tiny):
     workspace = workspace_of_boxes(tmp_path / "workspace")
-    slices = TrainingSlices(embed(workspace, tiny), labelled_volumes(workspace, ["subject0", "subject1"]), 1 << 30)
+    slices = LabelledSlices(embed(workspace, tiny), labelled_volumes(workspace, ["subject0", "subject1"]), 1 << 30)
     batches = slices.batches(4, seed=0, device=torch.device("cpu"))
     epoch = torch.cat([next(batches)[0], next(batches)[0]])
     everything = slices.features(range(len(slices)))
@@ -151,8 +152,8 @@ def hash_of(features):
 
 def test_features_and_labels_of_a_batch_belong_together(tmp_path, tiny):
     workspace = workspace_of_boxes(tmp_path / "workspace")
-    slices = TrainingSlices(embed(workspace, tiny), labelled_volumes(workspace, ["subject1", "subject0"]), 1 << 30)
-    label_of = {hash_of(slices.features([number])[0]): slices.labels[number] for number in range(len(slices))}
+    slices = LabelledSlices(embed(workspace, tiny), labelled_volumes(workspace, ["subject1", "subject0"]), 1 << 30)
+    label_of = {hash_of(slices.features([number])[0]): slices.labels([number])[0] for number in range(len(slices))}
     features, labels = next(slices.batches(6, seed=3, device=torch.device("cpu")))
     for one, label in zip(features, labels, strict=True):
         assert torch.equal(label_of[hash_of(one)].long(), label)

@@ -151,6 +151,21 @@ def test_a_folder_appears_with_all_that_was_put_into_it(tmp_path: Path):
     assert names_in(tmp_path / "deep") == ["folder"]
 
 
+def test_every_file_of_a_folder_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: dict[int, bool] = {}
+    real = files.os.fsync
+
+    def watch(descriptor: int) -> None:
+        synced.setdefault(files.os.fstat(descriptor).st_ino, (tmp_path / "folder").exists())
+        real(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", watch)
+    with published_folder(tmp_path / "folder") as part:
+        fill(part, "data")
+    inside = [tmp_path / "folder", *(tmp_path / "folder").rglob("*")]
+    assert [synced.get(path.stat().st_ino) for path in inside] == [False] * len(inside)
+
+
 def test_a_folder_whose_block_fails_does_not_appear(tmp_path: Path):
     with pytest.raises(Killed), published_folder(tmp_path / "folder") as part:
         fill(part, "half")

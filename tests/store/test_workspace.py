@@ -136,6 +136,12 @@ def test_volumes_are_ordered_by_id_whatever_the_order_they_came_in(
     assert list(open_workspace(workspace.path).volumes) == list(workspace.volumes)
 
 
+def test_volumes_are_ordered_by_id_whatever_the_order_of_the_index(workspace: Workspace):
+    kept = json.loads((workspace.path / "volumes.json").read_text())
+    edit(workspace.path / "volumes.json", volumes=kept["volumes"][::-1])
+    assert list(open_workspace(workspace.path).volumes) == ["a", "b"]
+
+
 def test_a_volume_that_is_not_there_is_a_key_error_that_counts_the_others(workspace: Workspace):
     with pytest.raises(KeyError, match="no volume 'c' in this workspace; it holds 2 volumes"):
         workspace.volumes["c"]

@@ -1,0 +1,116 @@
+"""What a head is fed: features and labels of some volumes, slice by slice, from memory or streamed from the store.
+
+Shapes: N slices, B of them in a batch, C channels, h w cells of the embedding, G cells of the logit grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..store.embeddings import Embeddings
+from ..store.errors import MissingEmbeddings
+from ..store.keys import RowKey
+from ..store.slices import Volume
+from .base import LOGIT_CELLS_PER_FEATURE_CELL
+from .frame import Frame
+from .inference import class_values, to_class_index
+
+
+def frame_of(volume: Volume, embeddings: Embeddings) -> Frame:
+    """Return where the slices of a volume lie in the square that the encoder was given."""
+    _, _, rows, columns = volume.record.shape
+    return Frame(rows=rows, columns=columns, input_px=embeddings.recipe.input_px)
+
+
+def check_embedded(embeddings: Embeddings, volumes: Sequence[Volume], *, what: str) -> None:
+    """Refuse volumes that have slices without a row.
+
+    Raises
+    ------
+    MissingEmbeddings
+        With the number of slices and the command that embeds them.
+    """
+    keys = [key for volume in volumes for key in volume.row_keys()]
+    missing = embeddings.journal.missing(keys)
+    if missing:
+        message = (
+            f"{len(missing)} of {len(set(keys))} slices of the {what} volumes have no embedding under "
+            f"{embeddings.recipe.folder_name}. Run `samkit embed --recipe {embeddings.recipe.id}`."
+        )
+        raise MissingEmbeddings(message)
+
+
+class LabelledSlices:
+    """The slices of some labelled volumes: features by index, labels on the logit grid.
+
+    Both are read once and kept in memory where they fit, and streamed from the store where they do not: then
+    memory does not grow with the number of volumes.
+
+    Parameters
+    ----------
+    embeddings
+        Where the features come from.
+    volumes
+        Labelled and embedded.
+    memory_bytes
+        What features and labels together may take in memory.
+
+    Raises
+    ------
+    MissingEmbeddings
+        When a slice has no row.
+    """
+
+    def __init__(self, embeddings: Embeddings, volumes: Sequence[Volume], memory_bytes: int) -> None:
+        check_embedded(embeddings, volumes, what="drawn")
+        self._embeddings = embeddings
+        self._places = [(volume, position) for volume in volumes for position in range(volume.record.shape[0])]
+        self._keys: list[RowKey] = [key for volume in volumes for key in volume.row_keys()]
+        first = embeddings.read(self._keys[:1])
+        #: (C, h, w)
+        self.feature_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
+        self._grid = self.feature_shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
+        #: Whether every batch is read from the store.
+        self.streamed = (first.nbytes + self._grid**2) * len(self._keys) > memory_bytes
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+        if not self.streamed:
+            labels = [self._on_grid(volume, np.asarray(volume.label)) for volume in volumes]
+            self._kept = torch.from_numpy(embeddings.read(self._keys)), torch.from_numpy(np.concatenate(labels))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def features(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the features of some slices, (B, C, h, w), in the stored precision."""
+        if self._kept is not None:
+            return self._kept[0][torch.as_tensor(indices)]
+        return torch.from_numpy(self._embeddings.read([self._keys[index] for index in indices]))
+
+    def labels(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the class indices of some slices on the logit grid, (B, G, G) uint8, `losses.IGNORED` outside."""
+        if self._kept is not None:
+            return self._kept[1][torch.as_tensor(indices)]
+        planes = []
+        for volume, position in (self._places[index] for index in indices):
+            label = volume.label
+            if label is not None:
+                planes.append(self._on_grid(volume, np.asarray(label[position : position + 1])))
+        return torch.from_numpy(np.concatenate(planes))
+
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield shuffled batches for ever: every slice once before any comes again."""
+        random = np.random.default_rng(seed)
+        while True:
+            order = random.permutation(len(self))
+            for first in range(0, len(order), batch_size):
+                chosen = order[first : first + batch_size].tolist()
+                yield self.features(chosen).to(device), self.labels(chosen).long().to(device)
+
+    def _on_grid(self, volume: Volume, label: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
+        index = to_class_index(label, class_values(volume.label_names))
+        return frame_of(volume, self._embeddings).label_to_grid(index, self._grid)
