@@ -22,7 +22,7 @@ from samkit.heads.feeding import LabelledSlices
 from samkit.heads.fitting import FitOptions, Step, fit
 from samkit.pipeline.commands import embed_all
 from samkit.stages.embed import SliceFinder
-from samkit.stages.encoders.base import Encoder, load_encoder
+from samkit.stages.encoders.base import Encoder, find_encoder
 from samkit.stages.ingest import IngestOptions, ingest
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
 from samkit.stages.train import mask_decoder_of
@@ -39,7 +39,7 @@ def main() -> None:
     """Measure and keep."""
     with tempfile.TemporaryDirectory() as folder:
         workspace = _workspace(Path(folder))
-        encoder = load_encoder("sam_vit_b", size=INPUT_PX)
+        encoder = find_encoder("sam_vit_b").load(None, size=INPUT_PX)
         embeddings, _ = embed_all(workspace, encoder, None, ["cpu"])
         volumes = list(workspace.volumes.values())
         slices = LabelledSlices(embeddings, volumes, memory_bytes=1 << 40)

@@ -5,6 +5,7 @@ Shapes: B slices, H W pixels, C channels, h w cells of the embedding.
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ...heads.base import MaskDecoderWeights
+from ...store.errors import SamkitWarning
 from ...store.keys import Recipe
 from ...store.runs import check_name
 
@@ -135,7 +137,11 @@ def load_encoder(
     DeviceError
         A device that is not there.
     """
-    return find_encoder(name).load(
+    model = find_encoder(name)
+    if weights is None:
+        told = f"{name}: no weights given, its numbers come from a seed (UNTRAINED): for trying, not for results"
+        warnings.warn(told, SamkitWarning, stacklevel=2)
+    return model.load(
         None if weights is None else Path(weights),
         size=size,
         device=device,

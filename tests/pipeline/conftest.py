@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from samkit.stages.synthesis.anatomy import Phantom, draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
 

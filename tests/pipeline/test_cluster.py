@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 import samkit as package
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair

@@ -7,8 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
-import samkit as package
 
+import samkit as package
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+
 from samkit.pipeline.config import id_key, read_config
 from samkit.store.errors import UsageError
 

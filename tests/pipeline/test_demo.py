@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+
 import samkit as package
 from samkit.pipeline.demo import run_demo
 from samkit.store.errors import UsageError

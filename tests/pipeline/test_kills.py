@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import samkit as package
 
 SECONDS_TO_WAIT = 60

@@ -6,7 +6,7 @@ from examples.tiny_sam import checkpoint, package_sam
 
 from samkit.stages.encoders.base import encoder_names, find_encoder, load_encoder
 from samkit.stages.encoders.nano import NANO
-from samkit.store.errors import DeviceError, UsageError, WeightsError
+from samkit.store.errors import DeviceError, SamkitWarning, UsageError, WeightsError
 
 
 def test_the_encoders_there_are_come_from_entry_points():
@@ -23,6 +23,12 @@ def test_an_unknown_encoder_is_refused_with_the_nearest():
         find_encoder("sam_vitb")
 
 
+def test_seeded_numbers_are_said_to_be_untrained():
+    with pytest.warns(SamkitWarning, match="UNTRAINED"):
+        load_encoder("nano", size=64)
+
+
+@pytest.mark.filterwarnings("ignore::samkit.store.errors.SamkitWarning")
 def test_loading_by_name_is_loading_the_model():
     loaded = load_encoder("nano", size=64)
     assert loaded.recipe == NANO.load(None, size=64).recipe
@@ -40,6 +46,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
         load_encoder("nano", tmp_path / "nowhere.pth")
 
 
+@pytest.mark.filterwarnings("ignore::samkit.store.errors.SamkitWarning")
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DeviceError, match="--device cpu"):
