@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..store.embeddings import Embeddings
-from ..store.errors import MissingEmbeddings
+from ..store.errors import InputError, MissingEmbeddings
 from ..store.keys import RowKey
 from ..store.slices import Volume
 from .base import LOGIT_CELLS_PER_FEATURE_CELL
@@ -78,8 +78,12 @@ class LabelledSlices:
         #: Whether every batch is read from the store.
         self.streamed = (first.nbytes + self._grid**2) * len(self._keys) > memory_bytes
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+        labels = []
+        for volume in volumes:
+            label = self._on_grid(volume, _label_of(volume))
+            if not self.streamed:
+                labels.append(label)
         if not self.streamed:
-            labels = [self._on_grid(volume, np.asarray(volume.label)) for volume in volumes]
             self._kept = torch.from_numpy(embeddings.read(self._keys)), torch.from_numpy(np.concatenate(labels))
 
     def __len__(self) -> int:
@@ -97,7 +101,7 @@ class LabelledSlices:
             return self._kept[1][torch.as_tensor(indices)]
         planes = []
         for volume, position in (self._places[index] for index in indices):
-            label = volume.label
+            label = volume.label  # verified whole when training began; here only the slice is decoded
             if label is not None:
                 planes.append(self._on_grid(volume, np.asarray(label[position : position + 1])))
         return torch.from_numpy(np.concatenate(planes))
@@ -114,3 +118,11 @@ class LabelledSlices:
     def _on_grid(self, volume: Volume, label: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
         index = to_class_index(label, class_values(volume.label_names))
         return frame_of(volume, self._embeddings).label_to_grid(index, self._grid)
+
+
+def _label_of(volume: Volume) -> NDArray[np.unsignedinteger[Any]]:
+    label = volume.read_label()
+    if label is None:
+        message = f"{volume.id} has no label map to train on. Ingest it with one, or leave it out."
+        raise InputError(message)
+    return label

@@ -188,7 +188,10 @@ def judge(volume: Volume, prediction: Labels) -> ScoredVolume:
     prediction
         (slices, rows, columns), on the volume's own pixels.
     """
-    reference = np.asarray(volume.label)
+    reference = volume.read_label()
+    if reference is None:
+        message = f"{volume.id} has no label map to be scored against. Ingest it with one, or leave it out."
+        raise InputError(message)
     scores = score_volume(prediction, reference, class_names=volume.label_names, spacing_mm=volume.spacing_mm)
     return ScoredVolume(
         volume_id=volume.id, subject=volume.subject, scores=tuple(scores), accuracy=accuracy(prediction, reference)

@@ -138,14 +138,14 @@ class SliceFinder:
         }
 
     def read(self, key: RowKey) -> NDArray[np.float16]:
-        """Return a slice, (channels, rows, columns), float16 in [0, 1]."""
+        """Return a slice, (channels, rows, columns), float16 in [0, 1], verified against its digest."""
         if key.slice_digest not in self._places:
             message = (
                 f"no volume holds the slice {key.slice_digest}; the dataset has changed. Run `samkit embed` again."
             )
             raise StoreError(message)
         volume, position = self._places[key.slice_digest]
-        return np.asarray(volume.image[position])
+        return volume.read_slice(position)
 
 
 def embed_shard(
