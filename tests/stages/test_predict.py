@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 (its own documentation calls it so)
 import torch
 
 import samkit as package
@@ -110,7 +110,7 @@ def test_a_mask_holds_label_values_where_its_source_has_them(trained, masks, nam
 
 
 def test_the_score_printed_is_that_of_the_file_written(samkit, trained, masks):
-    """The mask on disk, compared with the label on disk by SimpleITK, has the Dice of the table: nothing is mirrored."""
+    """SimpleITK finds the Dice of the table between the mask and the label on disk: nothing is mirrored."""
     data, workspace = trained
     said = samkit("predict", "latest", "--output", masks, "--workspace", workspace).out
     for name in GEOMETRIES:
