@@ -63,7 +63,7 @@ def main() -> None:
             apart = max(abs(a.loss - b.loss) / abs(b.loss) for a, b in zip(cached, live, strict=True))
             epoch_steps = -(-len(keys) // BATCH)
             per_epoch = [seconds / STEPS * epoch_steps for seconds in (live_seconds, cached_seconds)]
-            rows.append([name, f"{per_epoch[0]:.1f}", f"{per_epoch[1]:.2f}", f"{ratio:.1f}", f"{100 * apart:.3f} %"])
+            rows.append([name, f"{per_epoch[0]:.1f}", f"{per_epoch[1]:.2f}", f"{ratio:.1f}", f"{apart:.0e}"])
             numbers[name] = {
                 "live_seconds_per_epoch": per_epoch[0],
                 "cached_seconds_per_epoch": per_epoch[1],
@@ -71,7 +71,7 @@ def main() -> None:
                 "largest_relative_difference_of_losses": apart,
             }
     title = f"One epoch over {len(keys)} slices, sam_vit_b at {INPUT_PX}, fp32; losses over {STEPS} steps"
-    keep("cache_against_live", title, ["head", "live s", "cached s", "times faster", "losses differ"], rows, numbers)
+    keep("cache_against_live", title, ["head", "live s", "cached s", "times faster", "losses differ by"], rows, numbers)
 
 
 def _workspace(folder: Path) -> Workspace:

@@ -33,6 +33,7 @@ from ..store.workspace import DEFAULT_WORKSPACE, Workspace, open_workspace
 from . import console
 from .cluster import map_shards
 from .config import id_key
+from .console import counted
 from .plan import plan_embedding
 
 DONE, SOME_FAILED = 0, 3
@@ -46,7 +47,7 @@ SEEDED = "seeded"
 def run_ingest(source: Path, workspace: Path, layout: LayoutOptions, options: IngestOptions) -> int:
     """Ingest a folder or a file and print what became of each source."""
     found = find_sources(source, layout)
-    console.say(f"{source}: {found.layout}, {len(found.sources)} volumes")
+    console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}")
     results = _ingest(workspace, found, replace(options, shown=str(source)))
     taken = [result for result in results if isinstance(result, Taken)]
     refused = [result for result in results if isinstance(result, Refused)]
@@ -147,8 +148,8 @@ def embed_all(
     row_bytes = _row_bytes(encoder)
     plan = plan_embedding(embeddings, workspace.volumes.values(), row_bytes)
     console.say(
-        f"{plan.wanted} slices: {plan.present} have a row, {plan.missing} to compute "
-        f"({console.readable_bytes(plan.missing * row_bytes)} in {len(plan.shards)} shards)"
+        f"{counted(plan.wanted, 'slice')}: {plan.present} have a row, {plan.missing} to compute "
+        f"({console.readable_bytes(plan.missing * row_bytes)} in {counted(len(plan.shards), 'shard')})"
     )
     if plan.shards:
         job = EmbedJob(
@@ -279,7 +280,8 @@ def run_train(
     untrained = "" if embeddings.trained else " (untrained)"
     console.say(
         f"{head} on {embeddings.recipe.encoder}{untrained} {embeddings.recipe.id}: {subjects} of {len(parted.pool)} "
-        f"subjects ({volumes} labelled volumes in the first draw), scored on {len(parted.test)} test subjects"
+        f"subjects ({counted(volumes, 'labelled volume')} in the first draw), "
+        f"scored on {counted(len(parted.test), 'test subject')}"
     )
     runs = []
     for draw in range(draws):
@@ -347,7 +349,8 @@ def _predict_new(
     encoder = load_recipe(recipe, weights_file, device)
     found = find_sources(source, layout)
     console.say(
-        f"{source}: {found.layout}, {len(found.sources)} volumes; run {run.id}, encoder {describe_encoder(encoder)}"
+        f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}; "
+        f"run {run.id}, encoder {describe_encoder(encoder)}"
     )
     options = _ingest_options_of(run)
     if found.label_names is not None and _foreground(found.label_names) != dict(run.settings.label_names):
@@ -378,10 +381,7 @@ def _predict_new(
 def _ingest_options_of(run: Run) -> IngestOptions:
     """Return the ingest options that the run's volumes were made with."""
     recipe = run.record["ingest_recipe"]
-    intensity = recipe["intensity"]
-    window = None
-    if intensity["rule"] == "window":
-        window = Window(level=(intensity["low"] + intensity["high"]) / 2, width=intensity["high"] - intensity["low"])
+    window = None if recipe["window"] is None else Window(**recipe["window"])
     return IngestOptions(
         window=window,
         intensity="auto" if window is not None else "percentiles",
@@ -415,7 +415,7 @@ def _tell_predictions(run: Run, done: Sequence[Predicted], shown: Mapping[str, s
             rows.append([*first, score.class_name, *cells, "; ".join(filter(None, [note, told]))])
     columns = ["volume", "mask", "class", "Dice %", "IoU %", "HD95", "ASSD", "note"]
     console.table(f"Masks of {run.id}", columns, rows, numbers_from=3)
-    console.say(f"{len(done)} masks in {done[0].path.parent}" if done else "no masks were written")
+    console.say(f"{counted(len(done), 'mask')} in {done[0].path.parent}" if done else "no masks were written")
 
 
 # -- report and status -----------------------------------------------------------------------------
@@ -443,7 +443,7 @@ def run_status(workspace_path: Path, *, as_json: bool) -> int:
         return DONE
     dataset = status["dataset"]
     console.say(
-        f"{workspace.path}: {dataset['volumes']} volumes of {dataset['subjects']} subjects, "
+        f"{workspace.path}: {counted(dataset['volumes'], 'volume')} of {counted(dataset['subjects'], 'subject')}, "
         f"{dataset['labelled']} labelled, {dataset['slices']} slices; labels {dataset['labels'] or 'none'}"
     )
     if dataset["geometry_unknown"]:
@@ -527,12 +527,13 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
 
 def _stale(run: Run, volumes: Mapping[str, Volume]) -> str | None:
     """Say why a run no longer describes the dataset, or None."""
-    labels_of_run = {**run.settings.label_digests, **run.settings.scored_label_digests}
-    for volume_id, digest in labels_of_run.items():
+    for volume_id, content in {**run.settings.drawn_volumes, **run.settings.scored_volumes}.items():
         if volume_id not in volumes:
             return f"{volume_id} is gone"
-        if volumes[volume_id].record.label_digest != digest:
-            return f"the label of {volume_id} has changed"
+        now = volumes[volume_id].content
+        if now != content:
+            what = "slices" if now.split("/")[0] != content.split("/")[0] else "label"
+            return f"the {what} of {volume_id} changed"
     return None
 
 

@@ -132,6 +132,15 @@ def results_table(rows: Sequence[Row]) -> None:
         table(f"Test subjects, at the source's resolution. {shown}", columns, cells, numbers_from=2)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "shard"), counted(2, "shard")
+    ('1 shard', '2 shards')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def readable_bytes(count: int) -> str:
     """Return bytes as people read them.
 

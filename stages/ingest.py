@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,12 @@ def _take(
         spacing_mm=None if scan.affine is None else display_spacing_mm(scan.affine, orientation),
         orientation=orientation.to_json(),
         source_grid=scan.grid.to_json(),
-        ingest_recipe={"intensity": intensity.to_json(), "axis": options.axis, "channels": 1},
+        ingest_recipe={
+            "intensity": intensity.to_json(),
+            "window": None if options.window is None else asdict(options.window),
+            "axis": options.axis,
+            "channels": 1,
+        },
         identity=source.identity,
         slice_digests=slice_digests(image),
         label_digest=None if label is None else array_digest(label),

@@ -147,7 +147,7 @@ def _rows(group: Sequence[Run]) -> list[Row]:
                 encoder_trained=first.record["encoder_trained"],
                 head=first.settings.head,
                 subjects=first.settings.subjects,
-                volumes=len(first.settings.label_digests),
+                volumes=len(first.settings.drawn_volumes),
                 draws=len(group),
                 class_name=name,
                 dice=spreads["dice"],

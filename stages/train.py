@@ -90,8 +90,8 @@ def settings_of(
         draw=options.draw,
         drawn=draw.subjects,
         validation=draw.validation,
-        label_digests=_label_digests(labelled_volumes(workspace, draw.subjects)),
-        scored_label_digests=_label_digests(labelled_volumes(workspace, split.test)),
+        drawn_volumes=_contents(labelled_volumes(workspace, draw.subjects)),
+        scored_volumes=_contents(labelled_volumes(workspace, split.test)),
         label_names=workspace.label_names,
         training=options.fit.to_json(),
         seed=options.seed,
@@ -212,8 +212,8 @@ def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
 # -- parts -----------------------------------------------------------------------------------------
 
 
-def _label_digests(volumes: Sequence[Volume]) -> dict[str, str]:
-    return {volume.id: str(volume.record.label_digest) for volume in volumes}
+def _contents(volumes: Sequence[Volume]) -> dict[str, str]:
+    return {volume.id: volume.content for volume in volumes}
 
 
 def _validator(

@@ -37,10 +37,10 @@ class RunSettings:
     drawn: tuple[str, ...]
     #: The drawn subject used for early stopping, or None.
     validation: str | None
-    #: Label digest of each labelled volume of the drawn subjects.
-    label_digests: Mapping[str, str]
-    #: Label digest of each volume scored: another reference is another result.
-    scored_label_digests: Mapping[str, str]
+    #: `Volume.content` of each labelled volume of the drawn subjects.
+    drawn_volumes: Mapping[str, str]
+    #: `Volume.content` of each volume scored: another reference is another result.
+    scored_volumes: Mapping[str, str]
     label_names: Mapping[int, str]
     #: Steps, batch, learning rate and the like, see `stages.train.TrainOptions`.
     training: Mapping[str, Any]

@@ -152,6 +152,11 @@ class Volume:
         """The digest of each slice's pixels, in order."""
         return self.record.slice_digests
 
+    @property
+    def content(self) -> str:
+        """``<digest of the slices>/<digest of the label>``: what a run that used this volume depends on."""
+        return f"{content_id(self.record.slice_digests)}/{self.record.label_digest}"
+
     def row_keys(self, view: str = "identity") -> list[RowKey]:
         """Return the keys of the volume's embedding rows, in the order of its slices."""
         return [RowKey(slice_digest=digest, view=view) for digest in self.record.slice_digests]

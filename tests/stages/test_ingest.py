@@ -77,12 +77,24 @@ def test_a_changed_label_marks_the_runs_that_used_it(samkit, data):
     samkit("embed", "--size", "64")
     samkit("train-head", "linear", "--volumes", "1", "--steps", "2")
     (run,) = package.open_workspace().runs.values()
-    (used,) = run.settings.label_digests
+    (used,) = run.settings.drawn_volumes
     change_voxel(data / f"labels/{used}.nii.gz", 0)
     samkit("ingest", data)
-    assert f"the label of {used} has changed" in samkit("status").said
+    assert f"the label of {used} changed" in samkit("status").said
     (entry,) = json.loads(samkit("status", "--json").out)["runs"]
-    assert entry["stale"] == f"the label of {used} has changed"
+    assert entry["stale"] == f"the label of {used} changed"
+
+
+def test_changed_slices_mark_the_runs_that_used_them_and_are_trained_on_anew(samkit, data):
+    train = ["train-head", "linear", "--volumes", "1", "--steps", "2"]
+    samkit("ingest", data)
+    samkit("embed", "--size", "64")
+    samkit(*train)
+    samkit("ingest", data, "--window", "300/150")
+    assert "the slices of" in samkit("status").said
+    samkit("embed", "--size", "64")
+    assert "was there already" not in samkit(*train).said
+    assert len(package.open_workspace().runs) == 2
 
 
 def test_another_scale_of_intensity_is_a_new_generation_whose_recipe_says_so(samkit, data):
