@@ -11,8 +11,8 @@ from ..store.errors import SamkitError
 from . import console
 
 # Two heads on one and five subjects, with budgets that keep the demo under three minutes on two cores.
-_LINEAR_STEPS = 150
-_AUTOSAM_STEPS = 60
+_LINEAR_STEPS = 200
+_AUTOSAM_STEPS = 120
 
 
 def run_demo(
