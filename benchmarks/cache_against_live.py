@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = _workspace(Path(folder))
         encoder = find_encoder("sam_vit_b").load(None, size=INPUT_PX)
-        embeddings, _ = embed_all(workspace, encoder, None, ["cpu"])
+        embeddings, _, _ = embed_all(workspace, encoder, None, ["cpu"])
         volumes = list(workspace.volumes.values())
         slices = LabelledSlices(embeddings, volumes, memory_bytes=1 << 40)
         found = SliceFinder(volumes)

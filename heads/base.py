@@ -5,6 +5,7 @@ Shapes: B slices, C channels, h w cells of the embedding, K classes, background 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -21,8 +22,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from ..store.errors import DamagedStore
-from ..store.files import read_json
-from ..store.runs import check_name
+from ..store.runs import Run, check_name
 
 # Heads answer on a grid four times finer than the embedding: two up-convolutions of stride 2, as in SAM.
 LOGIT_CELLS_PER_FEATURE_CELL = 4
@@ -60,7 +60,9 @@ class MaskDecoderWeights:
         header_length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + header_length])["__metadata__"]
         return cls(
-            decoder={name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if "decoder." in name},
+            decoder={
+                name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if name.startswith("decoder.")
+            },
             position_matrix=tensors["position_matrix"],
             no_mask=tensors["no_mask"],
             trained=json.loads(metadata["trained"]),
@@ -150,11 +152,15 @@ def load_head(run_directory: str | Path) -> Head:
     if not (folder / "run.json").exists():
         message = f"{folder} is not a finished run (no run.json in it). `samkit status` lists the runs there are."
         raise DamagedStore(message)
-    settings = read_json(folder / "run.json")["settings"]
-    head = find_head(settings["head"])(**settings["head_config"])
+    run = Run(folder)
+    head = find_head(run.settings.head)(**run.settings.head_config)
     try:
-        head.load_state_dict(load_safetensors((folder / "head.safetensors").read_bytes()), strict=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        data = (folder / "head.safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() != run.record["head_sha256"]:
+            message = f"{folder / 'head.safetensors'}: not the weights that were kept there. Train the run again."
+            raise DamagedStore(message)
+        head.load_state_dict(load_safetensors(data), strict=True)
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         message = f"{folder / 'head.safetensors'}: missing, torn or of another head ({error}). Train the run again."
         raise DamagedStore(message) from error
     return head.eval()

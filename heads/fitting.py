@@ -6,20 +6,21 @@ Shapes: B slices in a batch, C channels, h w cells of the embedding, G cells of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..store.errors import FitDiverged
 from .base import Head
 from .losses import segmentation_loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitOptions:
-    """How a head is fitted. Defaults were chosen on development subjects, see README."""
+    """How a head is fitted."""
 
     #: The whole budget; early stopping may end sooner.
     steps: int = 300
@@ -37,11 +38,6 @@ class FitOptions:
     def to_json(self) -> dict[str, Any]:
         """Return the options as they are kept in a run."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read options."""
-        return cls(**value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +92,11 @@ def fit(
         Steps, rates and patience.
     validate
         Returns a score of the head in eval mode; higher is better.
+
+    Raises
+    ------
+    FitDiverged
+        At the first loss that is not finite.
     """
     optimiser = torch.optim.AdamW(_parameter_groups(head, options.weight_decay), lr=options.learning_rate)
     best_score, best_weights, without_better = -math.inf, None, 0
@@ -106,6 +107,13 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = rate
         parts = segmentation_loss(head(features), labels)
+        if not torch.isfinite(parts.total):
+            message = (
+                f"the loss is {float(parts.total.detach())} at step {number + 1} of {options.steps}, with a learning "
+                f"rate of {rate:g}: the fit has diverged. "
+                f"Try a lower one: --learning-rate {options.learning_rate / 10:g}"
+            )
+            raise FitDiverged(message)
         optimiser.zero_grad(set_to_none=True)
         parts.total.backward()
         optimiser.step()

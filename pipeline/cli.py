@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -91,7 +93,7 @@ def _begin(
         verb: {flag.lstrip("-"): parameter.name for parameter in command.params for flag in parameter.opts}
         for verb, command in commands.items()
     }
-    flags = {verb: [flag for flag in names if flag != "help"] for verb, names in known.items()}
+    flags = {verb: [flag for flag in names if flag != "help" and len(flag) > 1] for verb, names in known.items()}
     context.default_map = {
         verb: {known[verb][flag]: value for flag, value in settings.items()}
         for verb, settings in read_config(Path(CONFIG_FILE), flags).items()
@@ -147,10 +149,11 @@ def embed_command(
     device: DeviceOption = "cpu",
     gpus: Annotated[int | None, typer.Option(help="Use this many GPUs, one worker each.")] = None,
     workers: Annotated[int, typer.Option(help="Worker processes on the processor.")] = 1,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto (the default).")] = None,
     pixels: Annotated[
-        str, typer.Option(help="Pixel normalisation: sam, or sam-exact (the package's rounding to bytes).")
-    ] = "sam",
+        str | None,
+        typer.Option(help="Pixel normalisation: sam (the default), or sam-exact (the package's rounding to bytes)."),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="Go on with an existing recipe, by its id.")] = None,
 ) -> int:
     """Run the frozen encoder once over every slice that has no embedding yet."""
@@ -221,6 +224,9 @@ def predict_command(
     subject: SubjectOption = None,
     channel: ChannelOption = None,
     label_suffix: LabelSuffixOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace masks that are there already; never the source files.")
+    ] = False,
 ) -> int:
     """Write masks as NIfTI on the grid of the source files."""
     from .commands import layout_options, run_predict
@@ -233,6 +239,7 @@ def predict_command(
         weights=weights,
         device=device,
         layout=layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix),
+        overwrite=overwrite,
     )
 
 
@@ -299,7 +306,7 @@ def run(arguments: list[str] | None = None) -> int:
             console.complain(f"interrupted. {_GOES_ON}")
         return finished.code if isinstance(finished.code, int) else _EXIT_FAILED
     except SamkitError as error:
-        console.complain(str(error))
+        console.complain(_with_workspace(str(error), sys.argv[1:] if arguments is None else arguments))
         return error.exit_code
     except OSError as error:
         if error.errno is None:  # not from the operating system: a fault of samkit's own, whose traceback is wanted
@@ -309,6 +316,14 @@ def run(arguments: list[str] | None = None) -> int:
         console.complain(f"{place}: {error.strerror}. {hint} {_GOES_ON}")
         return _EXIT_FAILED
     return 0
+
+
+def _with_workspace(message: str, arguments: list[str]) -> str:
+    """Add the workspace that the user named to a message whose commands would look in the default one."""
+    for flag, value in itertools.pairwise(arguments):
+        if flag in ("--workspace", "-w") and "samkit " in message and "--workspace" not in message:
+            return f"{message} (Add --workspace {shlex.quote(value)} to the command.)"
+    return message
 
 
 _GOES_ON = "Everything that was finished before is intact; the same command goes on from there."

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ..stages.embed import EmbedJob, ShardWorker
 from ..stages.encoders.base import Encoder
 from ..store.embeddings import ShardPlan
-from ..store.errors import DeviceError
+from ..store.errors import DeviceError, SamkitError
 from ..store.journal import ShardRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardFailure:
+    """A shard that could not be computed; the others go on."""
+
+    rows: int
+    reason: str
 
 
 def map_shards(
     job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[str], encoder: Encoder | None = None
-) -> Iterator[ShardRecord]:
-    """Compute shards, yielding each record as it is committed.
+) -> Iterator[ShardRecord | ShardFailure]:
+    """Compute shards, yielding each record as it is committed; a shard that is refused costs only itself.
 
     Parameters
     ----------
@@ -32,12 +41,23 @@ def map_shards(
         One worker a device; one device is served in this process, with ``encoder`` if it is loaded already.
     """
     if len(devices) == 1:
-        yield from map(ShardWorker(job, encoder), shards)
+        worker = ShardWorker(job, encoder)
+        for plan in shards:
+            yield _computed(worker, plan)
     else:
         yield from _map_by_dask(job, shards, devices)
 
 
-def _map_by_dask(job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[str]) -> Iterator[ShardRecord]:
+def _computed(worker: ShardWorker, plan: ShardPlan) -> ShardRecord | ShardFailure:
+    try:
+        return worker(plan)
+    except SamkitError as error:
+        return ShardFailure(rows=len(plan.keys), reason=str(error))
+
+
+def _map_by_dask(
+    job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[str]
+) -> Iterator[ShardRecord | ShardFailure]:
     # dask is only imported when there is more than one worker: one process needs none of it.
     import dask
     from distributed import Client, KilledWorker, LocalCluster, as_completed
@@ -69,16 +89,14 @@ def _map_by_dask(job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[s
             raise DeviceError(message) from error
 
 
-_workers: dict[EmbedJob, Callable[[ShardPlan], ShardRecord]] = {}
+_workers: dict[EmbedJob, ShardWorker] = {}
 
 
-def _compute_on_worker(plan: ShardPlan, *, job: EmbedJob, device_of: dict[str, str]) -> ShardRecord:
+def _compute_on_worker(plan: ShardPlan, *, job: EmbedJob, device_of: dict[str, str]) -> ShardRecord | ShardFailure:
     """Run in a dask worker: the encoder is loaded with the first shard and kept for the others."""
-    from dataclasses import replace
-
     from distributed import get_worker
 
     mine = replace(job, device=device_of.get(get_worker().address, job.device))
     if mine not in _workers:
         _workers[mine] = ShardWorker(mine)
-    return _workers[mine](plan)
+    return _computed(_workers[mine], plan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,26 +11,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..heads.base import find_head, load_head
+from ..heads.feeding import check_embedded
 from ..heads.fitting import FitOptions
 from ..heads.sampling import draw_subjects
-from ..stages.embed import ComputeClass, EmbedJob, load_recipe, prepare_embeddings
+from ..stages.embed import ComputeClass, EmbedJob, device_kind, load_recipe, prepare_embeddings
 from ..stages.encoders.base import Encoder, find_encoder
 from ..stages.encoders.devices import find_device, gpu_devices
 from ..stages.encoders.weights import WeightsShelf
 from ..stages.ingest import IngestOptions, Refused, Taken, ingest
-from ..stages.predict import Predicted, predict_volume
+from ..stages.predict import (
+    Predicted,
+    check_ingested_alike,
+    check_not_sources,
+    check_targets,
+    mask_names,
+    predict_volume,
+    scratch_inside,
+)
 from ..stages.readers.intensity import Window
 from ..stages.readers.layouts import Found, LayoutOptions, find_sources
-from ..stages.report import tabulate, write_report
+from ..stages.report import reportable, tabulate, write_report
 from ..stages.train import TrainOptions, labelled_volumes, split_of, train
 from ..store.embeddings import Embeddings
-from ..store.errors import InputError, UsageError, WeightsError
+from ..store.errors import InputError, UnusableVoxels, UsageError, WeightsError
 from ..store.keys import Recipe
-from ..store.runs import Run
-from ..store.slices import Volume
+from ..store.runs import Run, stale_because
 from ..store.workspace import DEFAULT_WORKSPACE, Workspace, open_workspace
 from . import console
-from .cluster import map_shards
+from .cluster import ShardFailure, map_shards
 from .config import id_key
 from .console import counted
 from .plan import plan_embedding
@@ -63,10 +70,12 @@ def run_ingest(source: Path, workspace: Path, layout: LayoutOptions, options: In
             ]
             for result in taken
         ]
-        console.table("Taken", ["source", "volume", "change", "slices", "label values", "notes"], rows, numbers_from=99)
+        console.table(
+            "Taken", ["source", "volume", "change", "slices", "label values", "notes"], rows, numbers_from=None
+        )
     if refused:
         rows = [[result.shown, result.reason] for result in refused]
-        console.table("Refused", ["source", "why"], rows, numbers_from=99)
+        console.table("Refused", ["source", "why"], rows, numbers_from=None)
     unlabelled = sum(not result.labelled for result in taken)
     console.say(
         f"{len(taken)} taken ({sum(result.change == 'unchanged' for result in taken)} unchanged, "
@@ -98,16 +107,22 @@ def run_embed(
     device: str,
     gpus: int | None,
     workers: int,
-    precision: str,
-    pixel_normalisation: str,
+    precision: str | None,
+    pixel_normalisation: str | None,
     recipe_id: str | None,
 ) -> int:
-    """Embed every slice that has no row yet."""
+    """Embed every slice that has no row yet.
+
+    Where nothing is said of weights, size, precision and pixels, the current recipe of that encoder goes on.
+    """
     workspace = open_workspace(workspace_path)
     if not workspace.volumes:
         message = f"{workspace_path} holds no volumes. Ingest some first: samkit ingest FOLDER"
         raise InputError(message)
     devices = _devices(device, gpus, workers)
+    find_encoder(encoder_name)
+    if recipe_id is None and (weights, size, precision, pixel_normalisation) == (None,) * 4:
+        recipe_id = _current_recipe(workspace, encoder_name)
     if recipe_id is not None:
         kept = workspace.embeddings(recipe_id)
         recipe = kept.recipe
@@ -119,12 +134,12 @@ def run_embed(
             weights_file,
             size=size,
             device=devices[0],
-            precision=precision,
-            pixel_normalisation=pixel_normalisation,
+            precision=precision or "auto",
+            pixel_normalisation=pixel_normalisation or "sam",
         )
     console.say(f"encoder {describe_encoder(encoder)}")
     started = time.perf_counter()
-    embeddings, computed = embed_all(workspace, encoder, weights_file, devices)
+    embeddings, computed, failures = embed_all(workspace, encoder, weights_file, devices)
     seconds = time.perf_counter() - started
     rate = f", {computed / seconds:.1f} slices/s" if computed else ""
     console.say(
@@ -132,17 +147,34 @@ def run_embed(
         f"{console.readable_bytes(embeddings.size_bytes)} in {embeddings.folder.name}"
     )
     flag = _workspace_flag(workspace_path)
+    if failures:
+        for failure in failures:
+            console.complain(f"a shard of {counted(failure.rows, 'slice')} was not embedded: {failure.reason}")
+        console.say(f"next: mend what is named above, then samkit embed --recipe {embeddings.recipe.id}{flag}")
+        return SOME_FAILED
     console.say(f"next: samkit train-head autosam --volumes 1 --draws 3{flag}")
     return DONE
 
 
+def _current_recipe(workspace: Workspace, encoder_name: str) -> str | None:
+    """Return the id of the workspace's newest recipe of an encoder, or None before the first."""
+    recipes = list(workspace.recipes(f"{encoder_name}--*"))
+    return recipes[-1] if recipes else None
+
+
 def embed_all(
     workspace: Workspace, encoder: Encoder, weights: Path | None, devices: Sequence[str]
-) -> tuple[Embeddings, int]:
-    """Compute the rows that a recipe lacks; return its embeddings and how many rows were computed."""
-    embeddings = prepare_embeddings(workspace, encoder, devices[0])
-    for other in workspace.recipes().values():
-        if other.recipe.encoder == encoder.recipe.encoder and other.recipe != encoder.recipe:
+) -> tuple[Embeddings, int, list[ShardFailure]]:
+    """Compute the rows that a recipe lacks; return its embeddings, how many were computed, and what failed."""
+    embeddings = prepare_embeddings(workspace, encoder, devices[0], len(devices))
+    fixed = ComputeClass.from_json(embeddings.compute or {})
+    if fixed.device != device_kind(devices[0]):
+        console.warn(
+            f"the rows of recipe {encoder.recipe.id} were begun on {fixed.device}; those made on {devices[0]} agree "
+            f"with them within a relative error of {encoder.recipe.tolerance:g}, not bitwise"
+        )
+    for other in workspace.recipes(f"{encoder.recipe.encoder}--*").values():
+        if other.recipe != encoder.recipe:
             told = "; ".join(other.recipe.differences(encoder.recipe))
             console.say(f"{other.folder.name} is another recipe and is kept: {told}")
     row_bytes = _row_bytes(encoder)
@@ -151,19 +183,23 @@ def embed_all(
         f"{counted(plan.wanted, 'slice')}: {plan.present} have a row, {plan.missing} to compute "
         f"({console.readable_bytes(plan.missing * row_bytes)} in {counted(len(plan.shards), 'shard')})"
     )
+    failures: list[ShardFailure] = []
     if plan.shards:
         job = EmbedJob(
             workspace=workspace.path,
             recipe=encoder.recipe,
             weights=weights,
             device=devices[0],
-            compute=ComputeClass.from_json(embeddings.compute or {}),
+            compute=fixed,
         )
         with console.progress_bar("embedding", plan.missing, "slices") as bar:
-            for record in map_shards(job, plan.shards, devices, encoder):
-                bar.advance(len(record.keys))
+            for result in map_shards(job, plan.shards, devices, encoder):
+                if isinstance(result, ShardFailure):
+                    failures.append(result)
+                else:
+                    bar.advance(len(result.keys))
     embeddings.journal.refresh()
-    return embeddings, plan.missing
+    return embeddings, plan.missing - sum(failure.rows for failure in failures), failures
 
 
 def describe_encoder(encoder: Encoder) -> str:
@@ -319,35 +355,53 @@ def run_predict(
     weights: str | None,
     device: str,
     layout: LayoutOptions,
+    overwrite: bool = False,
 ) -> int:
     """Write masks for the workspace's volumes, or for new files."""
     find_device(device)
     workspace = open_workspace(workspace_path)
     run = workspace.runs.find(run_name)
+    if source is not None:
+        return _predict_new(run, source, output, weights=weights, device=device, layout=layout, overwrite=overwrite)
     head = load_head(run.folder).to(find_device(device))
-    if source is None:
-        embeddings = workspace.embeddings(run.settings.recipe_id)
-        output.mkdir(parents=True, exist_ok=True)
-        volumes = list(workspace.volumes.values())
-        with console.progress_bar("predicting", len(volumes), "volumes") as bar:
-            done = []
-            for volume in volumes:
-                done.append(predict_volume(run, head, volume, embeddings, output))
-                bar.advance()
-        _tell_predictions(run, done)
-        return DONE
-    return _predict_new(run, source, output, weights=weights, device=device, layout=layout)
+    embeddings = workspace.embeddings(run.settings.recipe_id)
+    volumes = list(workspace.volumes.values())
+    targets = {volume.id: output / f"{volume.id}.nii.gz" for volume in volumes}
+    # All that can be said against it is said before the first mask is written.
+    check_ingested_alike(run, volumes)
+    check_embedded(embeddings, volumes, what="workspace's")
+    check_not_sources(targets, volumes, layout.id_key)
+    check_targets(targets.values(), (), overwrite=overwrite)
+    output.mkdir(parents=True, exist_ok=True)
+    done = []
+    with console.progress_bar("predicting", len(volumes), "volumes") as bar:
+        for volume in volumes:
+            done.append(predict_volume(run, head, volume, embeddings, targets[volume.id]))
+            bar.advance()
+    _tell_predictions(run, done)
+    return DONE
 
 
 def _predict_new(
-    run: Run, source: Path, output: Path, *, weights: str | None, device: str, layout: LayoutOptions
+    run: Run,
+    source: Path,
+    output: Path,
+    *,
+    weights: str | None,
+    device: str,
+    layout: LayoutOptions,
+    overwrite: bool,
 ) -> int:
     """Ingest and embed new files as the run's were, in a workspace that is gone afterwards."""
+    found = find_sources(source, layout)
+    names = {one.id: f"{one.id}.nii.gz" for one in found.sources} if layout.ids == "hash" else mask_names(found.sources)
+    targets = {volume_id: output / name for volume_id, name in names.items()}
+    files = [path for one in found.sources for path in (*one.image, one.label) if path is not None]
+    check_targets(targets.values(), files, overwrite=overwrite)
     head = load_head(run.folder).to(find_device(device))
     recipe = Recipe.from_json(run.record["encoder_recipe"])
     weights_file = _weights_of(recipe, weights, trained=run.record["encoder_trained"])
     encoder = load_recipe(recipe, weights_file, device)
-    found = find_sources(source, layout)
     console.say(
         f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}; "
         f"run {run.id}, encoder {describe_encoder(encoder)}"
@@ -357,8 +411,8 @@ def _predict_new(
         # Equal numbers with other names mean other things: a score would compare a liver with a spleen.
         console.warn(f"the labels of {source} have other names than those of the run; nothing is scored against them")
         found = replace(found, sources=[replace(one, label=None) for one in found.sources])
-    with tempfile.TemporaryDirectory(prefix="samkit-predict-") as folder:
-        path = Path(folder) / "workspace"
+    with scratch_inside(output) as folder:
+        path = folder / "workspace"
         results = _ingest(path, found, options)
         refused = [result for result in results if isinstance(result, Refused)]
         taken = [result for result in results if isinstance(result, Taken)]
@@ -368,13 +422,17 @@ def _predict_new(
         done = []
         if taken:
             workspace = open_workspace(path)
-            embeddings, _ = embed_all(workspace, encoder, weights_file, [device])
-            output.mkdir(parents=True, exist_ok=True)
-            done = [predict_volume(run, head, volume, embeddings, output) for volume in workspace.volumes.values()]
+            embeddings, _, failures = embed_all(workspace, encoder, weights_file, [device])
+            if failures:
+                raise UnusableVoxels(failures[0].reason)
+            done = [
+                predict_volume(run, head, volume, embeddings, targets[volume.id])
+                for volume in workspace.volumes.values()
+            ]
             _tell_predictions(run, done, shown={result.id: result.shown for result in taken})
     if refused:
         rows = [[result.shown, result.reason] for result in refused]
-        console.table("Refused", ["source", "why"], rows, numbers_from=99)
+        console.table("Refused", ["source", "why"], rows, numbers_from=None)
     return SOME_FAILED if refused else DONE
 
 
@@ -399,7 +457,7 @@ def _tell_predictions(run: Run, done: Sequence[Predicted], shown: Mapping[str, s
     rows = []
     for predicted in done:
         name = predicted.volume_id if shown is None else shown[predicted.volume_id]
-        note = "trained on" if predicted.trained_on and shown is None else ""
+        note = "trained on" if predicted.trained_on else ""
         if predicted.scores is None:
             rows.append([name, predicted.path.name, "", "", "", "", "", note])
             continue
@@ -424,8 +482,11 @@ def _tell_predictions(run: Run, done: Sequence[Predicted], shown: Mapping[str, s
 def run_report(workspace_path: Path, output: Path | None, *, as_json: bool) -> int:
     """Print the table of all runs and write the page."""
     workspace = open_workspace(workspace_path)
-    rows = tabulate(workspace.runs.values())
+    runs, left_out = reportable(workspace)
+    rows = tabulate(runs)
     page = write_report(workspace, output or workspace.path / "report")
+    for left in left_out:
+        console.warn(f"left out: {left.run_id} ({left.alias}) because {left.reason}")
     if as_json:
         console.say(json.dumps([asdict(row) for row in rows], indent=1))
         return DONE
@@ -466,7 +527,7 @@ def run_status(workspace_path: Path, *, as_json: bool) -> int:
         console.table("Embeddings", columns, rows)
     if status["runs"]:
         rows = [[entry["id"], entry["alias"], entry["recipe"], entry["stale"] or ""] for entry in status["runs"]]
-        console.table("Runs", ["run", "alias", "embeddings", "stale"], rows, numbers_from=99)
+        console.table("Runs", ["run", "alias", "embeddings", "stale"], rows, numbers_from=None)
     console.say(f"next: {status['next']}")
     return DONE
 
@@ -482,6 +543,7 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
         embeddings.append(
             {
                 "name": kept.folder.name,
+                "id": kept.recipe.id,
                 "recipe": kept.recipe.to_json(),
                 "trained": kept.trained,
                 "rows": len(there & wanted),
@@ -496,15 +558,17 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
             "id": run.id,
             "alias": run.alias,
             "recipe": f"{run.settings.encoder}--{run.settings.recipe_id}",
-            "stale": _stale(run, workspace.volumes),
+            "stale": stale_because(run, workspace.volumes),
         }
         for run in workspace.runs.values()
     ]
     flag = _workspace_flag(workspace.path)
     if not volumes:
         following = f"samkit ingest FOLDER{flag}"
-    elif not embeddings or any(entry["missing"] for entry in embeddings[-1:]):
+    elif not embeddings:
         following = f"samkit embed{flag}"
+    elif all(entry["missing"] for entry in embeddings):
+        following = f"samkit embed --recipe {embeddings[-1]['id']}{flag}"
     elif not runs:
         following = f"samkit train-head autosam --volumes 1 --draws 3{flag}"
     else:
@@ -523,18 +587,6 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
         "runs": runs,
         "next": following,
     }
-
-
-def _stale(run: Run, volumes: Mapping[str, Volume]) -> str | None:
-    """Say why a run no longer describes the dataset, or None."""
-    for volume_id, content in {**run.settings.drawn_volumes, **run.settings.scored_volumes}.items():
-        if volume_id not in volumes:
-            return f"{volume_id} is gone"
-        now = volumes[volume_id].content
-        if now != content:
-            what = "slices" if now.split("/")[0] != content.split("/")[0] else "label"
-            return f"the {what} of {volume_id} changed"
-    return None
 
 
 # -- weights ---------------------------------------------------------------------------------------

@@ -73,8 +73,11 @@ def id_key() -> bytes:
         return given.encode()
     path = platformdirs.user_config_path("samkit") / "id.key"
     if not path.exists():
-        publish_if_absent(path, secrets.token_hex(_KEY_BYTES).encode())
-        path.chmod(0o600)
+        before = os.umask(0o077)  # readable by the user alone from its first moment
+        try:
+            publish_if_absent(path, secrets.token_hex(_KEY_BYTES).encode())
+        finally:
+            os.umask(before)
     return path.read_bytes()
 
 

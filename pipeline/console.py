@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,11 +18,26 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ..stages.report import Row
 
-# Results go to standard output, everything about how it goes to standard error: so that `--json | jq` works.
 # A pipe has no width, and rich would cut at 80 columns what a log should keep whole.
 _PIPE_COLUMNS = 160
-output = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _PIPE_COLUMNS)
+# Below this the table of results leaves out what a reader can do without: the files of `report` have all of it.
+_ALL_RESULTS_COLUMNS = 100
+_SPARED_RESULTS = ("volumes", "IoU %", "fit s")
+# Where long names leave no room even so.
+_SPARED_NEXT = ("ASSD", "HD95")
+
+
+def _width(*, terminal: bool) -> int | None:
+    """Return how wide to print: None for a terminal, which knows; elsewhere ``COLUMNS``, or wide."""
+    if terminal:
+        return None
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and int(columns) > 0 else _PIPE_COLUMNS
+
+
+# Results go to standard output, everything about how it goes to standard error: so that `--json | jq` works.
+output = Console(highlight=False, width=_width(terminal=sys.stdout.isatty()))
+messages = Console(stderr=True, highlight=False, width=_width(terminal=sys.stderr.isatty()))
 # Where there is no terminal to draw a bar on, a line this often says that it is still going.
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -83,14 +99,27 @@ class _Bar:
             messages.print(Text(f"{what}: {done} of {total} {self._unit}"), soft_wrap=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> None:
-    """Print a table; columns from ``numbers_from`` on are right-aligned."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers_from: int | None = 1,
+    whole: Collection[str] = (),
+) -> None:
+    """Print a table; columns from ``numbers_from`` on are right-aligned (None: there are no numbers).
+
+    Numbers are never wrapped, nor are the columns named in ``whole``.
+    """
     shown = Table(
         title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, padding=0
     )
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="right" if number >= numbers_from else "left", overflow="fold")
-        shown.columns[-1].no_wrap = number >= numbers_from
+        numeric = numbers_from is not None and number >= numbers_from
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        shown.add_column(column, justify=justify, no_wrap=numeric or column in whole)
+        # A number that is cut off has to look so.
+        shown.columns[-1].overflow = "ellipsis" if numeric else "fold"
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     output.print(shown)
@@ -111,7 +140,7 @@ def results_table(rows: Sequence[Row]) -> None:
     for encoder, recipe_id, trained, unit in recipes:
         cells = [
             [
-                row.head,
+                row.told_head,
                 row.class_name,
                 str(row.subjects),
                 str(row.volumes),
@@ -128,8 +157,27 @@ def results_table(rows: Sequence[Row]) -> None:
             for row in rows
             if (row.recipe_id, row.distance_unit) == (recipe_id, unit)
         ]
+        kept = _fitting_columns(columns, cells)
         shown = f"{encoder}{'' if trained else ' (UNTRAINED)'}, recipe {recipe_id}; distances in {unit}"
-        table(f"Test subjects, at the source's resolution. {shown}", columns, cells, numbers_from=2)
+        table(
+            f"Test subjects, at the source's resolution. {shown}",
+            [columns[number] for number in kept],
+            [[line[number] for number in kept] for line in cells],
+            numbers_from=2,
+            whole=("head", "class"),
+        )
+
+
+def _fitting_columns(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[int]:
+    """Return the numbers of the columns that the width has room for, sparing one after another."""
+    # A blank before each column.
+    needs = {cells[0]: 1 + max(map(len, cells)) for cells in zip(columns, *lines, strict=True)}
+    if output.width < _ALL_RESULTS_COLUMNS:
+        needs = {name: width for name, width in needs.items() if name not in _SPARED_RESULTS}
+    for name in (*_SPARED_RESULTS, *_SPARED_NEXT):
+        if sum(needs.values()) + 1 > output.width:
+            needs.pop(name, None)
+    return [number for number, name in enumerate(columns) if name in needs]
 
 
 def counted(count: int, noun: str) -> str:

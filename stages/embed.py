@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,7 +85,9 @@ class ShardWorker:
 
     def __call__(self, plan: ShardPlan) -> ShardRecord:
         """Compute and keep one shard."""
-        return embed_shard(plan, self._slices, self._encoder, self._embeddings, self._job.compute)
+        # A record says what its rows were made by, which may be another device than the one they were begun on.
+        compute = replace(self._job.compute, device=device_kind(self._job.device))
+        return embed_shard(plan, self._slices, self._encoder, self._embeddings, compute)
 
 
 def load_recipe(recipe: Recipe, weights: Path | None, device: str) -> Encoder:
@@ -114,19 +116,26 @@ def load_recipe(recipe: Recipe, weights: Path | None, device: str) -> Encoder:
     return encoder
 
 
-def prepare_embeddings(workspace: Workspace, encoder: Encoder, device: str) -> Embeddings:
+def prepare_embeddings(workspace: Workspace, encoder: Encoder, device: str, workers: int = 1) -> Embeddings:
     """Open the recipe's embeddings, with what heads will need of the encoder, and fix its compute class once.
+
+    Workers share the processor's threads.
 
     A recipe whose rows were begun on a processor goes on with the same threads and micro-batch. Where the device
     asked for is of another kind, its rows agree with the others within the recipe's tolerance, not bitwise.
     """
-    embeddings = workspace.create_embeddings(encoder.recipe, trained=encoder.trained)
-    if encoder.mask_decoder is not None:
-        embeddings.keep(MASK_DECODER_FILE, encoder.mask_decoder.to_bytes())
+    decoder = encoder.mask_decoder
+    attachments = {} if decoder is None else {MASK_DECODER_FILE: decoder.to_bytes()}
+    embeddings = workspace.create_embeddings(encoder.recipe, trained=encoder.trained, attachments=attachments)
     if embeddings.compute is None:
-        kind = device.split(":", maxsplit=1)[0]
-        embeddings.fix_compute(choose_compute(encoder.recipe, kind, torch.get_num_threads()).to_json())
+        threads = max(1, torch.get_num_threads() // workers)
+        embeddings.fix_compute(choose_compute(encoder.recipe, device_kind(device), threads).to_json())
     return embeddings
+
+
+def device_kind(device: str) -> str:
+    """Return "cpu", "cuda" or "mps" of a device's name, ``cuda:1``."""
+    return device.split(":", maxsplit=1)[0]
 
 
 class SliceFinder:

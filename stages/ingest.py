@@ -51,7 +51,7 @@ class Taken:
 
     shown: str
     id: str
-    #: "new", "unchanged", "new pixels", "new label", "new details".
+    #: "new", "unchanged", "new pixels", "new label", "new details", "repaired".
     change: str
     slices: int
     labelled: bool
@@ -90,19 +90,25 @@ def ingest(workspace: Path, found: Found, options: IngestOptions) -> Iterator[Ta
     """
     for shown, reason in found.refused:
         yield Refused(shown=shown, reason=reason)
-    names = decide_label_names(_existing(workspace), found, options, workspace)
+    there = _existing(workspace)
+    if there is None:
+        Workspace.check_place(workspace)
+    names = decide_label_names(there, found, options, workspace)
     pending: list[VolumeRecord] = []
     committed = time.monotonic()
-    known = {} if (there := _existing(workspace)) is None else dict(there.volumes)
+    known = _Known({} if there is None else dict(there.volumes))
     try:
         for source in found.sources:
             try:
-                record, taken = _take(workspace, source, options, names, known.get(source.id))
+                record, taken = _take(workspace, source, options, names, known)
+            except UsageError:
+                raise  # the command is wrong, not this file: it would be wrong for every other one too
             except SamkitError as error:
                 yield Refused(shown=source.shown, reason=str(error))
                 continue
             if record is not None:
                 pending.append(record)
+                known.add(Volume(workspace, record, names))
             if pending and time.monotonic() - committed > _SECONDS_BETWEEN_COMMITS:
                 _commit(workspace, pending, names)
                 pending, committed = [], time.monotonic()
@@ -110,6 +116,9 @@ def ingest(workspace: Path, found: Found, options: IngestOptions) -> Iterator[Ta
     finally:
         if pending:
             _commit(workspace, pending, names)
+    now = _existing(workspace)
+    if now is not None and now.label_names != names:
+        now.set_label_names(names)
 
 
 def decide_label_names(there: Workspace | None, found: Found, options: IngestOptions, path: Path) -> dict[int, str]:
@@ -123,22 +132,40 @@ def decide_label_names(there: Workspace | None, found: Found, options: IngestOpt
         When they are not the names that the workspace has already; the message has the command for one of its own.
     """
     given = options.label_names if options.label_names is not None else found.label_names
-    kept = there.label_names if there is not None and len(there.volumes) > 0 else {}
-    if given is not None:
-        names = {value: name for value, name in sorted(given.items()) if value != 0}
-        if kept and names != kept:
-            message = (
-                f"{path} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "
-                f"holds one dataset with one set of label names. Give this one its own: "
-                f"samkit ingest {shlex.quote(options.shown)} --workspace {_own_workspace(options.shown)}"
-            )
-            raise InputError(message)
+    volumes = [] if there is None else list(there.volumes.values())
+    kept = there.label_names if there is not None and volumes else {}
+    if given is None and not kept:
+        names = {value: str(value) for value in _values_in_labels(found)}
+    elif given is None:
+        names = kept
+        # Names that are numbers say nothing, so the values have to: another dataset has others.
+        unnamed = all(name == str(value) for value, name in kept.items())
+        all_new = not {volume.record.identity for volume in volumes} & {source.identity for source in found.sources}
+        values = set(_values_in_labels(found)) if unnamed and all_new else set()
+        if values and values < set(kept):
+            raise InputError(_other_labels(path, kept, {value: str(value) for value in sorted(values)}, options))
     else:
-        names = kept or {value: str(value) for value in _values_in_labels(found)}
+        names = {value: name for value, name in sorted(given.items()) if value != 0}
+        # The whole dataset again may give its numbers names, or add values, until a run was trained on what they were.
+        again = {volume.record.identity for volume in volumes} <= {source.identity for source in found.sources}
+        grown = all(value in names and name in (names[value], str(value)) for value, name in kept.items())
+        untouched = there is None or len(there.runs) == 0
+        if kept and names != kept and not (again and grown and untouched):
+            raise InputError(_other_labels(path, kept, names, options))
     if len(names) > _LARGEST_CLASS_COUNT:
         message = f"{len(names)} label values: samkit takes up to {_LARGEST_CLASS_COUNT}. Are these instance numbers?"
         raise InputError(message)
     return names
+
+
+def _other_labels(path: Path, kept: Mapping[int, str], names: Mapping[int, str], options: IngestOptions) -> str:
+    name_all = ",".join(f"{value}={name}" for value, name in kept.items())
+    return (
+        f"{path} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "
+        f"holds one dataset with one set of label names. Give this one its own: "
+        f"samkit ingest {shlex.quote(options.shown)} --workspace {_own_workspace(options.shown)} "
+        f"(or, if it is more of the same dataset, say so: --labels {shlex.quote(name_all)})"
+    )
 
 
 def parse_labels(text: str) -> dict[int, str]:
@@ -162,14 +189,39 @@ def parse_labels(text: str) -> dict[int, str]:
     return names
 
 
+class _Known:
+    """The volumes of the workspace, and those taken so far, by what tells that a source is one of them."""
+
+    def __init__(self, volumes: Mapping[str, Volume]) -> None:
+        self.by_id: dict[str, Volume] = {}
+        self.by_identity: dict[str, Volume] = {}
+        self.by_slices: dict[tuple[str, ...], Volume] = {}
+        for volume in volumes.values():
+            self.add(volume)
+
+    def add(self, volume: Volume) -> None:
+        """Add or replace a volume."""
+        self.by_id[volume.id] = volume
+        self.by_identity[volume.record.identity] = volume
+        self.by_slices.setdefault(volume.slice_digests, volume)
+
+
 # -- one source ------------------------------------------------------------------------------------
 
 
 def _take(
-    workspace: Path, source: SourceFiles, options: IngestOptions, names: Mapping[int, str], there: Volume | None
+    workspace: Path, source: SourceFiles, options: IngestOptions, names: Mapping[int, str], known: _Known
 ) -> tuple[VolumeRecord | None, Taken]:
     """Read one source; return the record to be committed (None when nothing has changed) and what to tell."""
-    check_identifier("volume id", source.id)
+    _check_id(source)
+    there = known.by_id.get(source.id)
+    elsewhere = known.by_identity.get(source.identity)
+    if there is None and elsewhere is not None:
+        message = (
+            f"{source.shown}: this source is in the workspace already, as {elsewhere.id}. Under a second id the same "
+            f"patient could be trained on and scored. Ingest it as before (--ids, the same folder), or leave it."
+        )
+        raise IdentifierTaken(message)
     scan = read_image(source)
     orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)
     notes = list(scan.notes)
@@ -203,6 +255,11 @@ def _take(
         pixels="",
     )
     change = _change(record, there, options)
+    if change == "new pixels" and there is not None:
+        notes += _recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
+    twin = known.by_slices.get(record.slice_digests)
+    if twin is not None and twin.subject != source.subject:
+        notes.append(f"the same slices as {twin.id} of another subject: if it is one patient, train and test overlap")
     taken = Taken(
         shown=source.shown,
         id=source.id,
@@ -283,7 +340,33 @@ def _change(new: VolumeRecord, there: Volume | None, options: IngestOptions) -> 
         dict(new.source_grid),
         dict(new.ingest_recipe),
     )
-    return "new details" if unlike else "unchanged"
+    if unlike:
+        return "new details"
+    return "unchanged" if there.intact() else "repaired"
+
+
+def _check_id(source: SourceFiles) -> None:
+    try:
+        check_identifier("volume id", source.id)
+    except UsageError as error:
+        message = f"{source.shown}: {error} Rename the file, or let samkit make the ids: --ids hash"
+        raise InputError(message) from error
+
+
+def _recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say which fields of two ingest recipes differ: ``window 400/40 -> 350/40``."""
+
+    def told(recipe: Mapping[str, Any]) -> dict[str, str]:
+        window = recipe["window"]
+        return {
+            "scale": recipe["intensity"]["rule"]
+            if window is None
+            else f"window {window['width']:g}/{window['level']:g}",
+            "axis": recipe["axis"] or "through-plane",
+        }
+
+    before, after = told(old), told(new)
+    return [f"{name}: {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
 
 
 def _named_values(shown: str, label: NDArray[np.unsignedinteger[Any]], names: Mapping[int, str]) -> tuple[int, ...]:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from ..heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean_over_classes, over_draws
 from ..heads.metrics import ScoredVolume
-from ..store.errors import MissingRun
-from ..store.files import publish, readable_json
+from ..store.errors import DamagedStore, MissingRun
+from ..store.files import canonical_json, publish, readable_json
+from ..store.keys import content_id
 from ..store.provenance import code_version
-from ..store.runs import Run
+from ..store.runs import Run, RunSettings, stale_because
 from ..store.slices import Volume
 from ..store.workspace import Workspace
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ALL_CLASSES = "all classes"
+# What differs between the draws of one experiment; all else that decides a result is the experiment.
+_OF_A_DRAW = ("draw", "drawn", "validation", "drawn_volumes")
+# A message names so many runs, and counts the rest.
+_NAMED = 3
+_DIGITS = 6
 _MEASURES: tuple[Measure, ...] = ("dice", "iou", "hd95", "assd")
 # As wide as the page at its widest; a page of a dozen pictures stays below 4 MB.
 _PICTURE_INCHES, _PICTURE_DPI = 9.0, 110
@@ -51,6 +57,8 @@ class Row:
     #: False where the encoder's weights came from a seed.
     encoder_trained: bool
     head: str
+    #: What tells this experiment from others of one head and number of subjects ("steps 45"), else empty.
+    head_settings: str
     #: Labelled subjects drawn.
     subjects: int
     #: Labelled volumes of those subjects, in the first draw.
@@ -74,26 +82,76 @@ class Row:
     trainable_parameters: int
     run_ids: tuple[str, ...]
 
+    @property
+    def told_head(self) -> str:
+        """The head, with what tells this experiment from others like it: ``linear (steps 45)``."""
+        return f"{self.head} ({self.head_settings})" if self.head_settings else self.head
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A run that enters no average, and why."""
+
+    run_id: str
+    alias: str
+    reason: str
+
+
+def reportable(workspace: Workspace) -> tuple[list[Run], list[LeftOut]]:
+    """Return the runs that describe the workspace's volumes as they are now, oldest first, and the others.
+
+    Raises
+    ------
+    MissingRun
+        When there are no runs, or none that can be reported on.
+    """
+    volumes = workspace.volumes
+    left_out: list[LeftOut] = []
+    newest: dict[tuple[str, int], Run] = {}
+    for run in workspace.runs.values():
+        reason = stale_because(run, volumes)
+        if reason is not None:
+            left_out.append(_left_out(run, reason))
+            continue
+        # The same draw twice: a drawn subject got another labelled volume in between.
+        place = (_experiment(run), run.settings.draw)
+        if place in newest:
+            left_out.append(
+                _left_out(newest.pop(place), f"the same draw was trained again, on other volumes: {run.id}")
+            )
+        newest[place] = run
+    if left_out and not newest:
+        told = "; ".join(f"{left.run_id}: {left.reason}" for left in left_out[:_NAMED])
+        more = f"; and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        message = (
+            f"{workspace.path}: every run is stale, so there is nothing to report on ({told}{more}). "
+            f"Train on the volumes as they are now: samkit train-head linear --volumes 1"
+        )
+        raise MissingRun(message)
+    return list(newest.values()), left_out
+
 
 def tabulate(runs: Iterable[Run]) -> list[Row]:
-    """Summarise runs: draws of the same head, subjects, recipe, split and settings become one group of rows.
+    """Summarise runs: draws of one experiment become one group of rows; unlike experiments never mix.
 
     Raises
     ------
     MissingRun
         When there are no runs.
     """
-    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        settings = run.settings
-        training = tuple(sorted(settings.training.items()))
-        key = (settings.recipe_id, settings.subjects, settings.head, settings.split_digest, training, settings.seed)
-        groups[key].append(run)
+        groups[_experiment(run)].append(run)
     if not groups:
         message = "there are no runs to report on. Train one: samkit train-head linear --volumes 1"
         raise MissingRun(message)
     ordered = sorted(groups.values(), key=lambda group: (group[0].settings.subjects, group[0].settings.head))
-    return [row for group in ordered for row in _rows(sorted(group, key=lambda run: run.settings.draw))]
+    told = _differences([group[0].settings for group in ordered])
+    return [
+        row
+        for group, settings in zip(ordered, told, strict=True)
+        for row in _rows(sorted(group, key=lambda run: run.settings.draw), settings)
+    ]
 
 
 def table_csv(rows: Sequence[Row]) -> str:
@@ -117,19 +175,62 @@ def write_report(workspace: Workspace, folder: Path) -> Path:
     Path
         The page.
     """
-    runs = list(workspace.runs.values())
+    runs, left_out = reportable(workspace)
     rows = tabulate(runs)
     publish(folder / "table.csv", table_csv(rows).encode())
     publish(folder / "table.json", readable_json([asdict(row) for row in rows]))
     page = folder / "index.html"
-    publish(page, _page(workspace, runs, rows).encode())
+    publish(page, _page(workspace, runs, left_out, rows).encode())
     return page
 
 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def _rows(group: Sequence[Run]) -> list[Row]:
+def _left_out(run: Run, reason: str) -> LeftOut:
+    return LeftOut(run_id=run.id, alias=run.alias, reason=reason)
+
+
+def _experiment(run: Run) -> str:
+    """Return a name for all that decides a run's result, save its draw and what the draw brought."""
+    settings = run.settings.to_json()
+    return canonical_json({name: value for name, value in settings.items() if name not in _OF_A_DRAW})
+
+
+def _differences(experiments: Sequence[RunSettings]) -> list[str]:
+    """Say of each experiment how it differs from others of its head, recipe and number of subjects, or nothing."""
+    alike: dict[tuple[str, str, int], list[dict[str, str]]] = defaultdict(list)
+    flat = [_flat_settings(settings) for settings in experiments]
+    for settings, values in zip(experiments, flat, strict=True):
+        alike[settings.head, settings.recipe_id, settings.subjects].append(values)
+    told = []
+    for settings, values in zip(experiments, flat, strict=True):
+        others = alike[settings.head, settings.recipe_id, settings.subjects]
+        told.append(
+            ", ".join(
+                f"{name} {value}" for name, value in values.items() if {other.get(name) for other in others} != {value}
+            )
+        )
+    return told
+
+
+def _flat_settings(settings: RunSettings) -> dict[str, str]:
+    """Return what can differ between experiments as short texts, by a name that a reader knows."""
+    flat = {"seed": f"{settings.seed}", "split": settings.split}
+    flat |= {name.replace("_", " "): _short(value) for name, value in settings.training.items()}
+    flat |= {name.replace("_", " "): _short(value) for name, value in settings.head_config.items()}
+    flat["labels"] = "/".join(f"{value}={name}" for value, name in settings.label_names.items())
+    # Of what is too long to print, enough of its digest to tell one from another.
+    flat["split digest"] = settings.split_digest[:_DIGITS]
+    flat["test set"] = content_id(dict(settings.scored_volumes), digits=_DIGITS)
+    return flat
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
     """Return the rows of one head at one number of subjects: each class, then the mean."""
     first = group[0]
     scored = [[ScoredVolume.from_json(volume) for volume in run.scores] for run in group]
@@ -146,6 +247,7 @@ def _rows(group: Sequence[Run]) -> list[Row]:
                 recipe_id=first.settings.recipe_id,
                 encoder_trained=first.record["encoder_trained"],
                 head=first.settings.head,
+                head_settings=head_settings,
                 subjects=first.settings.subjects,
                 volumes=len(first.settings.drawn_volumes),
                 draws=len(group),
@@ -190,7 +292,7 @@ class _Picture:
     data: str
 
 
-def _page(workspace: Workspace, runs: Sequence[Run], rows: Sequence[Row]) -> str:
+def _page(workspace: Workspace, runs: Sequence[Run], left_out: Sequence[LeftOut], rows: Sequence[Row]) -> str:
     template = files("samkit.stages").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     volumes = list(workspace.volumes.values())
@@ -205,8 +307,9 @@ def _page(workspace: Workspace, runs: Sequence[Run], rows: Sequence[Row]) -> str
         },
         recipes=[embeddings.recipe for embeddings in workspace.recipes().values()],
         runs=runs,
+        left_out=left_out,
         untrained=any(not row.encoder_trained for row in rows),
-        test_subjects=len({volume["subject"] for volume in runs[-1].scores}),
+        test_subjects=len({volume["subject"] for run in runs for volume in run.scores}),
         pictures=[picture for run in _pictured(rows, workspace) for picture in _overlays(workspace, run)],
         code_version=code_version(),
         percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
@@ -228,7 +331,7 @@ def _overlays(workspace: Workspace, run: Run) -> list[_Picture]:
     graded = []
     for volume in run.scores:
         found = [score["dice"] for score in volume["scores"] if score["dice"] is not None]
-        if found and _drawable(workspace.volumes.get(volume["volume_id"]), predictions[volume["volume_id"]].shape):
+        if found:
             graded.append((float(np.mean(found)), volume["volume_id"]))
     graded.sort()
     if not graded:
@@ -246,22 +349,17 @@ def _overlays(workspace: Workspace, run: Run) -> list[_Picture]:
     return pictures
 
 
-def _drawable(volume: Volume | None, shape: tuple[int, ...]) -> bool:
-    """Tell whether a volume is still there, labelled, on the grid that was predicted: it may be ingested anew."""
-    if volume is None or not volume.labelled:
-        return False
-    slices, _, rows, columns = volume.record.shape
-    return (slices, rows, columns) == tuple(shape)
-
-
 def _overlay(volume: Volume, prediction: NDArray[np.unsignedinteger[Any]]) -> str:
     """Draw the slice with most wrong pixels, as a base64 PNG: the image, the reference on it, the prediction on it."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    reference = np.asarray(volume.label)
+    reference = volume.read_label()
+    if reference is None:  # what is scored has a label, and a run whose volumes changed is not pictured
+        message = f"{volume.id} has no label, and a run was scored on it. Ingest the volume with its label again."
+        raise DamagedStore(message)
     worst = int(np.argmax((reference != prediction).sum(axis=(1, 2))))
-    image = np.asarray(volume.image[worst, 0], dtype=np.float32)
+    image = volume.read_slice(worst)[0].astype(np.float32)
     rows, columns = image.shape
     pixel_aspect = 1.0 if volume.spacing_mm is None else volume.spacing_mm[1] / volume.spacing_mm[2]
     height = _PICTURE_INCHES / 3 * float(np.clip(pixel_aspect * rows / columns, *_PANEL_HEIGHT_OVER_WIDTH))

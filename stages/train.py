@@ -5,13 +5,15 @@ Shapes: N slices, C channels, h w cells of the embedding, G cells of the logit g
 
 from __future__ import annotations
 
-import os
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from ..heads.base import (
@@ -41,6 +43,7 @@ from ..store.workspace import Workspace
 # Features of the draw are kept in memory when they take no more than this share of what is free.
 _MEMORY_SHARE = 0.5
 _VALIDATION_BATCH = 32
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,16 +65,13 @@ class TrainOptions:
 
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:
-    """Return a split, made and kept when first needed; new labelled subjects join its pool."""
+    """Return a split, made when first needed; new labelled subjects join its pool. `train` keeps it."""
     labelled = {volume.subject for volume in workspace.volumes.values() if volume.labelled}
     kept = workspace.split(name)
     if kept is None and name != "default":
         message = f"no split {name!r} in {workspace.path}. Without --split the default one is made."
         raise UsageError(message)
-    split = make_split(labelled, name=name) if kept is None else kept.joined_by(labelled)
-    if split != kept:
-        workspace.keep_split(split)
-    return split
+    return make_split(labelled, name=name) if kept is None else kept.joined_by(labelled)
 
 
 def settings_of(
@@ -155,6 +155,8 @@ def train(
             seed=options.seed,
         )
     )
+    if split != workspace.split(split.name):
+        workspace.keep_split(split)
     settings = settings_of(workspace, embeddings, head.config, draw, options)
     if settings.run_id in workspace.runs:
         return workspace.runs[settings.run_id]
@@ -171,7 +173,9 @@ def train(
             progress("fitting", step.number + 1, options.fit.steps)
     seconds["fitting"] = time.perf_counter() - started
 
-    with published_folder(workspace.path / "runs" / settings.run_id) as part:
+    folder = workspace.path / "runs" / settings.run_id
+    # The same run, trained by somebody else meanwhile, stays.
+    with published_folder(folder, keep=(folder / "run.json").exists) as part:
         started = time.perf_counter()
         scored = []
         for number, volume in enumerate(test):
@@ -180,6 +184,7 @@ def train(
             scored.append(judge(volume, prediction))
             progress("scoring", number + 1, len(test))
         seconds["scoring"] = time.perf_counter() - started
+        weights = head_bytes(head)
         record = {
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "steps": len(steps),
@@ -189,6 +194,7 @@ def train(
             "features_streamed": training.streamed,
             "peak_memory_bytes": peak_memory_bytes(),
             "device": options.device,
+            "head_sha256": hashlib.sha256(weights).hexdigest(),
             "code_version": code_version(),
             "torch_version": torch.__version__,
             "encoder_recipe": embeddings.recipe.to_json(),
@@ -197,7 +203,7 @@ def train(
         }
         scores = [volume.to_json() for volume in scored]
         manifest = {"settings": settings.to_json(), "record": record, "scores": scores}
-        (part / "head.safetensors").write_bytes(head_bytes(head))
+        (part / "head.safetensors").write_bytes(weights)
         (part / "steps.json").write_bytes(readable_json([step.to_json() for step in steps]))
         (part / "run.json").write_bytes(readable_json(manifest))
     return workspace.runs[settings.run_id]
@@ -205,7 +211,7 @@ def train(
 
 def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
     """Return the encoder's own mask decoder, which `embed` kept beside the recipe, or None."""
-    data = embeddings.kept(MASK_DECODER_FILE)
+    data = embeddings.attachment(MASK_DECODER_FILE)
     return None if data is None else MaskDecoderWeights.from_bytes(data)
 
 
@@ -259,5 +265,8 @@ def _repeatable(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _free_memory_bytes() -> int:
-    pages = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else os.sysconf("SC_PHYS_PAGES")
-    return int(pages * os.sysconf("SC_PAGE_SIZE") * _MEMORY_SHARE)
+    free = psutil.virtual_memory().available
+    if _CGROUP_LIMIT.exists() and (limit := _CGROUP_LIMIT.read_text().strip()).isdecimal():
+        # Inside a container the machine's memory is not ours.
+        free = min(free, int(limit) - psutil.Process().memory_info().rss)
+    return int(free * _MEMORY_SHARE)

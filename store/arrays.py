@@ -60,5 +60,15 @@ def write_array(
 
 
 def open_array(path: Path) -> zarr.Array[Any]:
-    """Open an array for reading; what `TORN_ARRAY` lists is raised for one that is missing or torn."""
-    return zarr.open_array(path, mode="r")
+    """Open an array for reading; what `TORN_ARRAY` lists is raised for one that is missing or torn.
+
+    zarr reads a file that is gone as zeros, so every file is looked for.
+    """
+    array = zarr.open_array(path, mode="r")
+    shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
+    for number in range(shards):
+        file = path / ".".join([str(number), *["0"] * (array.ndim - 1)])
+        if not file.exists():
+            message = f"{file} is missing"
+            raise FileNotFoundError(message)
+    return array

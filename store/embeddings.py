@@ -5,6 +5,7 @@ Shapes: N rows, C channels, h w cells of the embedding's grid.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -58,11 +59,21 @@ class Embeddings:
     ``features[volume_id]`` gives the rows of a volume in the order of its slices.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, volumes: Mapping[str, Volume], *, trained: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        volumes: Mapping[str, Volume],
+        *,
+        trained: bool,
+        attachments: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.recipe = recipe
         #: False where the encoder's weights came from a seed; every table says so.
         self.trained = trained
+        #: sha256 of each file kept beside the recipe, by its name.
+        self.attachments = dict(attachments or {})
         self.journal = Journal(folder / "journal")
         self._volumes = volumes
 
@@ -77,7 +88,7 @@ class Embeddings:
         """
         path = folder / "recipe.json"
         remedy = "Restore it, or remove the folder and run `samkit embed`."
-        kept = check_fields(path, read_json(path), ("id", "recipe", "tolerance", "trained"), remedy)
+        kept = check_fields(path, read_json(path), ("id", "recipe", "tolerance", "trained", "attachments"), remedy)
         recipe = Recipe.from_json(kept["recipe"])
         if recipe.folder_name != folder.name:
             message = (
@@ -85,14 +96,37 @@ class Embeddings:
                 f"no row of it is used. Restore the name, or remove the folder and run `samkit embed`."
             )
             raise DamagedStore(message)
-        return cls(folder, recipe, volumes, trained=bool(kept["trained"]))
+        return cls(folder, recipe, volumes, trained=bool(kept["trained"]), attachments=dict(kept["attachments"]))
 
     @classmethod
-    def create(cls, folder: Path, recipe: Recipe, volumes: Mapping[str, Volume], *, trained: bool) -> Embeddings:
-        """Write ``recipe.json`` before the first row, and open the folder."""
-        kept = {"id": recipe.id, "recipe": recipe.to_json(), "tolerance": recipe.tolerance, "trained": trained}
-        publish(folder / "recipe.json", readable_json(kept))
-        return cls(folder, recipe, volumes, trained=trained)
+    def create(
+        cls,
+        folder: Path,
+        recipe: Recipe,
+        volumes: Mapping[str, Volume],
+        *,
+        trained: bool,
+        attachments: Mapping[str, bytes] | None = None,
+    ) -> Embeddings:
+        """Write ``recipe.json`` before the first row, and open the folder.
+
+        Parameters
+        ----------
+        attachments
+            Files to keep beside the recipe, by name: the encoder's mask decoder, for heads that start from it.
+        """
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in (attachments or {}).items()}
+        for name, data in (attachments or {}).items():
+            publish(folder / name, data)
+        kept = {
+            "id": recipe.id,
+            "recipe": recipe.to_json(),
+            "tolerance": recipe.tolerance,
+            "trained": trained,
+            "attachments": digests,
+        }
+        publish_if_absent(folder / "recipe.json", readable_json(kept))
+        return cls.open(folder, volumes)
 
     # -- the compute class -------------------------------------------------------------------------
 
@@ -103,17 +137,28 @@ class Embeddings:
         return dict(read_json(path)) if path.exists() else None
 
     def fix_compute(self, compute: Mapping[str, Any]) -> None:
-        """Keep the compute class beside the recipe, for every later shard."""
-        publish(self.folder / "compute.json", readable_json(dict(compute)))
+        """Keep the compute class beside the recipe, for every later shard; one that stands already stays."""
+        publish_if_absent(self.folder / "compute.json", readable_json(dict(compute)))
 
-    def keep(self, name: str, data: bytes) -> None:
-        """Keep a file beside the recipe, once: the encoder's mask decoder, for heads that start from it."""
-        publish_if_absent(self.folder / name, data)
+    def attachment(self, name: str) -> bytes | None:
+        """Return a file kept beside the recipe, verified; None where the recipe has none of that name.
 
-    def kept(self, name: str) -> bytes | None:
-        """Return a file kept beside the recipe, or None."""
+        Raises
+        ------
+        DamagedStore
+            When the file is gone or is not what was kept.
+        """
+        if name not in self.attachments:
+            return None
         path = self.folder / name
-        return path.read_bytes() if path.exists() else None
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != self.attachments[name]:
+            message = (
+                f"{path}: missing, or not what was kept there. Restore it from a copy, or remove the folder "
+                f"{self.folder.name} and run `samkit embed`."
+            )
+            raise DamagedStore(message)
+        return data
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -242,8 +287,7 @@ class Embeddings:
                 f"of recipe {self.recipe.id}; nothing was written. Plan the shards again: samkit embed"
             )
             raise StoreError(message)
-        self.journal.refresh()
-        if plan.id in self.journal.records:
+        if self.journal.look_for(plan.id):
             # Another writer was faster; a committed shard is never touched.
             return self.journal.records[plan.id]
         checksums = tuple(row_checksum(row) for row in rows)
@@ -272,8 +316,7 @@ class Embeddings:
         It stays once a record exists. Before that, data equal to ours stays too: another writer, about to commit
         it, must not find it gone. Anything else is a leftover, of a kill or of a disk fault.
         """
-        self.journal.refresh()
-        if plan.id in self.journal.records:
+        if self.journal.look_for(plan.id):
             return True
         try:
             lying = np.asarray(open_array(self.folder / "features" / plan.id)[:])

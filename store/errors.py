@@ -17,6 +17,7 @@ SamkitError                    exit code 1
     MissingEmbeddings          rows that no journal record lists               also a KeyError
     MissingRun                 no such run, or several                         also a KeyError
   DeviceError                  the device asked for is not there
+  FitDiverged                  training a head left the finite numbers
 
 A message names the place, both values, the likely cause and what to type next.
 The command line prints it without a traceback and leaves with ``exit_code``.
@@ -27,6 +28,7 @@ from __future__ import annotations
 __all__ = [
     "DamagedStore",
     "DeviceError",
+    "FitDiverged",
     "GeometryMismatch",
     "IdentifierTaken",
     "InputError",
@@ -120,6 +122,10 @@ class MissingRun(StoreError, KeyError):
 
 class DeviceError(SamkitError):
     """The device asked for is not there, or too small."""
+
+
+class FitDiverged(SamkitError):
+    """The loss of a head is not finite; a lower learning rate is the usual cure."""
 
 
 class SamkitWarning(UserWarning):

@@ -8,6 +8,7 @@ reader ever looks at.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -137,6 +138,15 @@ def published_folder(path: Path, keep: Callable[[], bool] = lambda: False) -> It
                 # Not found: another writer has just retired it; whoever moves first now is asked about in turn.
                 path.replace(retired)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block; the system lets go of the lock when its process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def size_bytes(folder: Path) -> int:

@@ -110,6 +110,13 @@ class Journal:
             if path.stem not in self.records and not path.name.startswith("."):
                 self._learn(_read_record(path))
 
+    def look_for(self, shard: str) -> bool:
+        """Whether a shard has a record by now, looking for it alone: a listing costs more with every shard."""
+        path = self.folder / f"{shard}.json"
+        if shard not in self.records and path.exists():
+            self._learn(_read_record(path))
+        return shard in self.records
+
     def __contains__(self, key: RowKey) -> bool:
         return key in self._places
 

@@ -17,6 +17,7 @@ from .arrays import TORN_ARRAY, open_array
 from .errors import DamagedStore, MissingRun, UsageError
 from .files import read_json
 from .keys import content_id
+from .slices import Volume
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class RunSettings:
     #: `Volume.content` of each volume scored: another reference is another result.
     scored_volumes: Mapping[str, str]
     label_names: Mapping[int, str]
-    #: Steps, batch, learning rate and the like, see `stages.train.TrainOptions`.
+    #: Steps, batch, learning rate and the like, see `heads.fitting.FitOptions`.
     training: Mapping[str, Any]
     seed: int
 
@@ -72,7 +73,7 @@ class Run:
         manifest = read_json(folder / "run.json")
         try:
             self.settings = RunSettings.from_json(manifest["settings"])
-            #: seconds, peak memory, steps done, code version, ingest recipe, frame of the encoder, ...
+            #: seconds, peak memory, steps done, code version, the encoder's and the ingest recipe, ...
             self.record: dict[str, Any] = manifest["record"]
             #: One entry a scored volume: id, subject, shape, scores by class, accuracy.
             self.scores: list[dict[str, Any]] = manifest["scores"]
@@ -161,6 +162,18 @@ class Runs(Mapping[str, Run]):
         return [
             path.name for path in sorted(folders, key=lambda path: ((path / "run.json").stat().st_mtime_ns, path.name))
         ]
+
+
+def stale_because(run: Run, volumes: Mapping[str, Volume]) -> str | None:
+    """Say why a run no longer describes the volumes of its workspace, or None while it does."""
+    for volume_id, content in {**run.settings.drawn_volumes, **run.settings.scored_volumes}.items():
+        if volume_id not in volumes:
+            return f"{volume_id} is gone"
+        now = volumes[volume_id].content
+        if now != content:
+            what = "slices" if now.split("/")[0] != content.split("/")[0] else "label"
+            return f"the {what} of {volume_id} changed"
+    return None
 
 
 def check_name(kind: str, name: str, known: Sequence[str]) -> None:

@@ -197,6 +197,10 @@ class Volume:
             self._damaged("label", "not what was ingested: it does not match its digest")
         return label
 
+    def intact(self) -> bool:
+        """Whether all slices and the label are on the disk as they were ingested."""
+        return _holds(self._folder, [*self.slice_digests, self.record.label_digest])
+
     def _open(self, name: str) -> zarr.Array[Any]:
         try:
             return open_array(self._folder / name)
@@ -205,8 +209,8 @@ class Volume:
 
     def _damaged(self, name: str, what: str) -> NoReturn:
         message = (
-            f"{self.id}: its {name} at {self._folder / name} is {what}. Restore that folder from a copy, "
-            f"or ingest the volume's source into another workspace: samkit ingest SOURCE --workspace NAME"
+            f"{self.id}: its {name} at {self._folder / name} is {what}. "
+            f"Ingest its source again: samkit ingest writes what is damaged anew."
         )
         raise DamagedStore(message)
 

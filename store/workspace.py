@@ -13,7 +13,7 @@ from typing import Any
 
 from .embeddings import Embeddings
 from .errors import DamagedStore, MissingEmbeddings, NewerFormat, NotAWorkspace, UsageError
-from .files import check_fields, publish, read_json, readable_json
+from .files import canonical_json, check_fields, exclusive, publish, read_json, readable_json
 from .keys import FORMAT_VERSION, Recipe
 from .runs import Runs, check_name
 from .slices import Volume, VolumeRecord
@@ -73,6 +73,13 @@ class Workspace:
         UsageError
             When ``path`` is a URL.
         """
+        cls.check_place(path)
+        publish(path / "workspace.json", readable_json(_description(label_names)))
+        return cls(path)
+
+    @staticmethod
+    def check_place(path: Path) -> None:
+        """Refuse a place where no workspace can be made; see `create`."""
         _refuse_url(path)
         if path.is_file() or (path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())):
             message = (
@@ -80,8 +87,6 @@ class Workspace:
                 f"Name another place: --workspace NAME"
             )
             raise NotAWorkspace(message)
-        publish(path / "workspace.json", readable_json(_description(label_names)))
-        return cls(path)
 
     # -- the dataset -------------------------------------------------------------------------------
 
@@ -105,10 +110,12 @@ class Workspace:
 
     def commit_volumes(self, records: Iterable[VolumeRecord]) -> None:
         """Add or replace volumes in the index; their pixels must be on the disk already."""
-        index = {record.id: record for record in self._records()}
-        index.update({record.id: record for record in records})
-        ordered = [index[volume_id].to_json() for volume_id in sorted(index)]
-        publish(self.path / "volumes.json", readable_json({"format": FORMAT_VERSION, "volumes": ordered}))
+        # Two ingests at once: each adds to what the other has written, one after the other.
+        with exclusive(self.path / ".volumes.lock"):
+            index = {record.id: record for record in self._records()}
+            index.update({record.id: record for record in records})
+            lines = ",\n".join(canonical_json(index[volume_id].to_json()) for volume_id in sorted(index))
+            publish(self.path / "volumes.json", f'{{"format":{FORMAT_VERSION},"volumes":[\n{lines}\n]}}\n'.encode())
         self._volumes = None
 
     def _records(self) -> list[VolumeRecord]:
@@ -126,17 +133,21 @@ class Workspace:
 
     # -- embeddings --------------------------------------------------------------------------------
 
-    def recipes(self) -> dict[str, Embeddings]:
-        """Return all embeddings by recipe id, oldest first."""
+    def recipes(self, pattern: str = "[!.]*") -> dict[str, Embeddings]:
+        """Return all embeddings by recipe id, oldest first; ``pattern`` chooses folders below ``embeddings/``."""
         folder = self.path / "embeddings"
         if not folder.is_dir():
             return {}
-        kept = sorted(folder.glob("[!.]*/recipe.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name))
+        kept = sorted(
+            folder.glob(f"{pattern}/recipe.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name)
+        )
         opened = [Embeddings.open(path.parent, self.volumes) for path in kept]
         return {embeddings.recipe.id: embeddings for embeddings in opened}
 
     def embeddings(self, name: str | None = None) -> Embeddings:
         """Open the embeddings of an encoder's newest recipe, or of one recipe by its id.
+
+        A recipe under which every slice has a row goes before one that was begun and left.
 
         Parameters
         ----------
@@ -148,21 +159,25 @@ class Workspace:
         KeyError
             When nothing has been embedded under that name; what there is is listed.
         """
-        recipes = list(self.recipes().values())
-        chosen = [kept for kept in recipes if name in (None, kept.recipe.encoder, kept.recipe.id, kept.folder.name)]
+        patterns = ["[!.]*"] if name is None else [f"{name}--*", f"*--{name}", name]
+        chosen = [kept for pattern in patterns for kept in self.recipes(pattern).values()]
         if not chosen:
-            there = ", ".join(found.folder.name for found in recipes) or "none yet"
+            there = ", ".join(found.folder.name for found in self.recipes().values()) or "none yet"
             wanted = "nothing has been embedded" if name is None else f"no embeddings of {name!r}"
             message = f"{self.path}: {wanted}; there are: {there}. Run `samkit embed`."
             raise MissingEmbeddings(message)
-        return chosen[-1]
+        wanted_keys = [key for volume in self.volumes.values() for key in volume.row_keys()]
+        complete = [kept for kept in chosen if not kept.journal.missing(wanted_keys)]
+        return (complete or chosen)[-1]
 
-    def create_embeddings(self, recipe: Recipe, *, trained: bool) -> Embeddings:
+    def create_embeddings(
+        self, recipe: Recipe, *, trained: bool, attachments: Mapping[str, bytes] | None = None
+    ) -> Embeddings:
         """Open the embeddings of a recipe, writing ``recipe.json`` if it is a new one."""
         folder = self.path / "embeddings" / recipe.folder_name
         if (folder / "recipe.json").exists():
             return Embeddings.open(folder, self.volumes)
-        return Embeddings.create(folder, recipe, self.volumes, trained=trained)
+        return Embeddings.create(folder, recipe, self.volumes, trained=trained, attachments=attachments)
 
     # -- splits and runs ---------------------------------------------------------------------------
 

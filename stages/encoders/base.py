@@ -17,8 +17,6 @@ from ...store.errors import SamkitWarning
 from ...store.keys import Recipe
 from ...store.runs import check_name
 
-DEFAULT_ENCODER = "nano"
-
 
 class Encoder(Protocol):
     """Turns slices into embeddings.

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import shutil
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,10 +105,22 @@ def _read_pytorch(path: Path) -> object:
             f"(torch.save(model.state_dict(), FILE)) or as safetensors."
         )
         raise WeightsError(message) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    # What torch raises for bytes that are no checkpoint depends on where its parser stumbles.
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
         message = (
             f"{path}: cannot be read as a PyTorch checkpoint: {str(error).splitlines()[0] if str(error) else 'empty'}. "
-            f"It is probably truncated (it has {path.stat().st_size} bytes). Copy or download it again."
+            f"It is truncated (it has {path.stat().st_size} bytes) or no checkpoint at all. Copy or download it again."
         )
         raise WeightsError(message) from error
 

@@ -89,6 +89,9 @@ class Window:
         return f"{self.width:g}/{self.level:g}"
 
 
+# Soft tissue alone spans 100 HU, a quarter of its window; images already scaled to [0, 1] span 0.3 % of it.
+_LEAST_COVERED = 0.02
+
 _HOW = "for example --window 400/40 (width 400, level 40: -160 to 240 HU, soft tissue) or --window 1500/-600 (lung)."
 
 
@@ -208,6 +211,14 @@ def choose_intensity(
                 f"{place}: all values ({lowest:g} to {highest:g}) lie outside the window {window} "
                 f"({window.low:g} to {window.high:g}), so nothing would be visible. Is it a CT in Hounsfield units? "
                 f"Without --window, or with --intensity percentiles, the values choose their own scale."
+            )
+            raise UnusableVoxels(message)
+        covered = min(highest, window.high) - max(lowest, window.low)
+        if covered < _LEAST_COVERED * window.width:
+            message = (
+                f"{place}: its values ({lowest:g} to {highest:g}) cover {100 * covered / window.width:.1g} % of the "
+                f"window {window} ({window.low:g} to {window.high:g}), so it would be one flat grey. "
+                f"It is probably not in Hounsfield units: leave --window out, and the values choose their own scale."
             )
             raise UnusableVoxels(message)
         return Intensity(rule="window", low=window.low, high=window.high)

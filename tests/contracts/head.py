@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from examples.runs import keep_head
 from torch import Tensor
 
 from samkit.heads.base import Head, HeadContext, find_head, head_bytes, load_head
@@ -77,10 +78,7 @@ class HeadContract:
 
     def test_a_kept_head_answers_bitwise_as_before(self, tmp_path: Path):
         head = self.built(seed=5)
-        settings = {"head": head.name, "head_config": head.config}
-        (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
-        (tmp_path / "head.safetensors").write_bytes(head_bytes(head))
-        loaded = load_head(tmp_path)
+        loaded = load_head(keep_head(tmp_path / "run", head))
         assert not loaded.training
         assert torch.equal(loaded(self.features()), head(self.features()))
 

@@ -1,9 +1,8 @@
 """Heads are found by name, and what is loaded is what was kept, or a refusal."""
 
-import json
-
 import pytest
 import torch
+from examples.runs import keep_head
 
 from samkit.heads.base import (
     HeadContext,
@@ -16,13 +15,6 @@ from samkit.heads.base import (
 )
 from samkit.heads.linear import Linear
 from samkit.store.errors import DamagedStore, UsageError
-
-
-def kept_head(folder, head):
-    folder.mkdir(exist_ok=True)
-    (folder / "head.safetensors").write_bytes(head_bytes(head))
-    (folder / "run.json").write_text(json.dumps({"settings": {"head": head.name, "head_config": head.config}}))
-    return folder
 
 
 def small_linear(class_count=2):
@@ -44,7 +36,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
 
 
 def test_missing_weights_are_refused(tmp_path):
-    folder = kept_head(tmp_path / "run", small_linear())
+    folder = keep_head(tmp_path / "run", small_linear())
     (folder / "head.safetensors").unlink()
     with pytest.raises(DamagedStore, match=r"head\.safetensors"):
         load_head(folder)
@@ -52,17 +44,17 @@ def test_missing_weights_are_refused(tmp_path):
 
 @pytest.mark.parametrize("length", [0, 5, 200, -1])
 def test_weights_that_were_cut_short_are_refused(tmp_path, length):
-    folder = kept_head(tmp_path / "run", small_linear())
+    folder = keep_head(tmp_path / "run", small_linear())
     whole = (folder / "head.safetensors").read_bytes()
     (folder / "head.safetensors").write_bytes(whole[:length])
-    with pytest.raises(DamagedStore, match="torn"):
+    with pytest.raises(DamagedStore, match="not the weights that were kept"):
         load_head(folder)
 
 
 def test_weights_of_another_head_are_refused(tmp_path):
-    folder = kept_head(tmp_path / "run", small_linear(class_count=2))
+    folder = keep_head(tmp_path / "run", small_linear(class_count=2))
     (folder / "head.safetensors").write_bytes(head_bytes(small_linear(class_count=5)))
-    with pytest.raises(DamagedStore, match="of another head"):
+    with pytest.raises(DamagedStore, match="not the weights that were kept"):
         load_head(folder)
 
 
@@ -97,3 +89,12 @@ def test_random_numbers_outside_the_block_go_on_as_before():
     with seeded(11):
         torch.rand(100)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_flipped_bit_of_the_weights_is_damage_and_never_another_head(tmp_path):
+    folder = keep_head(tmp_path / "run", small_linear())
+    data = bytearray((folder / "head.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "head.safetensors").write_bytes(bytes(data))
+    with pytest.raises(DamagedStore, match="not the weights that were kept"):
+        load_head(folder)

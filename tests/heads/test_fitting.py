@@ -195,4 +195,4 @@ def test_validation_sees_the_head_in_eval_mode_and_training_goes_on_in_train_mod
 
 def test_options_survive_json():
     options = FitOptions(steps=7, weight_decay=0.2)
-    assert FitOptions.from_json(options.to_json()) == options
+    assert FitOptions(**options.to_json()) == options

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
 import samkit as package
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
 
 
-def test_two_workers_write_the_rows_that_one_process_writes(samkit, tmp_path, rows_of):
+@pytest.fixture
+def threads():
+    """Put the number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_workers_write_the_rows_that_one_process_writes(threads, samkit, tmp_path, rows_of):
     for seed in range(2):  # 80 slices: two shards, so that both workers have one
         phantom = draw_subject(seed, shape=(40, 24, 24), spacing_mm=(9.0, 9.0, 9.0))
         write_nifti_pair(tmp_path / "data", f"p{seed}", phantom)
     for workers in ("1", "2"):
+        # Two workers share the threads; one process is given as many as one of them, for one compute class.
+        torch.set_num_threads(int(workers))
         flag = ("--workspace", tmp_path / f"by-{workers}")
         assert samkit("ingest", tmp_path / "data", *flag).code == 0
         ended = samkit("embed", "--size", "64", "--workers", workers, *flag)

@@ -161,3 +161,51 @@ def test_no_command_writes_outside_the_workspace_and_what_was_named(samkit, fini
     before = files_of(finished.data)
     samkit("predict", "latest", "--output", tmp_path / "masks", *finished.flag)
     assert files_of(finished.data) == before
+
+
+# -- going on --------------------------------------------------------------------------------------
+
+
+def test_embed_without_flags_goes_on_with_the_recipe_that_is_there(samkit, job):
+    ended = samkit("embed", *job.flag)
+    assert ended.code == 0
+    assert "0 to compute" in ended.said
+    assert len(package.open_workspace(job.workspace).recipes()) == 1
+
+
+def test_a_recipe_that_was_begun_and_left_is_not_taken_for_training(samkit, job):
+    complete = package.open_workspace(job.workspace).embeddings("nano").recipe.id
+    samkit("embed", "--size", "48", *job.flag)
+    begun = package.open_workspace(job.workspace).embeddings("nano")
+    for record in (begun.folder / "journal").glob("*.json"):
+        record.unlink()
+    assert package.open_workspace(job.workspace).embeddings("nano").recipe.id == complete
+
+
+def test_status_names_the_recipe_that_lacks_rows(samkit, job):
+    embeddings = package.open_workspace(job.workspace).embeddings("nano")
+    next((embeddings.folder / "journal").glob("*.json")).unlink()
+    assert f"next: samkit embed --recipe {embeddings.recipe.id}" in samkit("status", *job.flag).said
+
+
+def test_a_slice_that_cannot_be_read_costs_its_shard_and_is_named(samkit, job):
+    workspace = package.open_workspace(job.workspace)
+    volume = next(iter(workspace.volumes.values()))
+    (workspace.path / volume.record.pixels / "image" / "0.0.0.0").unlink()
+    ended = samkit("embed", "--size", "48", *job.flag)
+    assert ended.code == 3
+    assert volume.id in ended.err
+    assert "Traceback" not in ended.said
+
+
+def test_a_fit_that_diverges_says_at_which_step_and_what_to_try(samkit, job):
+    ended = samkit(*TRAIN[:-1], "40", "--learning-rate", "1e18", *job.flag)
+    assert ended.code == 1
+    assert "the fit has diverged" in ended.err
+    assert "--learning-rate 1e+17" in ended.err
+
+
+def test_a_refusal_names_the_workspace_for_the_command_it_suggests(samkit, ingested):
+    ended = samkit("train-head", "linear", "--volumes", "1", *ingested.flag)
+    assert ended.code == 1
+    assert f"--workspace {ingested.workspace}" in ended.err

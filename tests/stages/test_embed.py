@@ -175,7 +175,7 @@ def test_the_compute_class_is_fixed_once(workspace, tiny):
 
 
 def test_the_mask_decoder_is_kept_beside_the_rows(workspace, tiny):
-    kept = prepare_embeddings(workspace, tiny, "cpu").kept(MASK_DECODER_FILE)
+    kept = prepare_embeddings(workspace, tiny, "cpu").attachment(MASK_DECODER_FILE)
     back = MaskDecoderWeights.from_bytes(kept)
     assert back.decoder.keys() == tiny.mask_decoder.decoder.keys()
     assert not back.trained

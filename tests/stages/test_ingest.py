@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -297,3 +298,78 @@ def test_names_that_are_written_as_a_flag_are_read_back(names):
 def test_a_text_without_an_equals_sign_names_nothing(text):
     with pytest.raises(UsageError):
         parse_labels(text)
+
+
+# -- what a second ingest may and may not change -----------------------------------------------------
+
+
+def test_numbers_may_be_given_names_by_ingesting_the_dataset_again(samkit, data):
+    samkit("ingest", data)
+    assert samkit("ingest", data, "--labels", "1=tumour").code == 0
+    assert package.open_workspace().label_names == {1: "tumour"}
+
+
+def test_names_stay_once_a_run_was_trained_on_them(samkit, data):
+    samkit("ingest", data)
+    samkit("embed", "--size", "64")
+    samkit("train-head", "linear", "--volumes", "1", "--steps", "2")
+    ended = samkit("ingest", data, "--labels", "1=tumour")
+    assert ended.code == 1
+    assert package.open_workspace().label_names == {1: "1"}
+
+
+def test_a_source_that_is_there_under_another_id_is_refused(samkit, data):
+    samkit("ingest", data)
+    before = list(package.open_workspace().volumes)
+    ended = samkit("ingest", data / "images/a.nii.gz")
+    assert ended.code == 3
+    assert "this source is in the workspace already, as a" in ended.said
+    assert list(package.open_workspace().volumes) == before
+
+
+def test_the_same_slices_under_another_subject_are_pointed_out(samkit, data):
+    for kind in ("images", "labels"):
+        shutil.copy(data / kind / "a.nii.gz", data / kind / "z.nii.gz")
+    assert "the same slices as a of another subject" in samkit("ingest", data).said
+
+
+def test_a_volume_whose_pixels_were_lost_is_written_anew(samkit, data):
+    samkit("ingest", data)
+    volume = package.open_workspace().volumes["a"]
+    shutil.rmtree(package.open_workspace().path / volume.record.pixels)
+    assert "repaired" in samkit("ingest", data).said
+    assert package.open_workspace().volumes["a"].intact()
+
+
+def test_what_changed_in_the_scale_is_said(samkit, data):
+    samkit("ingest", data)
+    assert "scale: percentiles -> window 300/150" in samkit("ingest", data, "--window", "300/150").said
+
+
+def test_a_window_that_the_values_hardly_cover_is_refused(samkit, data):
+    ended = samkit("ingest", data, "--window", "90000/40")
+    assert ended.code == 3
+    assert "one flat grey" in ended.said
+
+
+def test_two_ingests_at_once_lose_no_volume(data):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from samkit.store.workspace import Workspace
+
+    workspace = Workspace.create(data.parent / "two")
+    one = next(iter(_ingested(data).volumes.values())).record
+
+    def commit(number):
+        Workspace(workspace.path).commit_volumes([dataclasses.replace(one, id=f"v{number}")])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(commit, range(24)))
+    assert len(Workspace(workspace.path).volumes) == 24
+
+
+def _ingested(data):
+    from samkit.pipeline.cli import run
+
+    run(["ingest", str(data)])
+    return package.open_workspace()

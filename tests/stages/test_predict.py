@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -112,7 +114,7 @@ def test_a_mask_holds_label_values_where_its_source_has_them(trained, masks, nam
 def test_the_score_printed_is_that_of_the_file_written(samkit, trained, masks):
     """SimpleITK finds the Dice of the table between the mask and the label on disk: nothing is mirrored."""
     data, workspace = trained
-    said = samkit("predict", "latest", "--output", masks, "--workspace", workspace).out
+    said = samkit("predict", "latest", "--output", masks, "--overwrite", "--workspace", workspace).out
     for name in GEOMETRIES:
         overlap = sitk.LabelOverlapMeasuresImageFilter()
         overlap.Execute(
@@ -210,6 +212,146 @@ def test_volumes_the_head_was_trained_on_are_marked(samkit, trained, tmp_path):
     out = samkit("predict", "latest", "--output", tmp_path / "m", "--workspace", workspace).out
     marked = {line.split()[0] for line in out.splitlines() if "trained on" in line and ".nii.gz" in line}
     assert marked == set(run.settings.drawn)
+
+
+def test_new_files_the_head_was_trained_on_are_marked_whatever_they_are_called(samkit, trained, tmp_path):
+    data, workspace = trained
+    (run,) = package.open_workspace(workspace).runs.values()
+    (drawn,) = run.settings.drawn
+    other = next(name for name in GEOMETRIES if name != drawn)
+    for source, name in ((drawn, "renamed"), (other, drawn)):
+        for kind in ("images", "labels"):
+            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / f"{kind}/{source}.nii.gz", tmp_path / f"d/{kind}/{name}.nii.gz")
+    out = samkit("predict", "latest", tmp_path / "d", "--output", tmp_path / "m", "--workspace", workspace).out
+    lines = [line for line in out.splitlines() if "trained on" in line]
+    assert lines
+    assert "renamed" in lines[0]
+    assert drawn not in {line.split()[0] for line in lines}
+
+
+# -- what is there already -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_masks_that_are_there_are_replaced_only_when_asked(samkit, trained, tmp_path, new):
+    data, workspace = trained
+    source = [data] if new else []
+    command = ("predict", "latest", *source, "--output", tmp_path / "m", "--workspace", workspace)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/RAS.nii.gz").write_bytes(b"mine")
+    ended = samkit(*command)
+    assert ended.code == 2
+    assert "RAS.nii.gz: there already" in ended.said
+    assert "--overwrite" in ended.said
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["RAS.nii.gz"]
+    assert (tmp_path / "m/RAS.nii.gz").read_bytes() == b"mine"
+    assert samkit(*command, "--overwrite").code == 0
+    assert nib.load(tmp_path / "m/RAS.nii.gz").shape
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("through", ["folder", "link"])
+def test_source_files_are_never_replaced(samkit, trained, files_below, tmp_path, flags, kind, through):
+    shutil.copytree(trained[0], tmp_path / "d")
+    before = files_below(tmp_path / "d")
+    output = tmp_path / "d" / kind
+    if through == "link":
+        (tmp_path / "link").symlink_to(output)
+        output = tmp_path / "link"
+    ended = samkit("predict", "latest", tmp_path / "d", "-o", output, "--workspace", trained[1], *flags)
+    assert ended.code == 2
+    assert "these are source files" in ended.said
+    assert "and 2 more" in ended.said
+    assert files_below(tmp_path / "d") == before
+
+
+def test_images_of_the_workspace_are_never_replaced(samkit, trained, files_below):
+    data, workspace = trained
+    before = files_below(data)
+    ended = samkit("predict", "latest", "-o", data / "images", "--overwrite", "--workspace", workspace)
+    assert ended.code == 2
+    assert "these are source files" in ended.said
+    assert files_below(data) == before
+
+
+@pytest.fixture
+def files_below():
+    """Every file below a folder with its bytes."""
+    return lambda folder: {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# -- names of masks and scratch --------------------------------------------------------------------
+
+
+def test_masks_of_loose_files_are_called_as_their_files_are(samkit, trained, tmp_path):
+    for name in ("patient one", "b"):
+        image, _ = write_nifti_pair(tmp_path / name, "x", draw_subject(3, shape=SHAPE, spacing_mm=SPACING_MM))
+        (tmp_path / "d").mkdir(exist_ok=True)
+        shutil.copy(image, tmp_path / f"d/{name}.nii.gz")
+    ended = samkit("predict", "latest", tmp_path / "d", "-o", tmp_path / "m", "--workspace", trained[1])
+    assert ended.code == 0
+    # Nothing else: the scratch is gone.
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["b.nii.gz", "patient one.nii.gz"]
+
+
+def test_two_files_of_one_name_keep_their_ids(samkit, trained, tmp_path):
+    for seed, folder in enumerate(("a", "b")):
+        image, _ = write_nifti_pair(tmp_path / folder, "x", draw_subject(seed, shape=SHAPE, spacing_mm=SPACING_MM))
+        (tmp_path / "d" / folder).mkdir(parents=True)
+        shutil.copy(image, tmp_path / "d" / folder / "scan.nii.gz")
+    ended = samkit("predict", "latest", tmp_path / "d", "-o", tmp_path / "m", "--workspace", trained[1])
+    assert ended.code == 0
+    names = [path.name for path in (tmp_path / "m").iterdir()]
+    assert len(names) == 2
+    assert all(re.fullmatch(r"v[0-9a-f]{12}\.nii\.gz", name) for name in names)
+
+
+def test_scratch_lies_in_the_output_and_goes_with_what_failed(samkit, trained, tmp_path, monkeypatch):
+    from samkit.pipeline import commands
+    from samkit.store.errors import InputError
+
+    seen: list[Path] = []
+
+    def fail(workspace: package.Workspace, *_: object) -> None:
+        seen.append(workspace.path)
+        message = "as if it had failed"
+        raise InputError(message)
+
+    monkeypatch.setattr(commands, "embed_all", fail)
+    ended = samkit("predict", "latest", trained[0], "-o", tmp_path / "m", "--workspace", trained[1])
+    assert ended.code == 1
+    (place,) = seen
+    assert place.relative_to(tmp_path / "m").parts[0].startswith(".samkit-predict-")
+    assert not (tmp_path / "m").exists()
+
+
+# -- whether the head fits -------------------------------------------------------------------------
+
+
+def test_volumes_ingested_in_another_way_are_refused_before_the_first_mask(samkit, trained, tmp_path):
+    data, workspace = trained
+    shutil.copytree(workspace, tmp_path / "w")
+    ended = samkit("ingest", data, "--window", "400/40", "--workspace", tmp_path / "w")
+    assert ended.code == 0, ended.said
+    ended = samkit("predict", "latest", "-o", tmp_path / "m", "--workspace", tmp_path / "w")
+    assert ended.code == 1
+    assert "window 400/40, intensity window" in ended.said
+    assert "window none, intensity percentiles" in ended.said
+    assert "and 2 more" in ended.said
+    assert "samkit train-head linear --volumes 1" in ended.said
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_volume_without_embeddings_is_refused_before_the_first_mask(samkit, trained, tmp_path):
+    shutil.copytree(trained[1], tmp_path / "w")
+    write_nifti_pair(tmp_path / "d", "zz", draw_subject(40, shape=SHAPE, spacing_mm=SPACING_MM))
+    assert samkit("ingest", tmp_path / "d", "--workspace", tmp_path / "w").code == 0
+    ended = samkit("predict", "latest", "-o", tmp_path / "m", "--workspace", tmp_path / "w")
+    assert ended.code == 1
+    assert "have no embedding" in ended.said
+    assert not (tmp_path / "m").exists()
 
 
 # -- weights ---------------------------------------------------------------------------------------

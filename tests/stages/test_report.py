@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -117,9 +118,10 @@ def test_the_page_shows_the_numbers_of_the_json(made, page):
     cells.feed(page)
     shown = [row for row in cells.rows if len(row) > 10]
     for row, kept in zip(shown, table_rows(made), strict=True):
-        assert row[1] == kept["head"]
-        assert row[5] == kept["class_name"]
-        assert row[6] == f"{100 * kept['dice']['mean']:.1f}"
+        assert row[1] == kept["recipe_id"]
+        assert row[2] == kept["head"]
+        assert row[6] == kept["class_name"]
+        assert row[7] == f"{100 * kept['dice']['mean']:.1f}"
 
 
 def test_json_on_the_terminal_is_the_table(samkit, made, tmp_path):
@@ -175,15 +177,137 @@ def test_a_report_goes_where_it_is_asked_to(samkit, made, tmp_path):
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {"index.html", "table.csv", "table.json"}
 
 
-def test_a_volume_that_was_ingested_anew_on_another_grid_is_left_out_of_the_pictures(samkit, made, tmp_path):
-    workspace = tmp_path / "w"
-    shutil.copytree(made, workspace)
-    test = {volume["volume_id"] for run in package.open_workspace(made).runs.values() for volume in run.scores}
-    for name in test:
-        write_nifti_pair(tmp_path / "new", name, draw_subject(50, shape=(5, 40, 30), spacing_mm=(9.0, 6.0, 7.0)))
-    assert samkit("ingest", tmp_path / "new", "--replace", "--workspace", workspace).code == 0
-    assert samkit("report", "--workspace", workspace).code == 0
-    assert "<figure>" not in (workspace / "report/index.html").read_text()
+# -- what is averaged with what --------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(made, tmp_path) -> Path:
+    """A copy of the workspace that a test may change; the raw files stay where they are."""
+    shutil.copytree(made, tmp_path / "workspace")
+    return tmp_path / "workspace"
+
+
+def ingest_anew(samkit, folder: Path, workspace: Path, names: list[str]) -> None:
+    """Give volumes other pixels on another grid."""
+    for name in names:
+        write_nifti_pair(folder, name, draw_subject(50, shape=(5, 40, 30), spacing_mm=(9.0, 6.0, 7.0)))
+    assert samkit("ingest", folder, "--replace", "--workspace", workspace).code == 0
+
+
+def test_a_stale_run_enters_no_average_and_is_listed_with_its_reason(samkit, copied, tmp_path):
+    runs = package.open_workspace(copied).runs
+    first = next(run for run in runs.values() if run.alias == "linear@1#0")
+    autosam = next(run for run in runs.values() if run.settings.head == "autosam")
+    (changed,) = set(autosam.settings.drawn_volumes) - set(first.settings.drawn_volumes)
+    stale = [run for run in runs.values() if changed in run.settings.drawn_volumes]
+    ingest_anew(samkit, tmp_path / "new", copied, [changed])
+    ended = samkit("report", "--workspace", copied)
+    assert ended.code == 0
+    page = re.sub("</?code>", "", (copied / "report/index.html").read_text())
+    for run in stale:
+        told = f"left out: {run.id} ({run.alias}) because the slices of {changed} changed"
+        assert told in " ".join(ended.err.split())
+        assert told in page
+    named = {run_id for row in table_rows(copied) for run_id in row["run_ids"]}
+    assert named == set(runs) - {run.id for run in stale}
+    assert "autosam@2#0: worst" not in page
+
+
+def test_of_stale_runs_alone_there_is_no_report(samkit, copied, tmp_path):
+    test = {volume["volume_id"] for run in package.open_workspace(copied).runs.values() for volume in run.scores}
+    before = (copied / "report/index.html").read_bytes()
+    ingest_anew(samkit, tmp_path / "new", copied, sorted(test))
+    ended = samkit("report", "--workspace", copied)
+    assert ended.code == 1
+    assert "every run is stale" in ended.said
+    assert "samkit train-head" in ended.said
+    assert (copied / "report/index.html").read_bytes() == before
+
+
+def test_a_stale_run_is_stale_for_status_and_report_alike(samkit, copied, tmp_path):
+    test = {volume["volume_id"] for run in package.open_workspace(copied).runs.values() for volume in run.scores}
+    ingest_anew(samkit, tmp_path / "new", copied, sorted(test))
+    told = json.loads(samkit("status", "--json", "--workspace", copied).out)["runs"]
+    said = samkit("report", "--workspace", copied).said
+    assert all(f"{run['id']}: {run['stale']}" in said for run in told)
+
+
+def test_experiments_that_differ_in_a_setting_never_mix_and_say_in_which(samkit, copied):
+    train = ("train-head", "linear", "--volumes", "1", "--workspace", copied)
+    assert samkit(*train, "--steps", "3").code == 0
+    assert samkit(*train, "--steps", "3", "--seed", "5").code == 0
+    assert samkit("report", "--workspace", copied).code == 0
+    kept = {row["head_settings"]: row["draws"] for row in table_rows(copied) if row["head"] == "linear"}
+    assert kept == {"seed 0, steps 20": 2, "seed 0, steps 3": 1, "seed 5, steps 3": 1}
+    assert "linear (seed 0, steps 3)" in (copied / "report/index.html").read_text()
+
+
+def test_runs_scored_on_other_volumes_never_mix(samkit, copied):
+    """As after a run was copied in from before a label was mended: the same head, another test set."""
+    runs = list(package.open_workspace(copied).runs.values())
+    first, second = (run for run in runs if run.settings.head == "linear")
+    manifest = json.loads((second.folder / "run.json").read_text())
+    manifest["settings"]["scored_volumes"].popitem()
+    (second.folder / "run.json").write_text(json.dumps(manifest))
+    assert samkit("report", "--workspace", copied).code == 0
+    rows = [row for row in table_rows(copied) if row["head"] == "linear"]
+    assert {tuple(row["run_ids"]) for row in rows} == {(first.id,), (second.id,)}
+    assert all(row["head_settings"].startswith("test set ") for row in rows)
+
+
+def test_a_draw_counts_once(samkit, copied, tmp_path):
+    """A drawn subject gets a second labelled volume: the same draw is another run, and takes the place of the first."""
+    first = next(run for run in package.open_workspace(copied).runs.values() if run.alias == "linear@1#0")
+    (subject,) = first.settings.drawn
+    write_nifti_pair(tmp_path / "d", "second", draw_subject(60, shape=(4, 24, 48), spacing_mm=(12.0, 9.0, 4.5)))
+    ws = ("--workspace", copied)
+    assert samkit("ingest", tmp_path / "d", *ws).code == 0
+    edit_subject(copied, "second", subject)
+    assert samkit("embed", *ws).code == 0
+    assert samkit("train-head", "linear", "--volumes", "1", "--steps", "20", *ws).code == 0
+    ended = samkit("report", *ws)
+    assert ended.code == 0
+    assert f"left out: {first.id}" in ended.said
+    assert {row["draws"] for row in table_rows(copied) if row["head"] == "linear"} == {2}
+
+
+def edit_subject(workspace: Path, volume_id: str, subject: str) -> None:
+    opened = package.open_workspace(workspace)
+    record = dataclasses.replace(opened.volumes[volume_id].record, subject=subject)
+    opened.commit_volumes([record])
+
+
+# -- widths ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [80, 99, 160])
+def test_the_table_fits_the_width_and_keeps_heads_and_classes_whole(made, monkeypatch, capsys, columns):
+    from samkit.pipeline import console
+    from samkit.stages.report import tabulate
+
+    monkeypatch.setattr(console.output, "width", columns)
+    rows = tabulate(package.open_workspace(made).runs.values())
+    console.results_table([dataclasses.replace(row, head_settings="steps 45") for row in rows])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= columns
+    assert "autosam (steps 45)" in printed
+    assert printed.count("all classes") == 2
+    for spared in ("volumes", "IoU %", "fit s"):
+        assert (spared in printed) == (columns == 160)
+    assert "…" not in printed
+    for row in rows:
+        assert row.dice.mean is None or f"{100 * row.dice.mean:.1f}" in printed
+
+
+@pytest.mark.parametrize(("columns", "width"), [("72", 72), ("", 160), ("wide", 160), (None, 160)])
+def test_a_pipe_is_as_wide_as_columns_says(monkeypatch, columns, width):
+    from samkit.pipeline import console
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert console._width(terminal=False) == width
+    assert console._width(terminal=True) is None
 
 
 def test_without_runs_there_is_nothing_to_report_and_the_way_is_told(samkit, tmp_path, write_pair):

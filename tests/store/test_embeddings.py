@@ -444,6 +444,7 @@ def test_the_recipe_is_written_before_the_first_row(embeddings: Embeddings, reci
         "recipe": recipe.to_json(),
         "tolerance": recipe.tolerance,
         "trained": True,
+        "attachments": {},
     }
     assert not (embeddings.folder / "features").exists()
 
@@ -480,11 +481,26 @@ def test_the_compute_class_is_kept_beside_the_recipe(embeddings: Embeddings):
     assert reopened(embeddings).compute == {"device": "cpu", "threads": 2}
 
 
-def test_a_file_beside_the_recipe_is_kept_once(embeddings: Embeddings):
-    assert embeddings.kept("decoder.safetensors") is None
-    embeddings.keep("decoder.safetensors", b"first")
-    embeddings.keep("decoder.safetensors", b"second")
-    assert embeddings.kept("decoder.safetensors") == b"first"
+def test_a_compute_class_that_stands_stays(embeddings: Embeddings):
+    embeddings.fix_compute({"device": "cpu", "threads": 2})
+    embeddings.fix_compute({"device": "cpu", "threads": 8})
+    assert reopened(embeddings).compute == {"device": "cpu", "threads": 2}
+
+
+def test_a_file_is_kept_beside_the_recipe(workspace: Workspace, recipe: Recipe):
+    made = workspace.create_embeddings(replace(recipe, tap="block-1"), trained=True, attachments={"a.bin": b"first"})
+    assert reopened(made).attachment("a.bin") == b"first"
+    assert reopened(made).attachment("b.bin") is None
+
+
+@pytest.mark.parametrize("left", [b"firsu", b"", None])
+def test_a_kept_file_that_has_changed_is_damage(workspace: Workspace, recipe: Recipe, left: bytes | None):
+    made = workspace.create_embeddings(replace(recipe, tap="block-1"), trained=True, attachments={"a.bin": b"first"})
+    (made.folder / "a.bin").unlink()
+    if left is not None:
+        (made.folder / "a.bin").write_bytes(left)
+    with pytest.raises(DamagedStore, match=r"a\.bin: missing, or not what was kept"):
+        reopened(made).attachment("a.bin")
 
 
 def test_the_size_on_disk_counts_rows_and_records(embeddings: Embeddings, keep: Keep):

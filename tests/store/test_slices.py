@@ -146,13 +146,15 @@ def test_pixels_that_are_gone_are_damage_and_named(workspace: Workspace, volume:
 
 def test_a_deleted_file_of_pixels_is_damage_and_never_zeros(workspace: Workspace, volume: Volume):
     data_file(workspace, volume, "image").unlink()
-    with pytest.raises(DamagedStore, match="slice 1 does not match its digest"):
+    with pytest.raises(DamagedStore, match=r"0\.0\.0\.0 is missing"):
         volume.read_slice(1)
+    with pytest.raises(DamagedStore, match=r"0\.0\.0\.0 is missing"):
+        _ = volume.image
 
 
 def test_a_deleted_file_of_a_label_is_damage_and_never_background(workspace: Workspace, volume: Volume):
     data_file(workspace, volume, "label").unlink()
-    with pytest.raises(DamagedStore, match=r"a: its label at .* does not match its digest"):
+    with pytest.raises(DamagedStore, match=r"a: its label at .* is missing"):
         volume.read_label()
 
 

@@ -6,6 +6,8 @@ import pickle
 import pytest
 import torch
 from examples.tiny_sam import TINY, checkpoint, package_sam, tensors
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from samkit.stages.encoders.nano import NANO
@@ -227,3 +229,11 @@ def test_the_shelf_is_where_the_environment_says(tmp_path, monkeypatch):
 def test_what_is_on_the_shelf_loads(tmp_path, shelf):
     kept = shelf.add(nano_file(tmp_path))
     assert NANO.load(kept.path, size=64).recipe.weights_sha256 == kept.sha256
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=400) | st.text(max_size=200).map(str.encode))
+def test_whatever_bytes_a_file_holds_it_is_refused_in_words(tmp_path, content):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(WeightsError):
+        read_checkpoint(tmp_path / "weights.pth")

@@ -1,0 +1,37 @@
+"""A head kept as a finished run keeps it, without the training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from samkit.heads.base import Head, head_bytes
+from samkit.store.runs import RunSettings
+
+
+def keep_head(folder: Path, head: Head) -> Path:
+    """Write a head and the manifest of its run into a folder."""
+    settings = RunSettings(
+        head=head.name,
+        head_config=head.config,
+        encoder="nano",
+        recipe_id="0123456789ab",
+        split="default",
+        split_digest="ba9876543210",
+        subjects=1,
+        draw=0,
+        drawn=("a",),
+        validation=None,
+        drawn_volumes={},
+        scored_volumes={},
+        label_names={1: "organ"},
+        training={},
+        seed=0,
+    )
+    weights = head_bytes(head)
+    record = {"head_sha256": hashlib.sha256(weights).hexdigest()}
+    folder.mkdir(exist_ok=True)
+    (folder / "head.safetensors").write_bytes(weights)
+    (folder / "run.json").write_text(json.dumps({"settings": settings.to_json(), "record": record, "scores": []}))
+    return folder
