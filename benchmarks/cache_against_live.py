@@ -20,7 +20,7 @@ from measure import keep, sample
 from samkit.heads.base import HeadContext, find_head
 from samkit.heads.feeding import LabelledSlices
 from samkit.heads.fitting import FitOptions, Step, fit
-from samkit.pipeline.commands import embed_all
+from samkit.pipeline.commands.embed import embed_all
 from samkit.stages.embed import SliceFinder
 from samkit.stages.encoders.base import Encoder, find_encoder
 from samkit.stages.ingest import IngestOptions, ingest

@@ -1,7 +1,8 @@
 """pipeline: who runs what, where, with which settings.
 
 cli        the verbs and their flags
-commands   what a verb does: open, plan, run the stages, tell
+commands/  what a verb does: open, plan, run the stages, tell; one file a verb
+exit_codes what samkit leaves with
 config     samkit.toml, and where the user's secrets and weights live
 plan       what is to be computed, decided without touching anything
 cluster    where shards are computed: in this process, or by dask workers

@@ -13,8 +13,7 @@ from typing import Annotated
 import typer
 
 from ..store.errors import SamkitError
-
-_EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
+from .exit_codes import FAILED, INTERRUPTED
 
 
 def _leave(code: int | None, **_flags: object) -> None:
@@ -123,7 +122,7 @@ def ingest_command(
     """Turn raw files into normalised slices."""
     from ..stages.ingest import IngestOptions, parse_labels
     from ..stages.readers.intensity import Window
-    from .commands import layout_options, run_ingest
+    from .commands.ingest import layout_options, run_ingest
 
     options = IngestOptions(
         window=None if window is None else Window.parse(window),
@@ -157,7 +156,7 @@ def embed_command(
     recipe: Annotated[str | None, typer.Option(help="Go on with an existing recipe, by its id.")] = None,
 ) -> int:
     """Run the frozen encoder once over every slice that has no embedding yet."""
-    from .commands import run_embed
+    from .commands.embed import run_embed
 
     return run_embed(
         workspace,
@@ -195,7 +194,7 @@ def train_head_command(
 ) -> int:
     """Train a small head on a few labelled subjects and score it on the test subjects."""
     from ..heads.fitting import FitOptions
-    from .commands import run_train
+    from .commands.train import run_train
 
     return run_train(
         workspace,
@@ -229,7 +228,8 @@ def predict_command(
     ] = False,
 ) -> int:
     """Write masks as NIfTI on the grid of the source files."""
-    from .commands import layout_options, run_predict
+    from .commands.ingest import layout_options
+    from .commands.predict import run_predict
 
     return run_predict(
         workspace,
@@ -251,7 +251,7 @@ def report_command(
     as_json: JsonOption = False,
 ) -> int:
     """Print the table of all runs; write it as HTML with pictures, CSV and JSON."""
-    from .commands import run_report
+    from .commands.report import run_report
 
     return run_report(workspace, output, as_json=as_json)
 
@@ -259,7 +259,7 @@ def report_command(
 @app.command("status")
 def status_command(*, workspace: WorkspaceOption = Path("samkit-workspace"), as_json: JsonOption = False) -> int:
     """Say what exists, what is missing or stale, how large it is, and what to type next."""
-    from .commands import run_status
+    from .commands.status import run_status
 
     return run_status(workspace, as_json=as_json)
 
@@ -277,7 +277,7 @@ def demo_command(
 @weights_app.command("add")
 def weights_add_command(file: Annotated[Path, typer.Argument(help="A SAM checkpoint, .pth or .safetensors.")]) -> int:
     """Check a checkpoint and keep a copy, so that later commands find it by its digest."""
-    from .commands import run_weights_add
+    from .commands.weights import run_weights_add
 
     return run_weights_add(file)
 
@@ -285,7 +285,7 @@ def weights_add_command(file: Annotated[Path, typer.Argument(help="A SAM checkpo
 @weights_app.command("list")
 def weights_list_command() -> int:
     """List the checkpoints that are kept."""
-    from .commands import run_weights_list
+    from .commands.weights import run_weights_list
 
     return run_weights_list()
 
@@ -302,9 +302,9 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         app(args=arguments, prog_name="samkit")
     except SystemExit as finished:
-        if finished.code == _EXIT_INTERRUPTED:  # typer turns Ctrl-C into this, without a word
+        if finished.code == INTERRUPTED:  # typer turns Ctrl-C into this, without a word
             console.complain(f"interrupted. {_GOES_ON}")
-        return finished.code if isinstance(finished.code, int) else _EXIT_FAILED
+        return finished.code if isinstance(finished.code, int) else FAILED
     except SamkitError as error:
         console.complain(_with_workspace(str(error), sys.argv[1:] if arguments is None else arguments))
         return error.exit_code
@@ -314,7 +314,7 @@ def run(arguments: list[str] | None = None) -> int:
         place = error.filename or "the disk"
         hint = _DISK_TROUBLE.get(error.errno, "Check the path, and the disk behind it.")
         console.complain(f"{place}: {error.strerror}. {hint} {_GOES_ON}")
-        return _EXIT_FAILED
+        return FAILED
     return 0
 
 

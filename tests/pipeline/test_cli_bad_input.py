@@ -515,7 +515,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(samkit, finished, monke
     def interrupted(*_arguments: object, **_flags: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("samkit.pipeline.commands.run_status", interrupted)
+    monkeypatch.setattr("samkit.pipeline.commands.status.run_status", interrupted)
     ended = samkit("status", *finished.flag)
     assert ended.code == 130
     assert "the same command goes on" in ended.said

@@ -1,0 +1,75 @@
+"""train-head: a head on each draw, and its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...heads.base import find_head
+from ...heads.fitting import FitOptions
+from ...heads.sampling import draw_subjects
+from ...stages.encoders.devices import find_device
+from ...stages.report import tabulate
+from ...stages.train import TrainOptions, labelled_volumes, split_of, train
+from ...store.errors import UsageError
+from ...store.workspace import open_workspace
+from .. import console
+from ..console import counted
+from ..exit_codes import DONE
+from .hints import workspace_flag
+
+
+def run_train(
+    workspace_path: Path,
+    *,
+    head: str,
+    subjects: int,
+    draws: int,
+    encoder: str | None,
+    split: str,
+    seed: int,
+    device: str,
+    fit: FitOptions,
+    memory_bytes: int | None,
+) -> int:
+    """Train a head on each draw, score it, and print the table of this head."""
+    head_class = find_head(head)
+    if subjects < 1:
+        message = f"--volumes {subjects}: give at least 1 labelled subject."
+        raise UsageError(message)
+    if draws < 1:
+        message = f"--draws {draws}: give at least 1."
+        raise UsageError(message)
+    find_device(device)
+    workspace = open_workspace(workspace_path)
+    embeddings = workspace.embeddings(encoder)
+    parted = split_of(workspace, split)
+    first = draw_subjects(parted, subjects, 0)
+    volumes = len(labelled_volumes(workspace, first.subjects))
+    untrained = "" if embeddings.trained else " (untrained)"
+    console.say(
+        f"{head} on {embeddings.recipe.encoder}{untrained} {embeddings.recipe.id}: {subjects} of {len(parted.pool)} "
+        f"subjects ({counted(volumes, 'labelled volume')} in the first draw), "
+        f"scored on {counted(len(parted.test), 'test subject')}"
+    )
+    runs = []
+    for draw in range(draws):
+        options = TrainOptions(
+            head=head,
+            subjects=subjects,
+            draw=draw,
+            split=split,
+            seed=seed,
+            fit=fit,
+            device=device,
+            memory_bytes=memory_bytes,
+        )
+        before = set(workspace.runs)
+        with console.progress_bar("fitting", fit.steps, "steps") as bar:
+            run = train(workspace, embeddings, head_class, options, progress=bar.reach)
+        runs.append(run)
+        told = f"{sum(run.record['seconds'].values()):.1f} s" if run.id not in before else "was there already"
+        console.say(f"draw {draw}: trained on {', '.join(run.record['training_volumes'])}; {run.id}, {told}")
+    console.results_table(tabulate(runs))
+    flag = workspace_flag(workspace_path)
+    console.say(f"next: samkit report{flag}, or samkit predict {runs[0].id} --output masks{flag}")
+    return DONE
