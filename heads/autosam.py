@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Head, HeadContext, seeded
-from .sam_modules import MLP, LayerNorm2d, PositionEmbeddingRandom, TwoWayTransformer
+from .sam_modules import MLP, PositionEmbeddingRandom, TwoWayTransformer, output_upscaling
 
 # SAM's decoder: depth 2, 8 attention heads, MLP 2048.
 _DEPTH = 2
@@ -62,13 +62,7 @@ class AutoSam(Head):
         self.transformer = TwoWayTransformer(
             depth=_DEPTH, embedding_dim=channels, num_heads=_ATTENTION_HEADS, mlp_dim=mlp_width
         )
-        self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose2d(channels, channels // 4, kernel_size=2, stride=2),
-            LayerNorm2d(channels // 4),
-            nn.GELU(),
-            nn.ConvTranspose2d(channels // 4, channels // 8, kernel_size=2, stride=2),
-            nn.GELU(),
-        )
+        self.output_upscaling = output_upscaling(channels)
         self.hypernetwork = MLP(channels, channels, channels // 8, 3)
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from .base import Head, HeadContext, seeded
-from .sam_modules import LayerNorm2d
+from .sam_modules import output_upscaling
 
 
 class Linear(Head):
@@ -32,13 +32,7 @@ class Linear(Head):
     def __init__(self, *, channels: int, class_count: int) -> None:
         super().__init__()
         self.channels, self.class_count = channels, class_count
-        self.upscaling = nn.Sequential(
-            nn.ConvTranspose2d(channels, channels // 4, kernel_size=2, stride=2),
-            LayerNorm2d(channels // 4),
-            nn.GELU(),
-            nn.ConvTranspose2d(channels // 4, channels // 8, kernel_size=2, stride=2),
-            nn.GELU(),
-        )
+        self.upscaling = output_upscaling(channels)
         self.classifier = nn.Sequential(
             nn.Conv2d(channels // 8, channels // 8, kernel_size=1),
             nn.ReLU(),

@@ -10,6 +10,7 @@ torchvision's Python parts usable; nothing in SAM's encoder or decoder calls the
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 # A `torch.library.Library` drops its declarations when it is collected, so it lives as long as the module.
 _declarations: list[torch.library.Library] = []
@@ -45,4 +46,19 @@ __all__ = [
     "PromptEncoder",
     "ResizeLongestSide",
     "TwoWayTransformer",
+    "output_upscaling",
 ]
+
+
+def output_upscaling(channels: int) -> nn.Sequential:
+    """Return the up-convolutions of SAM's mask decoder, fresh: (B, C, h, w) to (B, C / 8, 4 h, 4 w).
+
+    In the package they are built inside `MaskDecoder`; the names of their weights are the same here.
+    """
+    return nn.Sequential(
+        nn.ConvTranspose2d(channels, channels // 4, kernel_size=2, stride=2),
+        LayerNorm2d(channels // 4),
+        nn.GELU(),
+        nn.ConvTranspose2d(channels // 4, channels // 8, kernel_size=2, stride=2),
+        nn.GELU(),
+    )
