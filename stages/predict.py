@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..heads.base import Head
-from ..heads.frame import Frame
+from ..heads.feeding import frame_of
 from ..heads.inference import segment
 from ..heads.metrics import ScoredVolume, judge
 from ..store.embeddings import Embeddings
@@ -60,10 +60,8 @@ def predict_volume(run: Run, head: Head, volume: Volume, embeddings: Embeddings,
     MissingEmbeddings
         When the volume is not embedded.
     """
-    _, _, rows, columns = volume.record.shape
-    frame = Frame(rows=rows, columns=columns, input_px=embeddings.recipe.input_px)
     label_names = dict(run.settings.label_names)
-    label = segment(head, embeddings[volume.id], frame, label_names)
+    label = segment(head, embeddings[volume.id], frame_of(volume, embeddings), label_names)
     orientation = Orientation.from_json(dict(volume.record.orientation))
     write_label_nifti(path, orientation.undo(label), SourceGrid.from_json(dict(volume.record.source_grid)))
     # Labels with other names (a new dataset's numbers) mean other things and are not compared.
