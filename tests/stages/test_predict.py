@@ -309,7 +309,7 @@ def test_two_files_of_one_name_keep_their_ids(samkit, trained, tmp_path):
 
 
 def test_scratch_lies_in_the_output_and_goes_with_what_failed(samkit, trained, tmp_path, monkeypatch):
-    from samkit.pipeline import commands
+    from samkit.pipeline.commands import predict as commands
     from samkit.store.errors import InputError
 
     seen: list[Path] = []
