@@ -7,6 +7,7 @@ workspace    one dataset: its volumes, label names, splits, recipes and runs
 slices       the pixels and labels of a volume
 journal      which rows exist: one record a shard, written after its data
 embeddings   the rows themselves
+shards       how rows lie in the file of a shard, and how they are read fast
 splits       which subjects are for training, which for the score
 runs         one trained head each, with everything that made it
 provenance   code version and peak memory, for every record

@@ -8,17 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import google_crc32c
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from .arrays import TORN_ARRAY, open_array, write_array
-from .errors import DamagedStore, MissingEmbeddings, StoreError
+from .arrays import TORN_ARRAY, open_array
+from .errors import DamagedStore, MissingEmbeddings, StoreError, UsageError
 from .files import (
     check_fields,
     publish,
@@ -30,6 +29,7 @@ from .files import (
 )
 from .journal import Journal, ShardRecord
 from .keys import Recipe, RowKey, shard_id
+from .shards import DATA_FILE, TornShard, read_all, read_rows, row_checksum, write_shard
 
 if TYPE_CHECKING:
     from .slices import Volume
@@ -183,8 +183,16 @@ class Embeddings:
             raise MissingEmbeddings(message)
         return self.read(keys)
 
-    def read(self, keys: Sequence[RowKey]) -> NDArray[Any]:
+    def read(self, keys: Sequence[RowKey], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the rows of ``keys``, (N, C, h, w), each verified against its checksum.
+
+        Parameters
+        ----------
+        keys
+            In any order; a key may occur twice.
+        out
+            Memory to fill, (N, C, h, w), C-contiguous, in the stored precision; by default it is allocated. What it
+            holds after an error is not to be used.
 
         Raises
         ------
@@ -192,6 +200,8 @@ class Embeddings:
             A key that no journal record lists.
         DamagedStore
             A shard that is missing, torn, or does not match its checksum.
+        UsageError
+            When ``out`` is not of that shape, kind or order.
         """
         places: list[tuple[ShardRecord, int, int]] = []
         for position, key in enumerate(keys):
@@ -203,38 +213,38 @@ class Embeddings:
         if not places:
             message = "no rows were asked for"
             raise MissingEmbeddings(message)
-        rows = np.empty((len(keys), *places[0][0].row_shape), places[0][0].dtype)
+        row_shape, dtype = places[0][0].row_shape, np.dtype(places[0][0].dtype).newbyteorder("<")
+        rows = np.empty((len(keys), *row_shape), dtype) if out is None else out
+        if rows.shape != (len(keys), *row_shape) or rows.dtype != dtype or not rows.flags.c_contiguous:
+            message = (
+                f"out is {rows.shape} {rows.dtype}{'' if rows.flags.c_contiguous else ', not contiguous'}; these rows "
+                f"need {(len(keys), *row_shape)} {dtype}, C-contiguous. Make it so, or leave it out."
+            )
+            raise UsageError(message)
         places.sort(key=lambda place: (place[0].shard, place[1]))
-        for _, group in groupby(places, key=lambda place: place[0].shard):
-            members = list(group)
-            self._read_shard(members[0][0], [(row, position) for _, row, position in members], rows)
+        groups = [list(group) for _, group in groupby(places, key=lambda place: place[0].shard)]
+        for members in groups:
+            self._check_record(members[0][0], row_shape, dtype)
+        read_all([partial(self._read_shard, members, rows) for members in groups], rows.nbytes)
         return rows
 
-    def _read_shard(self, record: ShardRecord, wanted: Sequence[tuple[int, int]], into: NDArray[Any]) -> None:
-        shard = self._open_shard(record)
-        for first, last in _runs([row for row, _ in wanted]):
-            # Whole runs of rows: zarr's fancy indexing is a thirtieth of the speed of slices.
-            try:
-                block = np.asarray(shard[first : last + 1])
-            except TORN_ARRAY as error:
-                self._damaged(record, f"its file is torn ({error})")
-            for row, position in wanted:
-                if first <= row <= last:
-                    values = block[row - first]
-                    if row_checksum(values) != record.checksums[row]:
-                        self._damaged(record, f"row {row} does not match its checksum")
-                    into[position] = values
-
-    def _open_shard(self, record: ShardRecord) -> zarr.Array[Any]:
+    def _read_shard(self, members: Sequence[tuple[ShardRecord, int, int]], rows: NDArray[Any]) -> None:
+        """Fill the places of one shard's rows; runs beside others of its kind."""
+        record = members[0][0]
+        file = self.folder / "features" / record.shard / DATA_FILE
         try:
-            shard = open_array(self.folder / "features" / record.shard)
-        except TORN_ARRAY as error:
-            self._damaged(record, f"its file is missing or torn ({error})")
+            read_rows(file, len(record.keys), [(row, rows[position]) for _, row, position in members])
+        except TornShard as error:
+            self._damaged(record, str(error))
+        for _, row, position in members:
+            if row_checksum(rows[position]) != record.checksums[row]:
+                self._damaged(record, f"row {row} does not match its checksum")
+
+    def _check_record(self, record: ShardRecord, row_shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
         if record.recipe != self.recipe.id:
             self._damaged(record, f"it was made by recipe {record.recipe}")
-        if shard.shape != (len(record.keys), *record.row_shape) or str(shard.dtype) != record.dtype:
-            self._damaged(record, f"it holds {shard.shape} {shard.dtype}")
-        return shard
+        if record.row_shape != row_shape or np.dtype(record.dtype) != dtype:
+            self._damaged(record, f"its rows are {record.row_shape} {record.dtype}, others {row_shape} {dtype}")
 
     def _damaged(self, record: ShardRecord, what: str) -> NoReturn:
         digests = {key.slice_digest for key in record.keys}
@@ -293,7 +303,7 @@ class Embeddings:
         checksums = tuple(row_checksum(row) for row in rows)
         path = self.folder / "features" / plan.id
         with published_folder(path, keep=lambda: self._stands(plan, checksums)) as part:
-            write_array(part, rows, compress=False)
+            write_shard(part, rows)
         channels, height, width = rows.shape[1:]
         record = ShardRecord(
             shard=plan.id,
@@ -328,24 +338,3 @@ class Embeddings:
     def size_bytes(self) -> int:
         """Bytes on disk, features and journal."""
         return size_bytes(self.folder)
-
-
-def row_checksum(row: NDArray[Any]) -> int:
-    """Return the CRC-32C of a row's bytes, little-endian and in C order."""
-    contiguous = np.ascontiguousarray(row, dtype=row.dtype.newbyteorder("<"))
-    return int(google_crc32c.value(contiguous.tobytes()))
-
-
-def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return sorted numbers as runs of neighbours, (first, last) each.
-
-    >>> _runs([3, 4, 5, 9, 9, 10])
-    [(3, 5), (9, 10)]
-    """
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and number <= runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
-    return runs

@@ -24,7 +24,7 @@ class ShardRecord:
     shard: str
     recipe: str
     keys: tuple[RowKey, ...]
-    #: CRC-32C of each row's bytes, little-endian, C order.
+    #: XXH3-64 of each row's bytes, little-endian, C order.
     checksums: tuple[int, ...]
     #: (C, h, w) of a row.
     row_shape: tuple[int, int, int]
