@@ -154,6 +154,9 @@ def embed_command(
         typer.Option(help="Pixel normalisation: sam (the default), or sam-exact (the package's rounding to bytes)."),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Go on with an existing recipe, by its id.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost in disk and time; write nothing.")
+    ] = False,
 ) -> int:
     """Run the frozen encoder once over every slice that has no embedding yet."""
     from .commands.embed import run_embed
@@ -169,6 +172,7 @@ def embed_command(
         precision=precision,
         pixel_normalisation=pixels,
         recipe_id=recipe,
+        dry_run=dry_run,
     )
 
 

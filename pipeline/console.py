@@ -189,6 +189,18 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def readable_seconds(seconds: float) -> str:
+    """Return a duration as people say it.
+
+    >>> readable_seconds(42), readable_seconds(200), readable_seconds(9000)
+    ('42 s', '3.3 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
 def readable_bytes(count: int) -> str:
     """Return bytes as people read them.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..store.embeddings import BYTES_PER_SHARD, ROWS_PER_SHARD, Embeddings, ShardPlan
+from ..store.embeddings import BYTES_PER_SHARD, ROWS_PER_SHARD, ShardPlan
+from ..store.journal import Journal
 from ..store.keys import RowKey
 from ..store.slices import Volume
 
@@ -15,6 +16,8 @@ class EmbeddingPlan:
     """The rows a recipe lacks, in shards, and what there is already."""
 
     shards: tuple[ShardPlan, ...]
+    #: Bytes of one row.
+    row_bytes: int
     #: Distinct rows wanted.
     wanted: int
     #: Rows that exist already.
@@ -25,16 +28,34 @@ class EmbeddingPlan:
         """Rows to be computed."""
         return self.wanted - self.present
 
+    @property
+    def missing_bytes(self) -> int:
+        """What the rows to be computed will take on disk."""
+        return self.missing * self.row_bytes
 
-def plan_embedding(embeddings: Embeddings, volumes: Iterable[Volume], row_bytes: int) -> EmbeddingPlan:
+
+def plan_embedding(recipe_id: str, journal: Journal | None, volumes: Iterable[Volume], row_bytes: int) -> EmbeddingPlan:
     """Decide which shards to compute so that every slice of the volumes has a row.
 
-    The order is that of the volumes and their slices; a slice that occurs twice is computed once.
+    The order is that of the volumes and their slices; a slice that occurs twice is computed once. Whichever shards of
+    a plan are done, the next plan has exactly the others: what is left are whole shards, and the last one.
+
+    Parameters
+    ----------
+    recipe_id
+        The recipe of the rows.
+    journal
+        Which rows there are; None for a recipe that has none yet.
+    volumes
+        Whose slices shall have rows.
+    row_bytes
+        Of one row as it is stored.
     """
     wanted = list(dict.fromkeys(key for volume in volumes for key in volume.row_keys()))
-    missing = embeddings.journal.missing(wanted)
+    missing = wanted if journal is None else journal.missing(wanted)
     return EmbeddingPlan(
-        shards=tuple(cut_into_shards(embeddings.recipe.id, missing, row_bytes)),
+        shards=tuple(cut_into_shards(recipe_id, missing, row_bytes)),
+        row_bytes=row_bytes,
         wanted=len(wanted),
         present=len(wanted) - len(missing),
     )

@@ -54,11 +54,12 @@ class ComputeClass:
         return cls(**value)
 
 
-def choose_compute(recipe: Recipe, device_kind: str, threads: int) -> ComputeClass:
-    """Decide how a recipe's rows are computed, when its first shard is planned."""
-    pixels = _CPU_PIXELS_AT_ONCE if device_kind == "cpu" else _GPU_PIXELS_AT_ONCE
+def choose_compute(recipe: Recipe, device: str, workers: int) -> ComputeClass:
+    """Decide how a recipe's rows are computed, when its first shard is planned; workers share the processor."""
+    kind, threads = device_kind(device), max(1, torch.get_num_threads() // workers)
+    pixels = _CPU_PIXELS_AT_ONCE if kind == "cpu" else _GPU_PIXELS_AT_ONCE
     micro_batch = max(1, pixels // recipe.input_px**2)
-    return ComputeClass(device=device_kind, kernel_path="package", threads=threads, micro_batch=min(micro_batch, 64))
+    return ComputeClass(device=kind, kernel_path="package", threads=threads, micro_batch=min(micro_batch, 64))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,8 +129,7 @@ def prepare_embeddings(workspace: Workspace, encoder: Encoder, device: str, work
     attachments = {} if decoder is None else {MASK_DECODER_FILE: decoder.to_bytes()}
     embeddings = workspace.create_embeddings(encoder.recipe, trained=encoder.trained, attachments=attachments)
     if embeddings.compute is None:
-        threads = max(1, torch.get_num_threads() // workers)
-        embeddings.fix_compute(choose_compute(encoder.recipe, device_kind(device), threads).to_json())
+        embeddings.fix_compute(choose_compute(encoder.recipe, device, workers).to_json())
     return embeddings
 
 
@@ -185,6 +185,26 @@ def embed_shard(
         peak_memory_bytes=peak_memory_bytes(),
         code_version=code_version(),
     )
+
+
+def time_encoder(
+    keys: Sequence[RowKey], slices: SliceFinder, encoder: Encoder, compute: ComputeClass, at_least_seconds: float = 3.0
+) -> tuple[float, int]:
+    """Encode some slices as `embed_shard` would, storing nothing; return (seconds a slice, slices timed).
+
+    The first micro-batch is encoded twice and timed once: the first pass pays for memory and kernels being set up.
+    """
+    if compute.device == "cpu":
+        torch.set_num_threads(compute.threads)
+    chosen = keys[: compute.micro_batch]
+    for _ in _encoded(chosen, slices, encoder, compute.micro_batch):
+        pass
+    started, timed = time.perf_counter(), 0
+    for _, features in _encoded(keys, slices, encoder, compute.micro_batch):
+        timed += len(features)
+        if time.perf_counter() - started > at_least_seconds:
+            break
+    return (time.perf_counter() - started) / timed, timed
 
 
 def _encoded(

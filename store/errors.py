@@ -14,6 +14,7 @@ SamkitError                    exit code 1
     NotAWorkspace              no workspace there (or another dataset's)
     NewerFormat                written by a later samkit
     DamagedStore               a checksum does not match, a file is torn
+    DiskFull                   less is free than will be written
     MissingEmbeddings          rows that no journal record lists               also a KeyError
     MissingRun                 no such run, or several                         also a KeyError
   DeviceError                  the device asked for is not there
@@ -28,6 +29,7 @@ from __future__ import annotations
 __all__ = [
     "DamagedStore",
     "DeviceError",
+    "DiskFull",
     "FitDiverged",
     "GeometryMismatch",
     "IdentifierTaken",
@@ -106,6 +108,10 @@ class NewerFormat(StoreError):
 
 class DamagedStore(StoreError):
     """A checksum does not match or a file is torn; wrong numbers are never returned."""
+
+
+class DiskFull(StoreError):
+    """The disk has less room than a command is going to need."""
 
 
 class MissingEmbeddings(StoreError, KeyError):

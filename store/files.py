@@ -149,6 +149,12 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
+def free_bytes(path: Path) -> int:
+    """Return what is free on the disk that ``path`` lies on, or will lie on."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
 def size_bytes(folder: Path) -> int:
     """Return the bytes of all files below ``folder``; 0 if it is not there."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ...stages.embed import ComputeClass, EmbedJob, device_kind, load_recipe, prepare_embeddings
+from ...stages.embed import (
+    ComputeClass,
+    EmbedJob,
+    SliceFinder,
+    choose_compute,
+    device_kind,
+    load_recipe,
+    prepare_embeddings,
+    time_encoder,
+)
 from ...stages.encoders.base import Encoder, find_encoder
 from ...stages.encoders.devices import find_device, gpu_devices
 from ...store.embeddings import Embeddings
-from ...store.errors import InputError, UsageError
+from ...store.errors import DiskFull, InputError, UsageError
+from ...store.files import free_bytes
 from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..cluster import ShardFailure, map_shards
 from ..console import counted
 from ..exit_codes import DONE, SOME_FAILED
-from ..plan import plan_embedding
+from ..plan import EmbeddingPlan, plan_embedding
 from .hints import workspace_flag
 from .weights import weights_file_of, weights_of
+
+# The array's description, its data, the journal record.
+_FILES_PER_SHARD = 3
 
 
 def run_embed(
@@ -33,8 +47,9 @@ def run_embed(
     precision: str | None,
     pixel_normalisation: str | None,
     recipe_id: str | None,
+    dry_run: bool = False,
 ) -> int:
-    """Embed every slice that has no row yet.
+    """Embed every slice that has no row yet; or, with ``dry_run``, say what that would cost and write nothing.
 
     Where nothing is said of weights, size, precision and pixels, the current recipe of that encoder goes on.
     """
@@ -61,6 +76,8 @@ def run_embed(
             pixel_normalisation=pixel_normalisation or "sam",
         )
     console.say(f"encoder {describe_encoder(encoder)}")
+    if dry_run:
+        return _say_cost(workspace, encoder, devices)
     started = time.perf_counter()
     embeddings, computed, failures = embed_all(workspace, encoder, weights_file, devices)
     seconds = time.perf_counter() - started
@@ -90,18 +107,12 @@ def embed_all(
             f"the rows of recipe {encoder.recipe.id} were begun on {fixed.device}; those made on {devices[0]} agree "
             f"with them within a relative error of {encoder.recipe.tolerance:g}, not bitwise"
         )
-    for other in workspace.recipes(f"{encoder.recipe.encoder}--*").values():
-        if other.recipe != encoder.recipe:
-            told = "; ".join(other.recipe.differences(encoder.recipe))
-            console.say(f"{other.folder.name} is another recipe and is kept: {told}")
-    row_bytes = _row_bytes(encoder)
-    plan = plan_embedding(embeddings, workspace.volumes.values(), row_bytes)
-    console.say(
-        f"{counted(plan.wanted, 'slice')}: {plan.present} have a row, {plan.missing} to compute "
-        f"({console.readable_bytes(plan.missing * row_bytes)} in {counted(len(plan.shards), 'shard')})"
-    )
+    _say_other_recipes(workspace, encoder)
+    plan = plan_embedding(encoder.recipe.id, embeddings.journal, workspace.volumes.values(), _row_bytes(encoder))
+    _say_plan(plan)
     failures: list[ShardFailure] = []
     if plan.shards:
+        _check_room(workspace, plan)
         job = EmbedJob(
             workspace=workspace.path,
             recipe=encoder.recipe,
@@ -117,6 +128,62 @@ def embed_all(
                     bar.advance(len(result.keys))
     embeddings.journal.refresh()
     return embeddings, plan.missing - sum(failure.rows for failure in failures), failures
+
+
+def _say_cost(workspace: Workspace, encoder: Encoder, devices: Sequence[str]) -> int:
+    """Say what embedding would take in rows, files, bytes and time, from a few real slices; write nothing."""
+    recipe = encoder.recipe
+    kept = workspace.recipes(recipe.folder_name).get(recipe.id)
+    _say_other_recipes(workspace, encoder)
+    journal = None if kept is None else kept.journal
+    plan = plan_embedding(recipe.id, journal, workspace.volumes.values(), _row_bytes(encoder))
+    _say_plan(plan)
+    free = free_bytes(workspace.path)
+    console.say(
+        f"{counted(_FILES_PER_SHARD * len(plan.shards), 'file')}, {console.readable_bytes(plan.missing_bytes)} in "
+        f"{recipe.storage_precision}; {console.readable_bytes(free)} free"
+    )
+    if free < plan.missing_bytes:
+        console.warn("the disk has no room for that: free some space, or name a --workspace on another one")
+    if plan.shards:
+        compute = choose_compute(recipe, devices[0], len(devices))
+        if kept is not None and kept.compute is not None:
+            compute = ComputeClass.from_json(kept.compute)
+        keys = [key for shard in plan.shards for key in shard.keys]
+        slices = SliceFinder(workspace.volumes.values())
+        seconds, timed = time_encoder(keys, slices, encoder, replace(compute, device=device_kind(devices[0])))
+        console.say(
+            f"about {console.readable_seconds(plan.missing * seconds / len(devices))} on {' '.join(devices)}: "
+            f"{len(devices) / seconds:.3g} slices/s, from {counted(timed, 'slice')} encoded on {devices[0]}"
+        )
+    console.say("dry run: nothing was written. The same command without --dry-run computes them.")
+    return DONE
+
+
+def _check_room(workspace: Workspace, plan: EmbeddingPlan) -> None:
+    """Refuse to begin what the disk has no room for: hours later it would end there anyway."""
+    free = free_bytes(workspace.path)
+    if free < plan.missing_bytes:
+        message = (
+            f"{workspace.path}: the rows to compute take {console.readable_bytes(plan.missing_bytes)} and "
+            f"{console.readable_bytes(free)} are free; none was begun. Free some space, name a --workspace on another "
+            f"disk, or give a smaller --size."
+        )
+        raise DiskFull(message)
+
+
+def _say_plan(plan: EmbeddingPlan) -> None:
+    console.say(
+        f"{counted(plan.wanted, 'slice')}: {plan.present} have a row, {plan.missing} to compute "
+        f"({console.readable_bytes(plan.missing_bytes)} in {counted(len(plan.shards), 'shard')})"
+    )
+
+
+def _say_other_recipes(workspace: Workspace, encoder: Encoder) -> None:
+    for other in workspace.recipes(f"{encoder.recipe.encoder}--*").values():
+        if other.recipe != encoder.recipe:
+            told = "; ".join(other.recipe.differences(encoder.recipe))
+            console.say(f"{other.folder.name} is another recipe and is kept: {told}")
 
 
 def describe_encoder(encoder: Encoder) -> str:

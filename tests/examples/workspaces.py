@@ -76,7 +76,9 @@ def embed(workspace: Workspace, encoder: Encoder) -> Embeddings:
     """Compute every row that is missing, as `samkit embed` does in one process."""
     embeddings = prepare_embeddings(workspace, encoder, "cpu")
     channels, height, width = encoder.embedding_shape
-    plan = plan_embedding(embeddings, workspace.volumes.values(), channels * height * width * 2)
+    plan = plan_embedding(
+        embeddings.recipe.id, embeddings.journal, workspace.volumes.values(), channels * height * width * 2
+    )
     job = EmbedJob(
         workspace=workspace.path,
         recipe=encoder.recipe,

@@ -27,6 +27,37 @@ def test_embedding_twice_computes_nothing(samkit, job, files_of):
     assert files_of(job.workspace) == before
 
 
+def test_a_dry_run_says_what_embedding_costs_and_writes_nothing(samkit, ingested, files_of):
+    before = files_of(ingested.workspace)
+    ended = samkit(*EMBED, "--dry-run", *ingested.flag)
+    assert ended.code == 0
+    assert "8 slices: 0 have a row, 8 to compute (65.5 kB in 1 shard)" in ended.said
+    assert "3 files, 65.5 kB in float16;" in ended.said
+    assert "GB free" in ended.said or "TB free" in ended.said
+    assert "on cpu:" in ended.said
+    assert "slices/s, from 8 slices encoded on cpu" in ended.said
+    assert "nothing was written" in ended.said
+    assert files_of(ingested.workspace) == before
+
+
+def test_a_dry_run_counts_only_what_is_missing(samkit, job, tmp_path):
+    write_nifti_pair(tmp_path / "more", "later", draw_subject(9, shape=(5, 36, 32), spacing_mm=(10.0, 6.0, 6.0)))
+    samkit("ingest", tmp_path / "more", *job.flag)
+    assert "16 have a row, 5 to compute" in samkit(*EMBED, "--dry-run", *job.flag).said
+    samkit(*EMBED, *job.flag)
+    assert "0 files, 0 B in float16" in samkit(*EMBED, "--dry-run", *job.flag).said
+
+
+def test_the_cost_of_the_dry_run_is_the_cost(samkit, ingested):
+    samkit(*EMBED, "--dry-run", *ingested.flag)
+    assert not (ingested.workspace / "embeddings").exists()
+    samkit(*EMBED, *ingested.flag)
+    (folder,) = (ingested.workspace / "embeddings").iterdir()
+    files = [file for name in ("features", "journal") for file in (folder / name).rglob("*") if file.is_file()]
+    assert len(files) == 3
+    assert 65_536 <= sum(file.stat().st_size for file in files) < 65_536 + 10_000
+
+
 def test_embedding_after_growth_computes_only_what_is_new(samkit, job, write_pair, tmp_path, rows_of):
     before = rows_of(job.workspace)
     write_nifti_pair(tmp_path / "more", "later", draw_subject(9, shape=(5, 36, 32), spacing_mm=(10.0, 6.0, 6.0)))

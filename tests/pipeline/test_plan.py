@@ -47,6 +47,15 @@ def test_planning_again_gives_the_same_shards(count, row_bytes):
     assert len({shard.id for shard in first}) == len(first)
 
 
+@given(st.integers(1, 300), row_sizes, st.data())
+def test_whichever_shards_are_done_the_next_plan_has_exactly_the_others(count, row_bytes, data):
+    # So two processes, or one that was killed, cut the same shards; were they others, rows would be computed twice.
+    shards = cut_into_shards("recipe", keys(count), row_bytes)
+    done = data.draw(st.sets(st.sampled_from([shard.id for shard in shards])))
+    left = [shard for shard in shards if shard.id not in done]
+    assert cut_into_shards("recipe", [key for shard in left for key in shard.keys], row_bytes) == left
+
+
 def test_sam_at_1024_fills_a_shard_with_64_rows():
     assert [len(shard.keys) for shard in cut_into_shards("recipe", keys(130), 2 << 20)] == [64, 64, 2]
 
@@ -57,7 +66,8 @@ def tiny():
 
 
 def plan(workspace, encoder):
-    return plan_embedding(prepare_embeddings(workspace, encoder, "cpu"), workspace.volumes.values(), 8192)
+    embeddings = prepare_embeddings(workspace, encoder, "cpu")
+    return plan_embedding(embeddings.recipe.id, embeddings.journal, workspace.volumes.values(), 8192)
 
 
 def test_at_first_everything_is_missing(tmp_path, tiny):
