@@ -157,6 +157,9 @@ def embed_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost in disk and time; write nothing.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First look at every row, and compute again those that are damaged.")
+    ] = False,
 ) -> int:
     """Run the frozen encoder once over every slice that has no embedding yet."""
     from .commands.embed import run_embed
@@ -173,6 +176,7 @@ def embed_command(
         pixel_normalisation=pixels,
         recipe_id=recipe,
         dry_run=dry_run,
+        repair=repair,
     )
 
 
@@ -266,6 +270,14 @@ def status_command(*, workspace: WorkspaceOption = Path("samkit-workspace"), as_
     from .commands.status import run_status
 
     return run_status(workspace, as_json=as_json)
+
+
+@app.command("verify")
+def verify_command(*, workspace: WorkspaceOption = Path("samkit-workspace"), as_json: JsonOption = False) -> int:
+    """Read everything once and say whether it is what was written; nothing is changed."""
+    from .commands.verify import run_verify
+
+    return run_verify(workspace, as_json=as_json)
 
 
 @app.command("demo")

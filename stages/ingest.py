@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store.errors import IdentifierTaken, InputError, SamkitError, UnusableLabel, UsageError
+from ..store.files import file_digests
 from ..store.keys import array_digest
 from ..store.slices import Volume, VolumeRecord, slice_digests, write_pixels
 from ..store.workspace import Workspace, check_identifier, open_workspace
@@ -253,6 +254,7 @@ def _take(
         label_digest=None if label is None else array_digest(label),
         label_values=values,
         pixels="",
+        files={},
     )
     change = _change(record, there, options)
     if change == "new pixels" and there is not None:
@@ -282,7 +284,7 @@ def _take(
     if not (workspace / "workspace.json").exists():
         Workspace.create(workspace, names)
     pixels = write_pixels(workspace, source.id, image, label)
-    return replace(record, pixels=pixels, predecessor=predecessor), taken
+    return replace(record, pixels=pixels, files=file_digests(workspace / pixels), predecessor=predecessor), taken
 
 
 def _fitting_label(

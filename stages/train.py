@@ -33,7 +33,7 @@ from ..heads.sampling import Draw, draw_subjects, make_split
 from ..store.arrays import write_array
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
-from ..store.files import published_folder, readable_json
+from ..store.files import file_digests, published_folder, readable_json
 from ..store.provenance import code_version, peak_memory_bytes
 from ..store.runs import Run, RunSettings
 from ..store.slices import Volume
@@ -202,9 +202,10 @@ def train(
             "ingest_recipe": labelled_volumes(workspace, draw.training)[0].ingest_recipe,
         }
         scores = [volume.to_json() for volume in scored]
-        manifest = {"settings": settings.to_json(), "record": record, "scores": scores}
         (part / "head.safetensors").write_bytes(weights)
         (part / "steps.json").write_bytes(readable_json([step.to_json() for step in steps]))
+        record["files"] = file_digests(part)
+        manifest = {"settings": settings.to_json(), "record": record, "scores": scores}
         (part / "run.json").write_bytes(readable_json(manifest))
     return workspace.runs[settings.run_id]
 

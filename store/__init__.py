@@ -10,6 +10,7 @@ embeddings   the rows themselves
 shards       how rows lie in the file of a shard, and how they are read fast
 splits       which subjects are for training, which for the score
 runs         one trained head each, with everything that made it
+verify       whether all of it is what was written
 provenance   code version and peak memory, for every record
 errors       what samkit says when something is refused
 

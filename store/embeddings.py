@@ -6,7 +6,7 @@ Shapes: N rows, C channels, h w cells of the embedding's grid.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -25,11 +25,12 @@ from .files import (
     published_folder,
     read_json,
     readable_json,
+    remove_folder,
     size_bytes,
 )
 from .journal import Journal, ShardRecord
 from .keys import Recipe, RowKey, shard_id
-from .shards import DATA_FILE, TornShard, read_all, read_rows, row_checksum, write_shard
+from .shards import DATA_FILE, TornShard, fault_for_zarr, read_all, read_rows, row_checksum, write_shard
 
 if TYPE_CHECKING:
     from .slices import Volume
@@ -67,6 +68,7 @@ class Embeddings:
         *,
         trained: bool,
         attachments: Mapping[str, str] | None = None,
+        leave_out: Collection[Path] = (),
     ) -> None:
         self.folder = folder
         self.recipe = recipe
@@ -74,12 +76,12 @@ class Embeddings:
         self.trained = trained
         #: sha256 of each file kept beside the recipe, by its name.
         self.attachments = dict(attachments or {})
-        self.journal = Journal(folder / "journal")
+        self.journal = Journal(folder / "journal", leave_out)
         self._volumes = volumes
 
     @classmethod
-    def open(cls, folder: Path, volumes: Mapping[str, Volume]) -> Embeddings:
-        """Open the embeddings below ``folder``.
+    def open(cls, folder: Path, volumes: Mapping[str, Volume], *, leave_out: Collection[Path] = ()) -> Embeddings:
+        """Open the embeddings below ``folder``; ``leave_out`` names journal records that are known to be unreadable.
 
         Raises
         ------
@@ -96,7 +98,8 @@ class Embeddings:
                 f"no row of it is used. Restore the name, or remove the folder and run `samkit embed`."
             )
             raise DamagedStore(message)
-        return cls(folder, recipe, volumes, trained=bool(kept["trained"]), attachments=dict(kept["attachments"]))
+        trained, attachments = bool(kept["trained"]), dict(kept["attachments"])
+        return cls(folder, recipe, volumes, trained=trained, attachments=attachments, leave_out=leave_out)
 
     @classmethod
     def create(
@@ -246,6 +249,23 @@ class Embeddings:
         if record.row_shape != row_shape or np.dtype(record.dtype) != dtype:
             self._damaged(record, f"its rows are {record.row_shape} {record.dtype}, others {row_shape} {dtype}")
 
+    def fault_of(self, record: ShardRecord) -> str | None:
+        """Say what is wrong with a shard, of its rows or of what zarr reads it by; None where it is as written."""
+        rows = np.empty((len(record.keys), *record.row_shape), np.dtype(record.dtype).newbyteorder("<"))
+        try:
+            self._check_record(record, record.row_shape, rows.dtype)
+            self._read_shard([(record, row, row) for row in range(len(rows))], rows)
+        except DamagedStore as error:
+            return str(error)
+        folder = self.folder / "features" / record.shard
+        what = fault_for_zarr(folder, rows.shape, rows.dtype)
+        return None if what is None else f"shard {record.shard} of {self.folder.name}: {what}."
+
+    def retire(self, shard: str) -> None:
+        """Take a shard away: first its record, so that its rows are missing, then its data."""
+        self.journal.retire(shard)
+        remove_folder(self.folder / "features" / shard)
+
     def _damaged(self, record: ShardRecord, what: str) -> NoReturn:
         digests = {key.slice_digest for key in record.keys}
         touched = sorted(volume.id for volume in self._volumes.values() if digests & set(volume.slice_digests))
@@ -253,8 +273,8 @@ class Embeddings:
         message = (
             f"shard {record.shard} of {self.folder.name}: {what}. "
             f"It holds slices of {', '.join(touched) or 'no volume'}. Remove its record {record_path} "
-            f"and run `samkit embed` to make "
-            f"these {len(record.keys)} rows again."
+            f"and run `samkit embed`, or `samkit embed --repair` for all that is damaged, to make these "
+            f"{len(record.keys)} rows again."
         )
         raise DamagedStore(message)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -153,6 +154,24 @@ def free_bytes(path: Path) -> int:
     """Return what is free on the disk that ``path`` lies on, or will lie on."""
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the digest of every file below ``folder``, by its path there."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; under a hidden name first, so that nobody sees half of it."""
+    with _hidden_beside(folder) as retired, suppress(FileNotFoundError):
+        folder.replace(retired)
+
+
+def file_digest(path: Path) -> str:
+    """Return the BLAKE2b of a file's bytes, 32 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def size_bytes(folder: Path) -> int:

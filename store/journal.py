@@ -7,7 +7,7 @@ writers of one shard cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -96,25 +96,38 @@ class ShardRecord:
 class Journal:
     """The records of one recipe, read once and kept in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, leave_out: Collection[Path] = ()) -> None:
         self.folder = folder
         self.records: dict[str, ShardRecord] = {}
+        #: Records known to be unreadable, which are not opened.
+        self._leave_out = frozenset(leave_out)
         self._places: dict[RowKey, tuple[str, int]] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read the records that have appeared since the last look."""
-        if not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.glob("*.json")):
-            if path.stem not in self.records and not path.name.startswith("."):
-                self._learn(_read_record(path))
+        for path in self.record_paths(self.folder):
+            if path.stem not in self.records and path not in self._leave_out:
+                self._learn(read_record(path))
+
+    @staticmethod
+    def record_paths(folder: Path) -> list[Path]:
+        """Return the files of a journal's records, in the order of their names."""
+        return sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []
+
+    def retire(self, shard: str) -> None:
+        """Take a shard's record away: its rows are missing from then on."""
+        (self.folder / f"{shard}.json").unlink(missing_ok=True)
+        self.records.pop(shard, None)
+        self._places = {}
+        for record in self.records.values():
+            self._learn(record)
 
     def look_for(self, shard: str) -> bool:
         """Whether a shard has a record by now, looking for it alone: a listing costs more with every shard."""
         path = self.folder / f"{shard}.json"
         if shard not in self.records and path.exists():
-            self._learn(_read_record(path))
+            self._learn(read_record(path))
         return shard in self.records
 
     def __contains__(self, key: RowKey) -> bool:
@@ -145,7 +158,7 @@ class Journal:
         """
         path = self.folder / f"{record.shard}.json"
         first = publish_if_absent(path, readable_json(record.to_json()))
-        self._learn(record if first else _read_record(path))
+        self._learn(record if first else read_record(path))
         return first
 
     def _learn(self, record: ShardRecord) -> None:
@@ -155,7 +168,14 @@ class Journal:
             self._places.setdefault(key, (record.shard, position))
 
 
-def _read_record(path: Path) -> ShardRecord:
+def read_record(path: Path) -> ShardRecord:
+    """Read the record in a file.
+
+    Raises
+    ------
+    DamagedStore
+        When it is not one, or another shard's.
+    """
     record = ShardRecord.from_json(read_json(path), path)
     if record.shard != path.stem:
         message = (

@@ -21,8 +21,9 @@ import numpy as np
 import xxhash
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import MemoryStore
 
-from .arrays import CHUNK_NAMES
+from .arrays import CHUNK_NAMES, TORN_ARRAY
 from .errors import StoreError
 
 # (rows, C, h, w): the only file of the array, named by zarr's "v2" chunk key encoding.
@@ -56,20 +57,23 @@ def write_shard(folder: Path, rows: NDArray[Any]) -> None:
     rows
         (N, C, h, w). Rows of zeros are written like any other.
     """
-    zarr.create_array(
-        folder,
-        shape=rows.shape,
-        dtype=rows.dtype,
-        chunks=(1, *rows.shape[1:]),
-        shards=rows.shape,
-        compressors=None,
-        fill_value=0,
-        chunk_key_encoding=CHUNK_NAMES,
-    )
+    _describe(folder, rows.shape, rows.dtype)
     little_endian = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
     with (folder / DATA_FILE).open("wb", buffering=0) as file:
         file.write(little_endian.reshape(-1).view(np.uint8).data)
         file.write(_index(len(rows), little_endian[0].nbytes))
+
+
+def fault_for_zarr(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
+    """Say what is wrong with the parts of a shard that zarr needs and `read_rows` does not: description and index."""
+    expected = _index(shape[0], int(np.prod(shape[1:])) * dtype.itemsize)
+    if not (folder / DATA_FILE).read_bytes().endswith(expected):
+        return "the index at the end of its file was changed"
+    try:
+        described = zarr.open_array(folder, mode="r").metadata
+    except TORN_ARRAY as error:
+        return f"its zarr.json is missing or torn ({error})"
+    return None if described == _describe(MemoryStore(), shape, dtype).metadata else "its zarr.json was changed"
 
 
 def read_rows(file: Path, row_count: int, wanted: Sequence[tuple[int, NDArray[Any]]]) -> None:
@@ -102,6 +106,20 @@ def read_all(jobs: Sequence[Callable[[], None]], nbytes: int) -> None:
     else:
         for _ in _readers(os.getpid()).map(lambda job: job(), jobs):
             pass
+
+
+def _describe(place: Path | MemoryStore, shape: tuple[int, ...], dtype: np.dtype[Any]) -> zarr.Array[Any]:
+    """Write the zarr.json of a shard."""
+    return zarr.create_array(
+        place,
+        shape=shape,
+        dtype=dtype,
+        chunks=(1, *shape[1:]),
+        shards=shape,
+        compressors=None,
+        fill_value=0,
+        chunk_key_encoding=CHUNK_NAMES,
+    )
 
 
 def _index(row_count: int, row_bytes: int) -> bytes:

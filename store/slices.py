@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .arrays import TORN_ARRAY, open_array, write_array
 from .errors import DamagedStore
-from .files import check_fields, published_folder
+from .files import check_fields, file_digests, published_folder
 from .keys import RowKey, array_digest, content_id
 
 # A shard of pixels is a file; 32 slices of 512 x 512 float16 are 16 MiB.
@@ -53,6 +53,8 @@ class VolumeRecord:
     label_values: tuple[int, ...]
     #: The folder of the pixels, relative to the workspace.
     pixels: str
+    #: Digest of every file of that folder, see `store.files.file_digest`.
+    files: Mapping[str, str]
     #: Recipe and digests of the generation before, until `gc`: so that "which field differs" can be said.
     predecessor: Mapping[str, Any] | None = field(default=None)
 
@@ -198,8 +200,8 @@ class Volume:
         return label
 
     def intact(self) -> bool:
-        """Whether all slices and the label are on the disk as they were ingested."""
-        return _holds(self._folder, [*self.slice_digests, self.record.label_digest])
+        """Whether every file of the volume is on the disk as it was written."""
+        return file_digests(self._folder) == dict(self.record.files)
 
     def _open(self, name: str) -> zarr.Array[Any]:
         try:

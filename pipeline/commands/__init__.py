@@ -5,6 +5,7 @@ embed      what is missing is computed, wherever it is computed
 train      train-head: a head on each draw, and its table
 predict    masks for the volumes of the workspace, or for new files
 report     the table of all runs, and the page
+verify     whether everything is what was written
 status     what exists, what is missing or stale, what to type next
 hints      what a suggested command needs so that it can be copied
 weights    which checkpoint a command loads, and the shelf they are kept on

@@ -22,6 +22,7 @@ from ...stages.encoders.devices import find_device, gpu_devices
 from ...store.embeddings import Embeddings
 from ...store.errors import DiskFull, InputError, UsageError
 from ...store.files import free_bytes
+from ...store.verify import damaged_shards, unreadable_records
 from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..cluster import ShardFailure, map_shards
@@ -48,6 +49,7 @@ def run_embed(
     pixel_normalisation: str | None,
     recipe_id: str | None,
     dry_run: bool = False,
+    repair: bool = False,
 ) -> int:
     """Embed every slice that has no row yet; or, with ``dry_run``, say what that would cost and write nothing.
 
@@ -57,7 +59,12 @@ def run_embed(
     if not workspace.volumes:
         message = f"{workspace_path} holds no volumes. Ingest some first: samkit ingest FOLDER"
         raise InputError(message)
+    if repair and dry_run:
+        message = "--repair takes damaged rows away and --dry-run writes nothing. Look first: samkit verify"
+        raise UsageError(message)
     devices = _devices(device, gpus, workers)
+    if repair:
+        _drop_unreadable_records(workspace)
     find_encoder(encoder_name)
     if recipe_id is None and (weights, size, precision, pixel_normalisation) == (None,) * 4:
         recipe_id = _current_recipe(workspace, encoder_name)
@@ -76,6 +83,8 @@ def run_embed(
             pixel_normalisation=pixel_normalisation or "sam",
         )
     console.say(f"encoder {describe_encoder(encoder)}")
+    if repair:
+        _retire_damaged(workspace, encoder)
     if dry_run:
         return _say_cost(workspace, encoder, devices)
     started = time.perf_counter()
@@ -158,6 +167,26 @@ def _say_cost(workspace: Workspace, encoder: Encoder, devices: Sequence[str]) ->
         )
     console.say("dry run: nothing was written. The same command without --dry-run computes them.")
     return DONE
+
+
+def _drop_unreadable_records(workspace: Workspace) -> None:
+    """Remove journal records that do not read as such, of every recipe: nothing could be opened with them there."""
+    for folder in sorted((workspace.path / "embeddings").glob("[!.]*")):
+        for path, fault in unreadable_records(folder):
+            console.warn(fault)
+            path.unlink()
+
+
+def _retire_damaged(workspace: Workspace, encoder: Encoder) -> None:
+    """Take the damaged shards of a recipe away, so that their rows are missing and computed like any other."""
+    kept = workspace.recipes(encoder.recipe.folder_name).get(encoder.recipe.id)
+    if kept is None:
+        return
+    faults = dict(damaged_shards(kept))
+    for shard, fault in faults.items():
+        console.warn(fault)
+        kept.retire(shard)
+    console.say(f"{counted(len(faults), 'damaged shard')} of {kept.folder.name} taken away")
 
 
 def _check_room(workspace: Workspace, plan: EmbeddingPlan) -> None:

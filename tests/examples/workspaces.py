@@ -12,6 +12,7 @@ from samkit.pipeline.plan import plan_embedding
 from samkit.stages.embed import ComputeClass, EmbedJob, ShardWorker, prepare_embeddings
 from samkit.stages.encoders.base import Encoder
 from samkit.store.embeddings import Embeddings
+from samkit.store.files import file_digests
 from samkit.store.keys import array_digest
 from samkit.store.slices import VolumeRecord, slice_digests, write_pixels
 from samkit.store.workspace import Workspace
@@ -58,6 +59,7 @@ def add_volume(
         label_digest=None if label is None else array_digest(label),
         label_values=() if label is None else tuple(int(value) for value in np.unique(label) if value),
         pixels=pixels,
+        files=file_digests(workspace.path / pixels),
     )
     workspace.commit_volumes([record])
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from samkit.store.embeddings import Embeddings, ShardPlan
+from samkit.store.files import file_digests
 from samkit.store.journal import ShardRecord
 from samkit.store.keys import Recipe, RowKey, array_digest
 from samkit.store.slices import VolumeRecord, slice_digests, write_pixels
@@ -30,6 +31,7 @@ def add_volume() -> Callable[..., VolumeRecord]:
         random = np.random.default_rng([seed, *name.encode()])
         image = random.random((slices, 1, 6, 5)).astype(np.float16)
         label = random.integers(0, 3, (slices, 6, 5)).astype(np.uint8) if labelled else None
+        pixels = write_pixels(workspace.path, name, image, label)
         record = VolumeRecord(
             id=name,
             subject=f"subject-{name}",
@@ -44,7 +46,8 @@ def add_volume() -> Callable[..., VolumeRecord]:
             slice_digests=slice_digests(image),
             label_digest=None if label is None else array_digest(label),
             label_values=(1, 2) if labelled else (),
-            pixels=write_pixels(workspace.path, name, image, label),
+            pixels=pixels,
+            files=file_digests(workspace.path / pixels),
         )
         workspace.commit_volumes([record])
         return record

@@ -1,0 +1,92 @@
+"""`samkit verify` and `samkit embed --repair`, as a user types them, on a finished job."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+EMBED = ("embed", "--size", "64")
+
+
+def flip(file, place: float = 0.5) -> None:
+    data = bytearray(file.read_bytes())
+    data[int(place * len(data))] ^= 0x40
+    file.write_bytes(data)
+
+
+def only(paths):
+    (found,) = paths
+    return found
+
+
+def test_a_finished_job_is_as_it_was_written(samkit, finished):
+    ended = samkit("verify", *finished.flag)
+    assert ended.code == 0
+    assert "4 volumes, 1 shard, 1 run read: all as they were written" in ended.said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("slices/patient0--*/image/0.*", "Ingest its source again"),
+        ("embeddings/*/features/*/0.*", "samkit embed --recipe"),
+        ("embeddings/*/decoder.safetensors", "missing, or not what was kept there"),
+        ("runs/*/head.safetensors", "head.safetensors is missing or not what was trained"),
+        ("runs/*/steps.json", "steps.json is missing or not what was written"),
+    ],
+)
+def test_a_flipped_byte_is_found_and_told_with_its_remedy(samkit, job, pattern, told):
+    flip(only(job.workspace.glob(pattern)))
+    ended = samkit("verify", *job.flag)
+    assert ended.code == 1
+    assert told in ended.said
+    assert "1 fault" in ended.said
+
+
+def test_every_file_of_a_run_is_covered(samkit, job):
+    run = only(job.workspace.glob("runs/[!.]*"))
+    files = [file for file in run.rglob("*") if file.is_file()]
+    assert len(files) > 3
+    for file in files:
+        good = file.read_bytes()
+        file.unlink()
+        assert samkit("verify", *job.flag).code == 1, file
+        file.write_bytes(good)
+    assert samkit("verify", *job.flag).code == 0
+
+
+def test_the_answer_for_scripts_lists_what_is_damaged(samkit, job):
+    flip(only(job.workspace.glob("embeddings/*/features/*/0.*")))
+    ended = samkit("verify", "--json", *job.flag)
+    told = json.loads(ended.out)
+    assert ended.code == 1
+    assert told["looked_at"]["volume"] == 4
+    assert [fault["part"] for fault in told["damaged"]] == ["shard"]
+
+
+@pytest.mark.parametrize("pattern", ["features/*/0.*", "features/*/zarr.json", "journal/*.json"])
+def test_repair_computes_again_exactly_what_is_damaged(samkit, job, rows_of, pattern):
+    before = rows_of(job.workspace)
+    flip(only(job.workspace.glob(f"embeddings/*/{pattern}")), 0.02)
+    assert samkit("verify", *job.flag).code == 1
+    ended = samkit(*EMBED, "--repair", *job.flag)
+    assert ended.code == 0
+    assert "16 slices: 0 have a row, 16 to compute" in ended.said
+    after = rows_of(job.workspace)
+    assert all(np.array_equal(after[name], rows) for name, rows in before.items())
+    assert samkit("verify", *job.flag).code == 0
+
+
+def test_repair_leaves_healthy_rows_alone(samkit, job, files_of):
+    before = files_of(job.workspace)
+    ended = samkit(*EMBED, "--repair", *job.flag)
+    assert "0 damaged shards" in ended.said
+    assert files_of(job.workspace) == before
+
+
+def test_repair_and_dry_run_do_not_go_together(samkit, job):
+    ended = samkit(*EMBED, "--repair", "--dry-run", *job.flag)
+    assert ended.code == 2
+    assert "samkit verify" in ended.said

@@ -1,0 +1,180 @@
+"""Verifying: a healthy workspace has no fault, and no damage to what is read goes unseen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samkit.store.embeddings import Embeddings
+from samkit.store.errors import DamagedStore
+from samkit.store.verify import damaged_shards, unreadable_records, verify
+from samkit.store.workspace import Workspace, open_workspace
+
+
+@pytest.fixture
+def healthy(workspace: Workspace, embeddings: Embeddings, keep: Callable[..., object]) -> Workspace:
+    """Two volumes, and their rows in two shards."""
+    for name in ("a", "b"):
+        keep(embeddings, workspace.volumes[name].row_keys())
+    return workspace
+
+
+def faults(workspace: Workspace) -> list[tuple[str, str]]:
+    return [(found.part, found.name) for found in verify(open_workspace(workspace.path)) if found.fault]
+
+
+def shards(workspace: Workspace) -> list[Path]:
+    return sorted(workspace.path.glob("embeddings/*/features/*"))
+
+
+def test_a_healthy_workspace_is_looked_at_whole_and_has_no_fault(healthy: Workspace):
+    looked = [(found.part, found.fault) for found in verify(healthy)]
+    parts = ["volume", "volume", "embeddings", "shard", "shard"]
+    assert looked == [(part, None) for part in parts]
+
+
+def test_verifying_changes_nothing(healthy: Workspace):
+    before = {path: path.stat().st_mtime_ns for path in healthy.path.rglob("*")}
+    list(verify(healthy))
+    assert {path: path.stat().st_mtime_ns for path in healthy.path.rglob("*")} == before
+
+
+def test_an_empty_workspace_has_no_fault(tmp_path: Path):
+    assert list(verify(Workspace.create(tmp_path / "w"))) == []
+
+
+@pytest.mark.parametrize("name", ["0.0.0.0", "zarr.json"])
+def test_a_file_of_a_shard_that_is_gone_is_a_fault_of_that_shard(healthy: Workspace, name: str):
+    shard = shards(healthy)[0]
+    (shard / name).unlink()
+    assert faults(healthy) == [("shard", shard.name)]
+
+
+def test_a_flip_in_any_byte_of_a_shards_data_is_a_fault(healthy: Workspace):
+    shard = shards(healthy)[0]
+    good = (shard / "0.0.0.0").read_bytes()
+    for place in range(len(good)):
+        torn = bytearray(good)
+        torn[place] ^= 0x10
+        (shard / "0.0.0.0").write_bytes(torn)
+        assert faults(healthy) == [("shard", shard.name)], place
+    (shard / "0.0.0.0").write_bytes(good)
+    assert faults(healthy) == []
+
+
+def test_a_flip_in_a_shards_description_is_a_fault_or_means_the_same(healthy: Workspace):
+    import zarr
+
+    shard = shards(healthy)[0]
+    file, rows = shard / "zarr.json", np.asarray(zarr.open_array(shard)[:])
+    good = file.read_bytes()
+    unseen = []
+    for place in range(0, len(good)):
+        torn = bytearray(good)
+        torn[place] ^= 0x01
+        file.write_bytes(torn)
+        if faults(healthy) != [("shard", shard.name)]:
+            unseen.append(place)
+            np.testing.assert_array_equal(zarr.open_array(shard)[:], rows)
+    assert len(unseen) < len(good) / 2
+
+
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_damaged_pixels_are_a_fault_of_their_volume(healthy: Workspace, name: str):
+    (file,) = healthy.path.glob(f"slices/a--*/{name}/0.*")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    (found,) = [found for found in verify(healthy) if found.fault]
+    assert (found.part, found.name) == ("volume", "a")
+    assert "Ingest its source again" in (found.fault or "")
+
+
+def test_a_volume_that_is_gone_is_a_fault(healthy: Workspace):
+    (folder,) = healthy.path.glob("slices/b--*")
+    shutil.rmtree(folder)
+    assert faults(healthy) == [("volume", "b")]
+
+
+def test_a_journal_record_that_does_not_read_is_a_fault_and_hides_no_other(healthy: Workspace):
+    first, second = sorted(healthy.path.glob("embeddings/*/journal/*.json"))
+    first.write_text("{")
+    shutil.rmtree(healthy.path / "embeddings" / first.parents[1].name / "features" / second.stem)
+    assert faults(healthy) == [("journal record", first.stem), ("shard", second.stem)]
+
+
+def test_a_recipe_that_does_not_read_is_a_fault(healthy: Workspace, embeddings: Embeddings):
+    (embeddings.folder / "recipe.json").write_text("{}")
+    assert faults(healthy) == [("embeddings", embeddings.folder.name)]
+
+
+def test_a_changed_file_beside_the_recipe_is_a_fault(workspace: Workspace, recipe):
+    made = workspace.create_embeddings(recipe, trained=True, attachments={"decoder.safetensors": b"weights"})
+    (made.folder / "decoder.safetensors").write_bytes(b"weighty")
+    assert faults(workspace) == [("embeddings", made.folder.name)]
+
+
+def test_a_run_without_its_manifest_is_a_fault(healthy: Workspace):
+    (healthy.path / "runs" / "linear-1-0-abc").mkdir(parents=True)
+    assert faults(healthy) == [("run", "linear-1-0-abc")]
+
+
+# -- repair ----------------------------------------------------------------------------------------
+
+
+def test_a_retired_shard_is_missing_and_can_be_written_again(
+    healthy: Workspace, embeddings: Embeddings, keep: Callable[..., object], rows_of: Callable[..., np.ndarray]
+):
+    keys = healthy.volumes["a"].row_keys()
+    (shard,) = {embeddings.journal.find(key)[0].shard for key in keys}
+    (embeddings.folder / "features" / shard / "zarr.json").write_text("{}")
+    ((damaged, fault),) = damaged_shards(embeddings)
+    assert damaged == shard
+    assert "zarr.json" in fault
+    embeddings.retire(shard)
+    assert embeddings.journal.missing(keys) == keys
+    assert not (embeddings.folder / "features" / shard).exists()
+    keep(embeddings, keys)
+    np.testing.assert_array_equal(embeddings["a"], rows_of(keys))
+    assert faults(healthy) == []
+
+
+def test_a_kill_between_the_record_and_the_data_of_a_retired_shard_leaves_its_rows_missing(
+    healthy: Workspace, embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch
+):
+    class Killed(BaseException):
+        pass
+
+    def die(_: Path) -> None:
+        raise Killed
+
+    keys = healthy.volumes["a"].row_keys()
+    monkeypatch.setattr("samkit.store.embeddings.remove_folder", die)
+    with pytest.raises(Killed):
+        embeddings.retire(embeddings.journal.find(keys[0])[0].shard)
+    again = Embeddings.open(embeddings.folder, healthy.volumes)
+    assert again.journal.missing(keys) == keys
+
+
+def test_a_row_in_another_shard_too_stays_when_one_is_retired(
+    healthy: Workspace, embeddings: Embeddings, keep: Callable[..., object], rows_of: Callable[..., np.ndarray]
+):
+    keys = healthy.volumes["a"].row_keys()
+    first = embeddings.journal.find(keys[0])[0].shard
+    keep(embeddings, keys[:1])
+    embeddings.retire(first)
+    np.testing.assert_array_equal(embeddings.read(keys[:1]), rows_of(keys[:1]))
+
+
+def test_unreadable_records_are_found_without_opening_the_rest(healthy: Workspace, embeddings: Embeddings):
+    first, second = sorted((embeddings.folder / "journal").glob("*.json"))
+    second.write_bytes(first.read_bytes())
+    ((path, fault),) = unreadable_records(embeddings.folder)
+    assert path == second
+    assert "this is the record of shard" in fault
+    with pytest.raises(DamagedStore):
+        Embeddings.open(embeddings.folder, healthy.volumes)
