@@ -116,7 +116,7 @@ def _embeddings(folder: Path, features: NDArray[np.float16]) -> tuple[Embeddings
 
 
 def _write(embeddings: Embeddings, plan: ShardPlan, rows: NDArray[np.float16]) -> None:
-    embeddings.write(plan, rows, compute={}, seconds=0, peak_memory_bytes=0, code_version="bench")
+    embeddings.write(plan, rows, compute={}, seconds=0, peak_memory_bytes=0, code_version="bench", writer="bench")
 
 
 def _rounds(ways: dict[str, Reader], files: Sequence[Path], *, cold: bool) -> dict[str, list[float]]:

@@ -7,6 +7,8 @@ is there. No locks of our own; the scheduler hands out work, the journal makes i
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +18,9 @@ from ..stages.encoders.base import Encoder
 from ..store.embeddings import ShardPlan
 from ..store.errors import DeviceError, SamkitError
 from ..store.journal import ShardRecord
+
+# Shards handed to the scheduler for each worker.
+_SHARDS_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +47,37 @@ def map_shards(
     """
     if len(devices) == 1:
         worker = ShardWorker(job, encoder)
-        for plan in shards:
-            yield _computed(worker, plan)
+        queue = _Queue(job, shards)
+        while (plan := queue.next()) is not None:
+            result = _computed(worker, plan)
+            queue.learn(result)
+            yield result
     else:
         yield from _map_by_dask(job, shards, devices)
+
+
+class _Queue:
+    """The shards still to be computed: in order, until it shows that another command computes the same ones.
+
+    Two commands that start together would go in step and compute everything twice. The first shard that turns out
+    to be the other's tells that we are two; from then on each takes what is left in an order of its own, and what
+    the other has finished is passed over. So at most the shards in flight are computed twice, without any lock.
+    """
+
+    def __init__(self, job: EmbedJob, shards: Sequence[ShardPlan]) -> None:
+        self._writer = job.writer
+        self._left = list(reversed(shards))
+        self._alone = True
+
+    def next(self) -> ShardPlan | None:
+        """Return the next shard to compute, or None."""
+        return self._left.pop() if self._left else None
+
+    def learn(self, result: ShardRecord | ShardFailure) -> None:
+        """Look whose shard it was."""
+        if self._alone and isinstance(result, ShardRecord) and result.writer != self._writer:
+            self._alone = False
+            random.Random(self._writer).shuffle(self._left)  # noqa: S311 - an order, no secret
 
 
 def _computed(worker: ShardWorker, plan: ShardPlan) -> ShardRecord | ShardFailure:
@@ -60,7 +92,7 @@ def _map_by_dask(
 ) -> Iterator[ShardRecord | ShardFailure]:
     # dask is only imported when there is more than one worker: one process needs none of it.
     import dask
-    from distributed import Client, KilledWorker, LocalCluster, as_completed
+    from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="samkit-dask-"))
@@ -77,10 +109,23 @@ def _map_by_dask(
         client = stack.enter_context(Client(cluster))
         addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
         device_of = dict(zip(addresses, devices, strict=True))
-        futures = client.map(_compute_on_worker, shards, job=job, device_of=device_of, retries=2, pure=False)
+        queue = _Queue(job, shards)
+
+        def submit(count: int) -> list[Future[ShardRecord | ShardFailure]]:
+            plans = itertools.takewhile(lambda plan: plan is not None, (queue.next() for _ in range(count)))
+            return [
+                client.submit(_compute_on_worker, plan, job=job, device_of=device_of, retries=2, pure=False)
+                for plan in plans
+            ]
+
+        # A worker never waits for its next shard, and the scheduler holds a few, however many there are.
+        running = as_completed(submit(_SHARDS_AHEAD * len(devices)))
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            for future in running:
+                result = future.result()
+                queue.learn(result)
+                running.update(submit(1))
+                yield result
         except KilledWorker as error:
             message = (
                 "a worker was killed several times over the same shard; the system's memory is the usual cause. Shards "

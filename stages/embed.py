@@ -6,8 +6,9 @@ Shapes: B slices in a micro-batch, N rows of a shard, C channels, h w cells, S p
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,6 +73,8 @@ class EmbedJob:
     weights: Path | None
     device: str
     compute: ComputeClass
+    #: A random name of this command, kept in every record it writes.
+    writer: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
 
 class ShardWorker:
@@ -85,10 +88,14 @@ class ShardWorker:
         self._encoder = load_recipe(job.recipe, job.weights, job.device) if encoder is None else encoder
 
     def __call__(self, plan: ShardPlan) -> ShardRecord:
-        """Compute and keep one shard."""
+        """Compute and keep one shard, unless somebody else has meanwhile; return the record that stands."""
+        if self._embeddings.journal.look_for(plan.id):
+            return self._embeddings.journal.records[plan.id]
         # A record says what its rows were made by, which may be another device than the one they were begun on.
         compute = replace(self._job.compute, device=device_kind(self._job.device))
-        return embed_shard(plan, self._slices, self._encoder, self._embeddings, compute)
+        return embed_shard(
+            plan, self._slices, self._encoder, self._embeddings, compute=compute, writer=self._job.writer
+        )
 
 
 def load_recipe(recipe: Recipe, weights: Path | None, device: str) -> Encoder:
@@ -158,9 +165,15 @@ class SliceFinder:
 
 
 def embed_shard(
-    plan: ShardPlan, slices: SliceFinder, encoder: Encoder, embeddings: Embeddings, compute: ComputeClass
+    plan: ShardPlan,
+    slices: SliceFinder,
+    encoder: Encoder,
+    embeddings: Embeddings,
+    *,
+    compute: ComputeClass,
+    writer: str,
 ) -> ShardRecord:
-    """Compute and keep the rows of one shard.
+    """Compute and keep the rows of one shard; return the record that stands, this one's or another writer's.
 
     Raises
     ------
@@ -184,6 +197,7 @@ def embed_shard(
         seconds=time.perf_counter() - started,
         peak_memory_bytes=peak_memory_bytes(),
         code_version=code_version(),
+        writer=writer,
     )
 
 

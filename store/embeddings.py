@@ -289,6 +289,7 @@ class Embeddings:
         seconds: float,
         peak_memory_bytes: int,
         code_version: str,
+        writer: str,
     ) -> ShardRecord:
         """Write a shard and then its record.
 
@@ -298,7 +299,7 @@ class Embeddings:
             The keys, in the order of the rows.
         rows
             (N, C, h, w) in the storage precision.
-        compute, seconds, peak_memory_bytes, code_version
+        compute, seconds, peak_memory_bytes, code_version, writer
             How the rows were made; see `ShardRecord`.
 
         Returns
@@ -336,6 +337,7 @@ class Embeddings:
             seconds=round(seconds, 4),
             peak_memory_bytes=peak_memory_bytes,
             code_version=code_version,
+            writer=writer,
         )
         self.journal.commit(record)
         return self.journal.records[plan.id]

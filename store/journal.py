@@ -36,6 +36,8 @@ class ShardRecord:
     #: Largest resident size of the process that made it, so far.
     peak_memory_bytes: int
     code_version: str
+    #: A random name of the command that wrote the shard: tells a shard of another command that ran meanwhile.
+    writer: str
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is kept in ``journal/<shard>.json``."""
@@ -72,6 +74,7 @@ class ShardRecord:
                 seconds=value["seconds"],
                 peak_memory_bytes=value["peak_memory_bytes"],
                 code_version=value["code_version"],
+                writer=value["writer"],
             )
         except (AttributeError, KeyError, ValueError, TypeError, IndexError, UsageError) as error:
             message = f"{place}: this journal record is incomplete ({error!r}). {remedy}"

@@ -108,7 +108,7 @@ def run_embed(
 def embed_all(
     workspace: Workspace, encoder: Encoder, weights: Path | None, devices: Sequence[str]
 ) -> tuple[Embeddings, int, list[ShardFailure]]:
-    """Compute the rows that a recipe lacks; return its embeddings, how many were computed, and what failed."""
+    """Compute the rows that a recipe lacks; return its embeddings, how many were computed here, and what failed."""
     embeddings = prepare_embeddings(workspace, encoder, devices[0], len(devices))
     fixed = ComputeClass.from_json(embeddings.compute or {})
     if fixed.device != device_kind(devices[0]):
@@ -120,6 +120,8 @@ def embed_all(
     plan = plan_embedding(encoder.recipe.id, embeddings.journal, workspace.volumes.values(), _row_bytes(encoder))
     _say_plan(plan)
     failures: list[ShardFailure] = []
+    others: set[str] = set()
+    computed = 0
     if plan.shards:
         _check_room(workspace, plan)
         job = EmbedJob(
@@ -133,10 +135,15 @@ def embed_all(
             for result in map_shards(job, plan.shards, devices, encoder):
                 if isinstance(result, ShardFailure):
                     failures.append(result)
-                else:
-                    bar.advance(len(result.keys))
+                    continue
+                bar.advance(len(result.keys))
+                if result.writer == job.writer:
+                    computed += len(result.keys)
+                elif result.writer not in others:
+                    others.add(result.writer)
+                    console.say("another samkit embeds the same slices: the two share what is left between them")
     embeddings.journal.refresh()
-    return embeddings, plan.missing - sum(failure.rows for failure in failures), failures
+    return embeddings, computed, failures
 
 
 def _say_cost(workspace: Workspace, encoder: Encoder, devices: Sequence[str]) -> int:

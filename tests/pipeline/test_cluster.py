@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import samkit as package
+from samkit.pipeline.cluster import ShardFailure, _Queue
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
+from samkit.store.embeddings import ShardPlan
+from samkit.store.journal import ShardRecord
+from samkit.store.keys import RowKey
 
 
 @pytest.fixture
@@ -44,3 +50,57 @@ def test_rows_begun_by_one_process_are_gone_on_with_by_two_in_the_same_compute_c
     assert ended.code == 0
     assert "0 to compute" in ended.said
     assert package.open_workspace(job.workspace).embeddings("nano").compute == before
+
+
+def shards(count: int) -> list[ShardPlan]:
+    return [ShardPlan(recipe_id="r", keys=(RowKey(slice_digest=f"{number:032x}"),)) for number in range(count)]
+
+
+class TestTheQueue:
+    """Which shard is next, and what happens when another command turns out to work on the same ones."""
+
+    def queue(self, plans: list[ShardPlan], writer: str = "mine"):
+        return _Queue(SimpleNamespace(writer=writer), plans)  # type: ignore[arg-type]
+
+    def test_alone_the_order_is_the_plans(self):
+        plans, queue = shards(9), self.queue(shards(9))
+        taken = []
+        while (plan := queue.next()) is not None:
+            taken.append(plan)
+            queue.learn(record("mine"))
+        assert taken == plans
+
+    def test_in_company_the_rest_is_taken_in_an_order_of_ones_own_and_nothing_is_lost(self):
+        plans = shards(40)
+        orders = []
+        for writer in ("one", "two"):
+            queue = self.queue(plans, writer)
+            taken = [queue.next()]
+            queue.learn(record("somebody else"))
+            while (plan := queue.next()) is not None:
+                taken.append(plan)
+            assert sorted(plan.id for plan in taken) == sorted(plan.id for plan in plans)
+            orders.append([plan.id for plan in taken])
+        assert orders[0] != orders[1]
+
+    def test_a_failure_is_not_company(self):
+        queue = self.queue(shards(9))
+        queue.next()
+        queue.learn(ShardFailure(rows=1, reason="torn"))
+        assert queue.next() == shards(9)[1]
+
+
+def record(writer: str) -> ShardRecord:
+    return ShardRecord(
+        shard="s",
+        recipe="r",
+        keys=(),
+        checksums=(),
+        row_shape=(1, 1, 1),
+        dtype="float16",
+        compute={},
+        seconds=0,
+        peak_memory_bytes=0,
+        code_version="test",
+        writer=writer,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import samkit as package
@@ -88,3 +90,47 @@ def test_ingest_killed_midway_keeps_what_it_had_and_goes_on(samkit, many_slices,
     assert ended.code == 0
     assert len(package.open_workspace(workspace).volumes) == 4
     assert all(volume.label is not None for volume in package.open_workspace(workspace).volumes.values())
+
+
+def test_two_commands_started_together_share_the_work_and_leave_the_rows_of_one(samkit, many_slices, tmp_path, rows_of):
+    shared, alone = tmp_path / "shared", tmp_path / "alone"
+    for workspace in (shared, alone):
+        assert samkit("ingest", many_slices, "--workspace", workspace).code == 0
+    embed = ("embed", "--size", "128", "--workspace")
+    both = [start(*embed, shared, stdout=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=SECONDS_TO_WAIT)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    computed = [int(re.search(r"(\d+) slices embedded", text).group(1)) for text in said]
+    # A row is the first writer's, so the counts never overlap; that neither did all shows that they shared.
+    assert sum(computed) == 640
+    assert all(count > 0 for count in computed), said
+
+    assert samkit(*embed, alone).code == 0
+    finished, uninterrupted = rows_of(shared), rows_of(alone)
+    assert all(np.array_equal(finished[name], rows) for name, rows in uninterrupted.items())
+    assert samkit("verify", "--workspace", shared).code == 0
+    names = [sorted(file.name for file in w.glob("embeddings/*/journal/*.json")) for w in (shared, alone)]
+    assert names[0] == names[1]
+
+
+def test_a_worker_that_is_killed_costs_only_its_shard(samkit, many_slices, tmp_path, rows_of):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for workspace in (killed, whole):
+        assert samkit("ingest", many_slices, "--workspace", workspace).code == 0
+    embed = ("embed", "--size", "128", "--workers", "2", "--workspace")
+    process = start(*embed, killed, stdout=subprocess.PIPE)
+    until = time.monotonic() + SECONDS_TO_WAIT
+    while not any(killed.glob("embeddings/*/journal/[!.]*.json")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    victim = next(
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.name().startswith("python") and child.num_threads() > 3 and "spawn_main" in " ".join(child.cmdline())
+    )
+    victim.kill()
+    said = process.communicate(timeout=2 * SECONDS_TO_WAIT)[0].decode()
+    assert process.returncode == 0, said
+    assert samkit(*embed, whole).code == 0
+    finished, uninterrupted = rows_of(killed), rows_of(whole)
+    assert all(np.array_equal(finished[name], rows) for name, rows in uninterrupted.items())

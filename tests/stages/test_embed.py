@@ -65,7 +65,9 @@ def compute(micro_batch=4):
 def embedded(workspace, encoder, keys, micro_batch=4):
     embeddings = prepare_embeddings(workspace, encoder, "cpu")
     plan = ShardPlan(recipe_id=encoder.recipe.id, keys=tuple(keys))
-    return embed_shard(plan, SliceFinder(workspace.volumes.values()), encoder, embeddings, compute(micro_batch))
+    return embed_shard(
+        plan, SliceFinder(workspace.volumes.values()), encoder, embeddings, compute=compute(micro_batch), writer="test"
+    )
 
 
 def keys_of(workspace):

@@ -94,6 +94,7 @@ def keep(rows_of: Callable[[Sequence[RowKey]], np.ndarray]) -> Callable[..., Sha
             seconds=0.5,
             peak_memory_bytes=1,
             code_version="0.1.0",
+            writer="test",
         )
 
     return write

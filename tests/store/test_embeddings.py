@@ -287,6 +287,7 @@ def test_a_plan_of_another_recipe_is_refused(embeddings: Embeddings):
             seconds=0,
             peak_memory_bytes=0,
             code_version="0.1.0",
+            writer="test",
         )
 
 

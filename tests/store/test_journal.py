@@ -35,6 +35,7 @@ def record(*numbers: int, **others: Any) -> ShardRecord:
         "seconds": 1.25,
         "peak_memory_bytes": 1000,
         "code_version": "0.1.0",
+        "writer": "test",
     }
     return ShardRecord(**{**fields, **others})
 
