@@ -258,7 +258,7 @@ def _take(
     )
     change = _change(record, there, options)
     if change == "new pixels" and there is not None:
-        notes += _recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
+        notes += recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
     twin = known.by_slices.get(record.slice_digests)
     if twin is not None and twin.subject != source.subject:
         notes.append(f"the same slices as {twin.id} of another subject: if it is one patient, train and test overlap")
@@ -355,20 +355,27 @@ def _check_id(source: SourceFiles) -> None:
         raise InputError(message) from error
 
 
-def _recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Say which fields of two ingest recipes differ: ``window 400/40 -> 350/40``."""
 
-    def told(recipe: Mapping[str, Any]) -> dict[str, str]:
+    def scale(recipe: Mapping[str, Any]) -> str:
         window = recipe["window"]
-        return {
-            "scale": recipe["intensity"]["rule"]
+        return (
+            f"scale: {recipe['intensity']['rule']}"
             if window is None
-            else f"window {window['width']:g}/{window['level']:g}",
-            "axis": recipe["axis"] or "through-plane",
-        }
+            else f"window {window['width']:g}/{window['level']:g}"
+        )
 
-    before, after = told(old), told(new)
-    return [f"{name}: {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
+    def axis(recipe: Mapping[str, Any]) -> str:
+        return f"axis {recipe['axis'] or 'through-plane'}"
+
+    changes = [(told(old), told(new)) for told in (scale, axis)]
+    return [
+        # "window 400/40 -> 350/40": the word that both begin with is said once.
+        f"{before} -> {after.removeprefix(f'{before.split()[0]} ')}"
+        for before, after in changes
+        if before != after
+    ]
 
 
 def _named_values(shown: str, label: NDArray[np.unsignedinteger[Any]], names: Mapping[int, str]) -> tuple[int, ...]:

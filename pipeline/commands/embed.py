@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from ...stages.embed import (
 )
 from ...stages.encoders.base import Encoder, find_encoder
 from ...stages.encoders.devices import find_device, gpu_devices
+from ...stages.ingest import recipe_differences
 from ...store.embeddings import Embeddings
 from ...store.errors import DiskFull, InputError, UsageError
 from ...store.files import free_bytes
@@ -118,6 +120,7 @@ def embed_all(
         )
     _say_other_recipes(workspace, encoder)
     plan = plan_embedding(encoder.recipe.id, embeddings.journal, workspace.volumes.values(), _row_bytes(encoder))
+    _say_changes(workspace, plan)
     _say_plan(plan)
     failures: list[ShardFailure] = []
     others: set[str] = set()
@@ -153,6 +156,7 @@ def _say_cost(workspace: Workspace, encoder: Encoder, devices: Sequence[str]) ->
     _say_other_recipes(workspace, encoder)
     journal = None if kept is None else kept.journal
     plan = plan_embedding(recipe.id, journal, workspace.volumes.values(), _row_bytes(encoder))
+    _say_changes(workspace, plan)
     _say_plan(plan)
     free = free_bytes(workspace.path)
     console.say(
@@ -213,6 +217,24 @@ def _say_plan(plan: EmbeddingPlan) -> None:
         f"{counted(plan.wanted, 'slice')}: {plan.present} have a row, {plan.missing} to compute "
         f"({console.readable_bytes(plan.missing_bytes)} in {counted(len(plan.shards), 'shard')})"
     )
+
+
+def _say_changes(workspace: Workspace, plan: EmbeddingPlan) -> None:
+    """Say why volumes that were ingested before need new rows: which field of their ingest differs, in how many."""
+    missing = {key for shard in plan.shards for key in shard.keys}
+    volumes: Counter[str] = Counter()
+    slices: Counter[str] = Counter()
+    for volume in workspace.volumes.values():
+        before = volume.record.predecessor
+        new = missing & set(volume.row_keys())
+        if before is None or not new:
+            continue
+        told = "; ".join(recipe_differences(before["ingest_recipe"], volume.ingest_recipe))
+        volumes[told or "other pixels at the source"] += 1
+        slices[told or "other pixels at the source"] += len(new)
+    for told, count in volumes.items():
+        changed = counted(slices[told], "slice")
+        console.say(f"{told} in {count} of {counted(len(workspace.volumes), 'volume')}: {changed} to compute for it")
 
 
 def _say_other_recipes(workspace: Workspace, encoder: Encoder) -> None:

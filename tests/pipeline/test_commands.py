@@ -40,6 +40,22 @@ def test_a_dry_run_says_what_embedding_costs_and_writes_nothing(samkit, ingested
     assert files_of(ingested.workspace) == before
 
 
+def test_another_window_is_told_with_both_and_only_the_volumes_it_touched_are_computed(samkit, tmp_path, write_pair):
+    for seed, name in enumerate(("a", "b", "c")):
+        write_pair(tmp_path / "data", name, seed=seed)
+    flag = ("--workspace", tmp_path / "w")
+    samkit("ingest", tmp_path / "data", "--window", "400/40", *flag)
+    samkit(*EMBED, *flag)
+    for name in ("b", "c"):
+        (tmp_path / "data" / "images" / f"{name}.nii.gz").unlink()
+        (tmp_path / "data" / "labels" / f"{name}.nii.gz").unlink()
+    samkit("ingest", tmp_path / "data", "--window", "350/40", *flag)
+    for ended in (samkit(*EMBED, "--dry-run", *flag), samkit(*EMBED, *flag)):
+        assert "window 400/40 -> 350/40 in 1 of 3 volumes: 4 slices to compute for it" in ended.said
+        assert "12 slices: 8 have a row, 4 to compute" in ended.said
+    assert "350/40" not in samkit(*EMBED, *flag).said
+
+
 def test_a_dry_run_counts_only_what_is_missing(samkit, job, tmp_path):
     write_nifti_pair(tmp_path / "more", "later", draw_subject(9, shape=(5, 36, 32), spacing_mm=(10.0, 6.0, 6.0)))
     samkit("ingest", tmp_path / "more", *job.flag)
