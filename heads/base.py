@@ -22,6 +22,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from ..store.errors import DamagedStore
+from ..store.places import Place, place_of
 from ..store.runs import Run, check_name
 
 # Heads answer on a grid four times finer than the embedding: two up-convolutions of stride 2, as in SAM.
@@ -130,13 +131,13 @@ def find_head(name: str) -> type[Head]:
     return found
 
 
-def load_head(run_directory: str | Path) -> Head:
+def load_head(run_directory: str | Path | Place) -> Head:
     """Load the trained head of a run, on the CPU, in eval mode.
 
     Parameters
     ----------
     run_directory
-        A folder below ``WORKSPACE/runs``.
+        A folder below ``WORKSPACE/runs``, its path or URL.
 
     Returns
     -------
@@ -148,7 +149,7 @@ def load_head(run_directory: str | Path) -> Head:
     DamagedStore
         When the folder is no finished run or its weights do not fit.
     """
-    folder = Path(run_directory)
+    folder = place_of(run_directory)
     if not (folder / "run.json").exists():
         message = f"{folder} is not a finished run (no run.json in it). `samkit status` lists the runs there are."
         raise DamagedStore(message)

@@ -20,7 +20,7 @@ from typing import Any
 import platformdirs
 
 from ..store.errors import UsageError
-from ..store.files import publish_if_absent
+from ..store.local import LocalPlace
 
 CONFIG_FILE = "samkit.toml"
 _KEY_BYTES = 32
@@ -75,7 +75,7 @@ def id_key() -> bytes:
     if not path.exists():
         before = os.umask(0o077)  # readable by the user alone from its first moment
         try:
-            publish_if_absent(path, secrets.token_hex(_KEY_BYTES).encode())
+            LocalPlace(path).publish_if_absent(secrets.token_hex(_KEY_BYTES).encode())
         finally:
             os.umask(before)
     return path.read_bytes()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..store.embeddings import BYTES_PER_SHARD, ROWS_PER_SHARD, ShardPlan
+from ..store.embeddings import ShardPlan, cut_into_shards
 from ..store.journal import Journal
-from ..store.keys import RowKey
 from ..store.slices import Volume
 
 
@@ -59,16 +58,3 @@ def plan_embedding(recipe_id: str, journal: Journal | None, volumes: Iterable[Vo
         wanted=len(wanted),
         present=len(wanted) - len(missing),
     )
-
-
-def cut_into_shards(recipe_id: str, keys: Sequence[RowKey], row_bytes: int) -> list[ShardPlan]:
-    """Cut rows into shards of at most 64 rows and 128 MiB, in order.
-
-    >>> keys = [RowKey(slice_digest=str(number)) for number in range(130)]
-    >>> [len(shard.keys) for shard in cut_into_shards("recipe", keys, row_bytes=2 << 20)]
-    [64, 64, 2]
-    """
-    rows = max(1, min(ROWS_PER_SHARD, BYTES_PER_SHARD // row_bytes))
-    return [
-        ShardPlan(recipe_id=recipe_id, keys=tuple(keys[first : first + rows])) for first in range(0, len(keys), rows)
-    ]

@@ -13,17 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store.errors import IdentifierTaken, InputError, SamkitError, UnusableLabel, UsageError
-from ..store.files import file_digests
 from ..store.keys import array_digest
-from ..store.slices import Volume, VolumeRecord, slice_digests, write_pixels
+from ..store.places import Place, place_of
+from ..store.slices import Pixels, Volume, VolumeRecord, slice_digests, write_packs, write_pixels
 from ..store.workspace import Workspace, check_identifier, open_workspace
 from .readers.base import Scan, SourceFiles, read_image, read_label
 from .readers.geometry import Orientation, choose_orientation, compare_grids, display_spacing_mm
 from .readers.intensity import IntensityRule, Window, choose_intensity, normalise
 from .readers.layouts import Found
 
-# The index is one file and is written anew each time; every two seconds keeps a kill cheap and the writing cheaper.
+# Every commit is a file of the index, and of the packs of one-slice volumes; every two seconds keeps a kill cheap.
 _SECONDS_BETWEEN_COMMITS = 2.0
+# One-slice volumes wait in memory for their pack, up to about so many bytes.
+_BYTES_BETWEEN_COMMITS = 256 << 20
 # Class indices are bytes, and 255 marks what lies outside a slice.
 _LARGEST_CLASS_COUNT = 254
 
@@ -69,7 +71,7 @@ class Refused:
     reason: str
 
 
-def ingest(workspace: Path, found: Found, options: IngestOptions) -> Iterator[Taken | Refused]:
+def ingest(workspace: str | Path | Place, found: Found, options: IngestOptions) -> Iterator[Taken | Refused]:
     """Bring the sources into the workspace one by one, yielding what became of each.
 
     The workspace is made with its first volume. A volume counts when the index lists it, which is written
@@ -78,7 +80,7 @@ def ingest(workspace: Path, found: Found, options: IngestOptions) -> Iterator[Ta
     Parameters
     ----------
     workspace
-        A directory; it may not exist yet.
+        A directory or an fsspec URL; it may not exist yet.
     found
         What a layout found, see `readers.layouts`.
     options
@@ -91,38 +93,75 @@ def ingest(workspace: Path, found: Found, options: IngestOptions) -> Iterator[Ta
     """
     for shown, reason in found.refused:
         yield Refused(shown=shown, reason=reason)
-    there = _existing(workspace)
+    place = place_of(workspace)
+    there = open_workspace(place) if Workspace.is_at(place) else None
     if there is None:
-        Workspace.check_place(workspace)
-    names = decide_label_names(there, found, options, workspace)
-    pending: list[VolumeRecord] = []
-    committed = time.monotonic()
+        Workspace.check_place(place)
+    names = decide_label_names(there, found, options, place)
+    keeper = _Keeper(place, there, names)
     known = _Known({} if there is None else dict(there.volumes))
     try:
         for source in found.sources:
             try:
-                record, taken = _take(workspace, source, options, names, known)
+                fresh, taken = _take(source, options, names, known)
             except UsageError:
                 raise  # the command is wrong, not this file: it would be wrong for every other one too
             except SamkitError as error:
                 yield Refused(shown=source.shown, reason=str(error))
                 continue
-            if record is not None:
-                pending.append(record)
-                known.add(Volume(workspace, record, names))
-            if pending and time.monotonic() - committed > _SECONDS_BETWEEN_COMMITS:
-                _commit(workspace, pending, names)
-                pending, committed = [], time.monotonic()
+            if fresh is not None:
+                known.add(Volume(place, keeper.keep(*fresh), names))
             yield taken
     finally:
-        if pending:
-            _commit(workspace, pending, names)
-    now = _existing(workspace)
-    if now is not None and now.label_names != names:
-        now.set_label_names(names)
+        keeper.commit()
+    if keeper.workspace is not None and keeper.workspace.label_names != names:
+        keeper.workspace.set_label_names(names)
 
 
-def decide_label_names(there: Workspace | None, found: Found, options: IngestOptions, path: Path) -> dict[int, str]:
+class _Keeper:
+    """Writes what was taken: the pixels of a volume at once, those of one-slice volumes in packs, then the index."""
+
+    def __init__(self, place: Place, workspace: Workspace | None, names: Mapping[int, str]) -> None:
+        self._place = place
+        #: None until there is one.
+        self.workspace = workspace
+        self._names = names
+        self._written: list[VolumeRecord] = []
+        self._waiting: dict[str, tuple[VolumeRecord, Pixels]] = {}
+        self._waiting_bytes = 0
+        self._committed = time.monotonic()
+
+    def keep(self, record: VolumeRecord, pixels: Pixels) -> VolumeRecord:
+        """Take a volume over, and commit where it is time; return its record, without a place where it waits."""
+        if self.workspace is None:
+            self.workspace = Workspace.create(self._place, self._names)
+        if len(pixels.image) == 1:
+            self._waiting[record.id] = (record, pixels)
+            self._waiting_bytes += pixels.nbytes
+        else:
+            folder, files = write_pixels(self._place, record.id, pixels)
+            record = replace(record, pixels=folder, files=files)
+            self._written.append(record)
+        late = time.monotonic() - self._committed > _SECONDS_BETWEEN_COMMITS
+        if late or self._waiting_bytes > _BYTES_BETWEEN_COMMITS:
+            self.commit()
+        return record
+
+    def commit(self) -> None:
+        """Put what was kept since the last time into the index."""
+        packed = write_packs(self._place, {volume_id: pixels for volume_id, (_, pixels) in self._waiting.items()})
+        for volume_id, (record, _) in self._waiting.items():
+            lies = packed[volume_id]
+            self._written.append(replace(record, pixels=lies.pixels, files=lies.files, plane=lies.plane))
+        if self._written and self.workspace is not None:
+            if self.workspace.label_names != self._names:
+                self.workspace.set_label_names(self._names)
+            self.workspace.commit_volumes(self._written)
+        self._written, self._waiting, self._waiting_bytes = [], {}, 0
+        self._committed = time.monotonic()
+
+
+def decide_label_names(there: Workspace | None, found: Found, options: IngestOptions, place: Place) -> dict[int, str]:
     """Return the names of the dataset's label values, background left out.
 
     From ``--labels``, else from the dataset, else the workspace's own, else the numbers that occur in the labels.
@@ -144,7 +183,7 @@ def decide_label_names(there: Workspace | None, found: Found, options: IngestOpt
         all_new = not {volume.record.identity for volume in volumes} & {source.identity for source in found.sources}
         values = set(_values_in_labels(found)) if unnamed and all_new else set()
         if values and values < set(kept):
-            raise InputError(_other_labels(path, kept, {value: str(value) for value in sorted(values)}, options))
+            raise InputError(_other_labels(place, kept, {value: str(value) for value in sorted(values)}, options))
     else:
         names = {value: name for value, name in sorted(given.items()) if value != 0}
         # The whole dataset again may give its numbers names, or add values, until a run was trained on what they were.
@@ -152,17 +191,17 @@ def decide_label_names(there: Workspace | None, found: Found, options: IngestOpt
         grown = all(value in names and name in (names[value], str(value)) for value, name in kept.items())
         untouched = there is None or len(there.runs) == 0
         if kept and names != kept and not (again and grown and untouched):
-            raise InputError(_other_labels(path, kept, names, options))
+            raise InputError(_other_labels(place, kept, names, options))
     if len(names) > _LARGEST_CLASS_COUNT:
         message = f"{len(names)} label values: samkit takes up to {_LARGEST_CLASS_COUNT}. Are these instance numbers?"
         raise InputError(message)
     return names
 
 
-def _other_labels(path: Path, kept: Mapping[int, str], names: Mapping[int, str], options: IngestOptions) -> str:
+def _other_labels(place: Place, kept: Mapping[int, str], names: Mapping[int, str], options: IngestOptions) -> str:
     name_all = ",".join(f"{value}={name}" for value, name in kept.items())
     return (
-        f"{path} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "
+        f"{place} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "
         f"holds one dataset with one set of label names. Give this one its own: "
         f"samkit ingest {shlex.quote(options.shown)} --workspace {_own_workspace(options.shown)} "
         f"(or, if it is more of the same dataset, say so: --labels {shlex.quote(name_all)})"
@@ -211,9 +250,9 @@ class _Known:
 
 
 def _take(
-    workspace: Path, source: SourceFiles, options: IngestOptions, names: Mapping[int, str], known: _Known
-) -> tuple[VolumeRecord | None, Taken]:
-    """Read one source; return the record to be committed (None when nothing has changed) and what to tell."""
+    source: SourceFiles, options: IngestOptions, names: Mapping[int, str], known: _Known
+) -> tuple[tuple[VolumeRecord, Pixels] | None, Taken]:
+    """Read one source; return what is to be kept of it (None when nothing has changed) and what to tell."""
     _check_id(source)
     there = known.by_id.get(source.id)
     elsewhere = known.by_identity.get(source.identity)
@@ -281,10 +320,7 @@ def _take(
             "slice_digests": there.record.slice_digests,
             "label_digest": there.record.label_digest,
         }
-    if not (workspace / "workspace.json").exists():
-        Workspace.create(workspace, names)
-    pixels = write_pixels(workspace, source.id, image, label)
-    return replace(record, pixels=pixels, files=file_digests(workspace / pixels), predecessor=predecessor), taken
+    return (replace(record, predecessor=predecessor), Pixels(image=image, label=label)), taken
 
 
 def _fitting_label(
@@ -344,7 +380,8 @@ def _change(new: VolumeRecord, there: Volume | None, options: IngestOptions) -> 
     )
     if unlike:
         return "new details"
-    return "unchanged" if there.intact() else "repaired"
+    waits = not old.pixels  # of the same ingest, for its pack
+    return "unchanged" if waits or there.intact() else "repaired"
 
 
 def _check_id(source: SourceFiles) -> None:
@@ -393,17 +430,6 @@ def _named_values(shown: str, label: NDArray[np.unsignedinteger[Any]], names: Ma
 
 
 # -- the workspace ---------------------------------------------------------------------------------
-
-
-def _existing(path: Path) -> Workspace | None:
-    return open_workspace(path) if (path / "workspace.json").exists() else None
-
-
-def _commit(path: Path, records: list[VolumeRecord], names: Mapping[int, str]) -> None:
-    workspace = open_workspace(path)
-    if workspace.label_names != names:
-        workspace.set_label_names(names)
-    workspace.commit_volumes(records)
 
 
 def _values_in_labels(found: Found) -> list[int]:

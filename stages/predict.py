@@ -67,7 +67,7 @@ def predict_volume(run: Run, head: Head, volume: Volume, embeddings: Embeddings,
     # Labels with other names (a new dataset's numbers) mean other things and are not compared.
     comparable = volume.labelled and volume.label_names == label_names
     # A subject's name means the same patient in the run's own workspace only; equal slices are equal anywhere.
-    own = embeddings.folder.parents[1].resolve() == run.folder.parents[1].resolve()
+    own = embeddings.folder.parent.parent.same_as(run.folder.parent.parent)
     drawn_slices = {_slices_of(content) for content in run.settings.drawn_volumes.values()}
     trained_on = (own and volume.subject in run.settings.drawn) or _slices_of(volume.content) in drawn_slices
     return Predicted(

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -18,9 +17,10 @@ from numpy.typing import NDArray
 
 from ..heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean_over_classes, over_draws
 from ..heads.metrics import ScoredVolume
+from ..store.documents import canonical_json, readable_json
 from ..store.errors import DamagedStore, MissingRun
-from ..store.files import canonical_json, publish, readable_json
 from ..store.keys import content_id
+from ..store.places import Place
 from ..store.provenance import code_version
 from ..store.runs import Run, RunSettings, stale_because
 from ..store.slices import Volume
@@ -167,20 +167,20 @@ def table_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def write_report(workspace: Workspace, folder: Path) -> Path:
+def write_report(workspace: Workspace, folder: Place) -> Place:
     """Write ``index.html``, ``table.csv`` and ``table.json``.
 
     Returns
     -------
-    Path
+    Place
         The page.
     """
     runs, left_out = reportable(workspace)
     rows = tabulate(runs)
-    publish(folder / "table.csv", table_csv(rows).encode())
-    publish(folder / "table.json", readable_json([asdict(row) for row in rows]))
+    (folder / "table.csv").publish(table_csv(rows).encode())
+    (folder / "table.json").publish(readable_json([asdict(row) for row in rows]))
     page = folder / "index.html"
-    publish(page, _page(workspace, runs, left_out, rows).encode())
+    page.publish(_page(workspace, runs, left_out, rows).encode())
     return page
 
 

@@ -30,10 +30,10 @@ from ..heads.inference import segment
 from ..heads.losses import IGNORED
 from ..heads.metrics import judge
 from ..heads.sampling import Draw, draw_subjects, make_split
-from ..store.arrays import write_array
+from ..store.arrays import array_files, inside
+from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
-from ..store.files import file_digests, published_folder, readable_json
 from ..store.provenance import code_version, peak_memory_bytes
 from ..store.runs import Run, RunSettings
 from ..store.slices import Volume
@@ -100,12 +100,11 @@ def settings_of(
 
 def labelled_volumes(workspace: Workspace, subjects: Sequence[str]) -> list[Volume]:
     """Return the labelled volumes of some subjects, in the order of the subjects."""
-    return [
-        volume
-        for subject in subjects
-        for volume in workspace.volumes.values()
-        if volume.subject == subject and volume.labelled
-    ]
+    of_subject: dict[str, list[Volume]] = {subject: [] for subject in subjects}
+    for volume in workspace.volumes.values():
+        if volume.labelled and volume.subject in of_subject:
+            of_subject[volume.subject].append(volume)
+    return [volume for subject in subjects for volume in of_subject[subject]]
 
 
 def train(
@@ -173,40 +172,41 @@ def train(
             progress("fitting", step.number + 1, options.fit.steps)
     seconds["fitting"] = time.perf_counter() - started
 
+    started = time.perf_counter()
+    scored = []
+    files: dict[str, bytes] = {}
+    for number, volume in enumerate(test):
+        prediction = segment(head, embeddings[volume.id], frame_of(volume, embeddings), workspace.label_names)
+        files |= inside(f"predictions/{volume.id}", array_files(prediction))
+        scored.append(judge(volume, prediction))
+        progress("scoring", number + 1, len(test))
+    seconds["scoring"] = time.perf_counter() - started
+    weights = head_bytes(head)
+    files["head.safetensors"] = weights
+    files["steps.json"] = readable_json([step.to_json() for step in steps])
+    record = {
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "steps": len(steps),
+        "trainable_parameters": head.parameter_count(),
+        "training_slices": len(training),
+        "training_volumes": [volume.id for volume in labelled_volumes(workspace, draw.training)],
+        "features_streamed": training.streamed,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "device": options.device,
+        "head_sha256": hashlib.sha256(weights).hexdigest(),
+        "code_version": code_version(),
+        "torch_version": torch.__version__,
+        "encoder_recipe": embeddings.recipe.to_json(),
+        "encoder_trained": embeddings.trained,
+        "ingest_recipe": labelled_volumes(workspace, draw.training)[0].ingest_recipe,
+        "files": {name: bytes_digest(content) for name, content in sorted(files.items())},
+    }
+    manifest = {"settings": settings.to_json(), "record": record, "scores": [one.to_json() for one in scored]}
+    # The last file: on an object store it is what tells that the run is there.
+    files["run.json"] = sealed_json(manifest)
     folder = workspace.path / "runs" / settings.run_id
     # The same run, trained by somebody else meanwhile, stays.
-    with published_folder(folder, keep=(folder / "run.json").exists) as part:
-        started = time.perf_counter()
-        scored = []
-        for number, volume in enumerate(test):
-            prediction = segment(head, embeddings[volume.id], frame_of(volume, embeddings), workspace.label_names)
-            write_array(part / "predictions" / volume.id, prediction)
-            scored.append(judge(volume, prediction))
-            progress("scoring", number + 1, len(test))
-        seconds["scoring"] = time.perf_counter() - started
-        weights = head_bytes(head)
-        record = {
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "steps": len(steps),
-            "trainable_parameters": head.parameter_count(),
-            "training_slices": len(training),
-            "training_volumes": [volume.id for volume in labelled_volumes(workspace, draw.training)],
-            "features_streamed": training.streamed,
-            "peak_memory_bytes": peak_memory_bytes(),
-            "device": options.device,
-            "head_sha256": hashlib.sha256(weights).hexdigest(),
-            "code_version": code_version(),
-            "torch_version": torch.__version__,
-            "encoder_recipe": embeddings.recipe.to_json(),
-            "encoder_trained": embeddings.trained,
-            "ingest_recipe": labelled_volumes(workspace, draw.training)[0].ingest_recipe,
-        }
-        scores = [volume.to_json() for volume in scored]
-        (part / "head.safetensors").write_bytes(weights)
-        (part / "steps.json").write_bytes(readable_json([step.to_json() for step in steps]))
-        record["files"] = file_digests(part)
-        manifest = {"settings": settings.to_json(), "record": record, "scores": scores}
-        (part / "run.json").write_bytes(readable_json(manifest))
+    folder.publish_folder(files, keep=(folder / "run.json").exists)
     return workspace.runs[settings.run_id]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BloscShuffle
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from .places import Place
 
 # A file a shard, named "0.0.0" beside its zarr.json: the default "c/0/0/0" would make a folder for every axis.
 CHUNK_NAMES: dict[str, Any] = {"name": "v2", "separator": "."}
@@ -28,21 +31,20 @@ TORN_ARRAY: tuple[type[Exception], ...] = (
 )
 
 
-def write_array(path: Path, values: NDArray[Any], *, planes_per_shard: int | None = None) -> None:
-    """Write an array whole; the caller publishes the folder it lies in.
+def array_files(values: NDArray[Any], *, planes_per_shard: int | None = None) -> dict[str, bytes]:
+    """Return the files of an array, by name; the caller publishes them in a folder.
 
     Parameters
     ----------
-    path
-        A folder that is not there yet, or is empty.
     values
         (planes, ...); each plane becomes a chunk, so that one can be read without the others.
     planes_per_shard
         Planes in one file; None for all of them.
     """
     planes = max(1, min(planes_per_shard or values.shape[0], values.shape[0]))
+    files: dict[str, Buffer] = {}
     array = zarr.create_array(
-        path,
+        MemoryStore(files),
         shape=values.shape,
         dtype=values.dtype,
         chunks=(1, *values.shape[1:]),
@@ -54,18 +56,25 @@ def write_array(path: Path, values: NDArray[Any], *, planes_per_shard: int | Non
         config={"write_empty_chunks": True},
     )
     array[:] = values
+    return {name: content.to_bytes() for name, content in files.items()}
 
 
-def open_array(path: Path) -> zarr.Array[Any]:
+def inside(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return files with the folder that they go into before their names."""
+    return {f"{folder}/{name}": content for name, content in files.items()}
+
+
+def open_array(place: Place) -> zarr.Array[Any]:
     """Open an array for reading; what `TORN_ARRAY` lists is raised for one that is missing or torn.
 
     zarr reads a file that is gone as zeros, so every file is looked for.
     """
-    array = zarr.open_array(path, mode="r")
+    array = zarr.open_array(place.zarr_store(), mode="r")
+    there = set(place.children())
     shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
     for number in range(shards):
-        file = path / ".".join([str(number), *["0"] * (array.ndim - 1)])
-        if not file.exists():
-            message = f"{file} is missing"
+        name = ".".join([str(number), *["0"] * (array.ndim - 1)])
+        if name not in there:
+            message = f"{place / name} is missing"
             raise FileNotFoundError(message)
     return array

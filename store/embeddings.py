@@ -10,27 +10,27 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import TORN_ARRAY, open_array
+from .documents import read_sealed, sealed_json
 from .errors import DamagedStore, MissingEmbeddings, StoreError, UsageError
-from .files import (
-    check_fields,
-    publish,
-    publish_if_absent,
-    published_folder,
-    read_json,
-    readable_json,
-    remove_folder,
-    size_bytes,
-)
 from .journal import Journal, ShardRecord
-from .keys import Recipe, RowKey, shard_id
-from .shards import DATA_FILE, TornShard, fault_for_zarr, read_all, read_rows, row_checksum, write_shard
+from .keys import Recipe, RowKey, content_id, shard_id
+from .places import Place
+from .precision import StoredRows, read_dtype, row_checksum, stored_row_bytes
+from .shards import (
+    TornShard,
+    fault_for_zarr,
+    fault_of_scales,
+    read_all,
+    read_rows,
+    read_scales,
+    scales_files,
+    shard_files,
+)
 
 if TYPE_CHECKING:
     from .slices import Volume
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 # file system, small enough to lose to a crash without regret.
 ROWS_PER_SHARD = 64
 BYTES_PER_SHARD = 128 * 1024 * 1024
+# Records lying alone beyond this are worth a segment: opening would read them one by one.
+_RECORDS_WORTH_COMPACTING = 64
+
+_COMPUTE_FIELDS = ("device", "kernel_path", "threads", "micro_batch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,19 @@ class ShardPlan:
         return shard_id(self.recipe_id, self.keys)
 
 
+def cut_into_shards(recipe_id: str, keys: Sequence[RowKey], row_bytes: int) -> list[ShardPlan]:
+    """Cut rows into shards of at most 64 rows and 128 MiB, in order.
+
+    >>> keys = [RowKey(slice_digest=str(number)) for number in range(130)]
+    >>> [len(shard.keys) for shard in cut_into_shards("recipe", keys, row_bytes=2 << 20)]
+    [64, 64, 2]
+    """
+    rows = max(1, min(ROWS_PER_SHARD, BYTES_PER_SHARD // row_bytes))
+    return [
+        ShardPlan(recipe_id=recipe_id, keys=tuple(keys[first : first + rows])) for first in range(0, len(keys), rows)
+    ]
+
+
 class Embeddings:
     """The features of one recipe in one workspace.
 
@@ -62,13 +79,13 @@ class Embeddings:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         recipe: Recipe,
         volumes: Mapping[str, Volume],
         *,
         trained: bool,
         attachments: Mapping[str, str] | None = None,
-        leave_out: Collection[Path] = (),
+        leave_out: Collection[str] = (),
     ) -> None:
         self.folder = folder
         self.recipe = recipe
@@ -80,17 +97,17 @@ class Embeddings:
         self._volumes = volumes
 
     @classmethod
-    def open(cls, folder: Path, volumes: Mapping[str, Volume], *, leave_out: Collection[Path] = ()) -> Embeddings:
-        """Open the embeddings below ``folder``; ``leave_out`` names journal records that are known to be unreadable.
+    def open(cls, folder: Place, volumes: Mapping[str, Volume], *, leave_out: Collection[str] = ()) -> Embeddings:
+        """Open the embeddings below ``folder``; ``leave_out`` names journal files that are known to be unreadable.
 
         Raises
         ------
         DamagedStore
-            When ``recipe.json`` does not describe the folder it lies in.
+            When ``recipe.json`` is not as it was written, or does not describe the folder it lies in.
         """
-        path = folder / "recipe.json"
-        remedy = "Restore it, or remove the folder and run `samkit embed`."
-        kept = check_fields(path, read_json(path), ("id", "recipe", "tolerance", "trained", "attachments"), remedy)
+        remedy = "Restore it from a copy, or remove the folder and run `samkit embed`."
+        expected = ("id", "recipe", "tolerance", "trained", "attachments")
+        kept = read_sealed(folder / "recipe.json", expected, remedy)
         recipe = Recipe.from_json(kept["recipe"])
         if recipe.folder_name != folder.name:
             message = (
@@ -104,7 +121,7 @@ class Embeddings:
     @classmethod
     def create(
         cls,
-        folder: Path,
+        folder: Place,
         recipe: Recipe,
         volumes: Mapping[str, Volume],
         *,
@@ -120,7 +137,7 @@ class Embeddings:
         """
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in (attachments or {}).items()}
         for name, data in (attachments or {}).items():
-            publish(folder / name, data)
+            (folder / name).publish(data)
         kept = {
             "id": recipe.id,
             "recipe": recipe.to_json(),
@@ -128,7 +145,7 @@ class Embeddings:
             "trained": trained,
             "attachments": digests,
         }
-        publish_if_absent(folder / "recipe.json", readable_json(kept))
+        (folder / "recipe.json").publish_if_absent(sealed_json(kept))
         return cls.open(folder, volumes)
 
     # -- the compute class -------------------------------------------------------------------------
@@ -136,12 +153,15 @@ class Embeddings:
     @property
     def compute(self) -> dict[str, Any] | None:
         """What the rows are computed by (device kind, threads, micro-batch); None before the first plan."""
-        path = self.folder / "compute.json"
-        return dict(read_json(path)) if path.exists() else None
+        place = self.folder / "compute.json"
+        if not place.exists():
+            return None
+        remedy = "Restore it from a copy; or remove it: later rows then agree within the tolerance, not bitwise."
+        return read_sealed(place, _COMPUTE_FIELDS, remedy)
 
     def fix_compute(self, compute: Mapping[str, Any]) -> None:
         """Keep the compute class beside the recipe, for every later shard; one that stands already stays."""
-        publish_if_absent(self.folder / "compute.json", readable_json(dict(compute)))
+        (self.folder / "compute.json").publish_if_absent(sealed_json(compute))
 
     def attachment(self, name: str) -> bytes | None:
         """Return a file kept beside the recipe, verified; None where the recipe has none of that name.
@@ -154,7 +174,10 @@ class Embeddings:
         if name not in self.attachments:
             return None
         path = self.folder / name
-        data = path.read_bytes() if path.exists() else b""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
         if hashlib.sha256(data).hexdigest() != self.attachments[name]:
             message = (
                 f"{path}: missing, or not what was kept there. Restore it from a copy, or remove the folder "
@@ -189,13 +212,15 @@ class Embeddings:
     def read(self, keys: Sequence[RowKey], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the rows of ``keys``, (N, C, h, w), each verified against its checksum.
 
+        Rows kept as float16 and float32 come as they are, rows kept as int8 as float16.
+
         Parameters
         ----------
         keys
             In any order; a key may occur twice.
         out
-            Memory to fill, (N, C, h, w), C-contiguous, in the stored precision; by default it is allocated. What it
-            holds after an error is not to be used.
+            Memory to fill, (N, C, h, w), C-contiguous, of the kind that is returned; by default it is allocated. What
+            it holds after an error is not to be used.
 
         Raises
         ------
@@ -206,6 +231,18 @@ class Embeddings:
         UsageError
             When ``out`` is not of that shape, kind or order.
         """
+        places = self._places_of(keys)
+        try:
+            return self._read(places, out)
+        except DamagedStore:
+            # `gc` may have moved the rows into another shard since the journal was read.
+            self.journal.reload()
+            if (now := self._places_of(keys)) == places:
+                raise
+            return self._read(now, out)
+
+    def _places_of(self, keys: Sequence[RowKey]) -> list[tuple[ShardRecord, int, int]]:
+        """Return (record, row in its shard, position among the keys) of each key."""
         places: list[tuple[ShardRecord, int, int]] = []
         for position, key in enumerate(keys):
             found = self.journal.find(key)
@@ -216,65 +253,111 @@ class Embeddings:
         if not places:
             message = "no rows were asked for"
             raise MissingEmbeddings(message)
-        row_shape, dtype = places[0][0].row_shape, np.dtype(places[0][0].dtype).newbyteorder("<")
-        rows = np.empty((len(keys), *row_shape), dtype) if out is None else out
-        if rows.shape != (len(keys), *row_shape) or rows.dtype != dtype or not rows.flags.c_contiguous:
+        return places
+
+    def _read(self, places: Sequence[tuple[ShardRecord, int, int]], out: NDArray[Any] | None) -> NDArray[Any]:
+        first = places[0][0]
+        expected, dtype = (len(places), *first.row_shape), read_dtype(first.dtype)
+        rows = np.empty(expected, dtype) if out is None else out
+        if rows.shape != expected or rows.dtype != dtype or not rows.flags.c_contiguous:
             message = (
                 f"out is {rows.shape} {rows.dtype}{'' if rows.flags.c_contiguous else ', not contiguous'}; these rows "
-                f"need {(len(keys), *row_shape)} {dtype}, C-contiguous. Make it so, or leave it out."
+                f"need {expected} {dtype}, C-contiguous. Make it so, or leave it out."
             )
             raise UsageError(message)
-        places.sort(key=lambda place: (place[0].shard, place[1]))
-        groups = [list(group) for _, group in groupby(places, key=lambda place: place[0].shard)]
+        ordered = sorted(places, key=lambda place: (place[0].shard, place[1]))
+        groups = [list(group) for _, group in groupby(ordered, key=lambda place: place[0].shard)]
         for members in groups:
-            self._check_record(members[0][0], row_shape, dtype)
+            self._check_record(members[0][0], first)
         read_all([partial(self._read_shard, members, rows) for members in groups], rows.nbytes)
         return rows
 
     def _read_shard(self, members: Sequence[tuple[ShardRecord, int, int]], rows: NDArray[Any]) -> None:
         """Fill the places of one shard's rows; runs beside others of its kind."""
         record = members[0][0]
-        file = self.folder / "features" / record.shard / DATA_FILE
+        if np.dtype(record.dtype) != np.int8:
+            self._read_values(record, [(row, rows[position]) for _, row, position in members])
+            for _, row, position in members:
+                self._check_row(record, row, rows[position])
+            return
+        kept = StoredRows.empty((len(members), *record.row_shape), np.int8)
+        scales = np.empty((0, 0), np.float32) if kept.scales is None else kept.scales
+        self._read_values(record, [(row, kept.values[place]) for place, (_, row, _) in enumerate(members)])
+        self._read_scales(record, [(row, scales[place]) for place, (_, row, _) in enumerate(members)])
+        for place, (_, row, position) in enumerate(members):
+            self._check_row(record, row, kept.values[place], scales[place])
+            kept.take(slice(place, place + 1)).restore(rows[position : position + 1])
+
+    def stored(self, record: ShardRecord) -> StoredRows:
+        """Return the rows of a shard as they lie on disk, each verified against its checksum.
+
+        Raises
+        ------
+        DamagedStore
+            When the shard is missing, torn, or does not match its checksums.
+        """
+        self._check_record(record, record)
+        kept = StoredRows.empty((len(record.keys), *record.row_shape), record.dtype)
+        self._read_values(record, list(enumerate(kept.values)))
+        if kept.scales is not None:
+            self._read_scales(record, list(enumerate(kept.scales)))
+        for row, values in enumerate(kept.values):
+            self._check_row(record, row, values, None if kept.scales is None else kept.scales[row])
+        return kept
+
+    def _read_values(self, record: ShardRecord, wanted: Sequence[tuple[int, NDArray[Any]]]) -> None:
         try:
-            read_rows(file, len(record.keys), [(row, rows[position]) for _, row, position in members])
+            read_rows(self.folder / "features" / record.data, len(record.keys), wanted)
         except TornShard as error:
             self._damaged(record, str(error))
-        for _, row, position in members:
-            if row_checksum(rows[position]) != record.checksums[row]:
-                self._damaged(record, f"row {row} does not match its checksum")
 
-    def _check_record(self, record: ShardRecord, row_shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
+    def _read_scales(self, record: ShardRecord, wanted: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
+        try:
+            read_scales(self.folder / "scales" / record.data, len(record.keys), wanted)
+        except TornShard as error:
+            self._damaged(record, str(error))
+
+    def _check_row(
+        self, record: ShardRecord, row: int, values: NDArray[Any], scales: NDArray[np.float32] | None = None
+    ) -> None:
+        if row_checksum(values, scales) != record.checksums[row]:
+            self._damaged(record, f"row {row} does not match its checksum")
+
+    def _check_record(self, record: ShardRecord, first: ShardRecord) -> None:
+        """Refuse a shard of another recipe, or of other rows than the first of a reading."""
         if record.recipe != self.recipe.id:
             self._damaged(record, f"it was made by recipe {record.recipe}")
-        if record.row_shape != row_shape or np.dtype(record.dtype) != dtype:
-            self._damaged(record, f"its rows are {record.row_shape} {record.dtype}, others {row_shape} {dtype}")
+        if record.row_shape != first.row_shape or record.dtype != first.dtype:
+            other = f"{first.row_shape} {first.dtype}"
+            self._damaged(record, f"its rows are {record.row_shape} {record.dtype}, others {other}")
 
     def fault_of(self, record: ShardRecord) -> str | None:
         """Say what is wrong with a shard, of its rows or of what zarr reads it by; None where it is as written."""
-        rows = np.empty((len(record.keys), *record.row_shape), np.dtype(record.dtype).newbyteorder("<"))
         try:
-            self._check_record(record, record.row_shape, rows.dtype)
-            self._read_shard([(record, row, row) for row in range(len(rows))], rows)
+            self.stored(record)
         except DamagedStore as error:
             return str(error)
-        folder = self.folder / "features" / record.shard
-        what = fault_for_zarr(folder, rows.shape, rows.dtype)
+        shape = (len(record.keys), *record.row_shape)
+        what = fault_for_zarr(self.folder / "features" / record.data, shape, np.dtype(record.dtype))
+        if what is None and np.dtype(record.dtype) == np.int8:
+            what = fault_of_scales(self.folder / "scales" / record.data, shape[:2])
         return None if what is None else f"shard {record.shard} of {self.folder.name}: {what}."
 
-    def retire(self, shard: str) -> None:
-        """Take a shard away: first its record, so that its rows are missing, then its data."""
-        self.journal.retire(shard)
-        remove_folder(self.folder / "features" / shard)
+    def retire(self, shards: Collection[str]) -> None:
+        """Take shards away: first their records, so that their rows are missing, then their data. Hold the lease."""
+        data = [self.journal.records[shard].data for shard in shards]
+        self.journal.retire(shards)
+        for name in data:
+            (self.folder / "features" / name).remove()
+            (self.folder / "scales" / name).remove()
 
     def _damaged(self, record: ShardRecord, what: str) -> NoReturn:
         digests = {key.slice_digest for key in record.keys}
         touched = sorted(volume.id for volume in self._volumes.values() if digests & set(volume.slice_digests))
-        record_path = self.folder / "journal" / f"{record.shard}.json"
         message = (
             f"shard {record.shard} of {self.folder.name}: {what}. "
-            f"It holds slices of {', '.join(touched) or 'no volume'}. Remove its record {record_path} "
-            f"and run `samkit embed`, or `samkit embed --repair` for all that is damaged, to make these "
-            f"{len(record.keys)} rows again."
+            f"It holds slices of {', '.join(touched) or 'no volume'}. Run `samkit embed --recipe {self.recipe.id} "
+            f"--repair` to make these {len(record.keys)} rows again."
         )
         raise DamagedStore(message)
 
@@ -283,7 +366,7 @@ class Embeddings:
     def write(
         self,
         plan: ShardPlan,
-        rows: NDArray[Any],
+        rows: StoredRows,
         *,
         compute: Mapping[str, Any],
         seconds: float,
@@ -321,42 +404,55 @@ class Embeddings:
         if self.journal.look_for(plan.id):
             # Another writer was faster; a committed shard is never touched.
             return self.journal.records[plan.id]
-        checksums = tuple(row_checksum(row) for row in rows)
-        path = self.folder / "features" / plan.id
-        with published_folder(path, keep=lambda: self._stands(plan, checksums)) as part:
-            write_shard(part, rows)
-        channels, height, width = rows.shape[1:]
+        channels, height, width = rows.values.shape[1:]
+        checksums = rows.checksums()
         record = ShardRecord(
             shard=plan.id,
+            # Two writers of one shard on unlike devices never touch each other's data: it is named by its numbers.
+            data=f"{plan.id}-{content_id(checksums, digits=8)}",
             recipe=self.recipe.id,
             keys=plan.keys,
             checksums=checksums,
             row_shape=(channels, height, width),
-            dtype=str(rows.dtype),
+            dtype=rows.values.dtype.name,
             compute=dict(compute),
             seconds=round(seconds, 4),
             peak_memory_bytes=peak_memory_bytes,
             code_version=code_version,
             writer=writer,
         )
+        if rows.scales is not None:
+            scales = self.folder / "scales" / record.data
+            scales.publish_folder(scales_files(rows.scales), keep=lambda: self._lies_there(record, scales))
+        features = self.folder / "features" / record.data
+        features.publish_folder(shard_files(rows.values), keep=lambda: self._lies_there(record, features))
         self.journal.commit(record)
         return self.journal.records[plan.id]
 
-    def _stands(self, plan: ShardPlan, checksums: Sequence[int]) -> bool:
-        """Whether the data that lies under a shard's name already is to stay.
+    def _lies_there(self, record: ShardRecord, folder: Place) -> bool:
+        """Whether data of a shard's name is as it should be: of another writer about to commit it, or of a kill.
 
-        It stays once a record exists. Before that, data equal to ours stays too: another writer, about to commit
-        it, must not find it gone. Anything else is a leftover, of a kill or of a disk fault.
+        Then it stays, so that nobody finds it gone for a moment. Anything else is what a disk fault left.
         """
-        if self.journal.look_for(plan.id):
-            return True
-        try:
-            lying = np.asarray(open_array(self.folder / "features" / plan.id)[:])
-        except TORN_ARRAY:
+        if self.fault_of(record) is not None:
             return False
-        return tuple(row_checksum(row) for row in lying) == tuple(checksums)
+        folder.refresh()
+        return True
+
+    def compact(self) -> None:
+        """Gather the journal's records into a segment, where there are enough to be worth it. Hold the lease."""
+        if len(self.journal.loose()) >= _RECORDS_WORTH_COMPACTING:
+            self.journal.compact()
+
+    @property
+    def row_shape(self) -> tuple[int, int, int] | None:
+        """(C, h, w) of a row; None before the first."""
+        return next((record.row_shape for record in self.journal.records.values()), None)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk, features and journal."""
-        return size_bytes(self.folder)
+        """Bytes of the rows, from the journal: `features/` is never listed for it."""
+        return sum(
+            len(record.keys) * stored_row_bytes(record.row_shape, record.dtype)
+            for record in self.journal.records.values()
+        )

@@ -15,6 +15,7 @@ SamkitError                    exit code 1
     NewerFormat                written by a later samkit
     DamagedStore               a checksum does not match, a file is torn
     DiskFull                   less is free than will be written
+    WorkspaceBusy              another process is taking things away from it
     MissingEmbeddings          rows that no journal record lists               also a KeyError
     MissingRun                 no such run, or several                         also a KeyError
   DeviceError                  the device asked for is not there
@@ -47,6 +48,7 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "WindowNeeded",
+    "WorkspaceBusy",
 ]
 
 
@@ -112,6 +114,10 @@ class DamagedStore(StoreError):
 
 class DiskFull(StoreError):
     """The disk has less room than a command is going to need."""
+
+
+class WorkspaceBusy(StoreError):
+    """Another process holds the workspace's lease."""
 
 
 class MissingEmbeddings(StoreError, KeyError):

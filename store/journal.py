@@ -2,19 +2,40 @@
 
 One record a shard, created if absent, after the shard's data is on the disk. A
 record is never changed. So a kill loses at most the shards in flight, and two
-writers of one shard cannot disagree.
+writers of one shard cannot disagree. Records are compacted into segments, many
+records in one file, so that opening takes few requests however many shards there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from .documents import (
+    bytes_digest,
+    canonical_json,
+    parse_json,
+    read_sealed_lines,
+    sealed,
+    sealed_json,
+    sealed_lines,
+    unsealed,
+)
 from .errors import DamagedStore, UsageError
-from .files import publish_if_absent, read_json, readable_json
 from .keys import RowKey, shard_id
+from .places import Place
+
+RECORD_SUFFIX = ".json"
+SEGMENT_SUFFIX = ".jsonl"
+# So many segments are merged into one: opening reads fewer than that, and each record is rewritten rarely.
+_SEGMENTS_AT_MOST = 8
+
+# How often a listing is taken anew when files of it have gone meanwhile.
+_LOOKS = 20
+
+_REMEDY = "Run `samkit embed --repair`: it takes the record away and makes its rows again."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +43,8 @@ class ShardRecord:
     """What is known of one finished shard."""
 
     shard: str
+    #: The folder of its rows below ``features/``: the shard's name and a hash of the checksums.
+    data: str
     recipe: str
     keys: tuple[RowKey, ...]
     #: XXH3-64 of each row's bytes, little-endian, C order.
@@ -40,12 +63,13 @@ class ShardRecord:
     writer: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as it is kept in ``journal/<shard>.json``."""
-        return {**asdict(self), "keys": [str(key) for key in self.keys]}
+        """Return the record as it is kept in the journal, its seal apart."""
+        kept = {known.name: getattr(self, known.name) for known in fields(self)}
+        return {**kept, "keys": [str(key) for key in self.keys]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], place: object = "a journal record") -> Self:
-        """Read a record.
+        """Read a record that was sealed, comparing it with its seal.
 
         Parameters
         ----------
@@ -57,32 +81,27 @@ class ShardRecord:
         Raises
         ------
         DamagedStore
-            When a field is missing, the numbers of keys and checksums differ, or the shard's name is not
-            that of its keys.
+            When it was changed, the numbers of keys and checksums differ, or the shard's name is not that of its keys.
         """
-        remedy = "Remove it and run `samkit embed` to make its rows again."
+        kept = unsealed(value, place, (known.name for known in fields(cls)), _REMEDY)
         try:
-            rows, columns, channels = value["row_shape"][1], value["row_shape"][2], value["row_shape"][0]
+            channels, rows, columns = kept["row_shape"]
             record = cls(
-                shard=value["shard"],
-                recipe=value["recipe"],
-                keys=tuple(RowKey.parse(key) for key in value["keys"]),
-                checksums=tuple(value["checksums"]),
-                row_shape=(channels, rows, columns),
-                dtype=value["dtype"],
-                compute=dict(value["compute"]),
-                seconds=value["seconds"],
-                peak_memory_bytes=value["peak_memory_bytes"],
-                code_version=value["code_version"],
-                writer=value["writer"],
+                **{
+                    **kept,
+                    "keys": tuple(RowKey.parse(key) for key in kept["keys"]),
+                    "checksums": tuple(kept["checksums"]),
+                    "row_shape": (channels, rows, columns),
+                    "compute": dict(kept["compute"]),
+                }
             )
-        except (AttributeError, KeyError, ValueError, TypeError, IndexError, UsageError) as error:
-            message = f"{place}: this journal record is incomplete ({error!r}). {remedy}"
+        except (AttributeError, ValueError, TypeError, UsageError) as error:
+            message = f"{place}: this journal record is not of its form ({error!r}). {_REMEDY}"
             raise DamagedStore(message) from error
         if len(record.keys) != len(record.checksums):
             message = (
                 f"{place}: the record of shard {record.shard} lists {len(record.keys)} rows and "
-                f"{len(record.checksums)} checksums. {remedy}"
+                f"{len(record.checksums)} checksums. {_REMEDY}"
             )
             raise DamagedStore(message)
         named = shard_id(record.recipe, record.keys)
@@ -90,7 +109,7 @@ class ShardRecord:
             # A key changed by a disk fault would give another slice's features, with a checksum that fits.
             message = (
                 f"{place}: it says shard {record.shard}, but its recipe and rows are those of {named}; "
-                f"the disk or another program has changed it. {remedy}"
+                f"the disk or another program has changed it. {_REMEDY}"
             )
             raise DamagedStore(message)
         return record
@@ -99,39 +118,17 @@ class ShardRecord:
 class Journal:
     """The records of one recipe, read once and kept in memory."""
 
-    def __init__(self, folder: Path, leave_out: Collection[Path] = ()) -> None:
+    def __init__(self, folder: Place, leave_out: Collection[str] = ()) -> None:
         self.folder = folder
         self.records: dict[str, ShardRecord] = {}
-        #: Records known to be unreadable, which are not opened.
+        #: Files known to be unreadable, which are not opened: see `files_of`.
         self._leave_out = frozenset(leave_out)
+        #: The shards of each segment that was read.
+        self._segments: dict[str, list[str]] = {}
         self._places: dict[RowKey, tuple[str, int]] = {}
         self.refresh()
 
-    def refresh(self) -> None:
-        """Read the records that have appeared since the last look."""
-        for path in self.record_paths(self.folder):
-            if path.stem not in self.records and path not in self._leave_out:
-                self._learn(read_record(path))
-
-    @staticmethod
-    def record_paths(folder: Path) -> list[Path]:
-        """Return the files of a journal's records, in the order of their names."""
-        return sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []
-
-    def retire(self, shard: str) -> None:
-        """Take a shard's record away: its rows are missing from then on."""
-        (self.folder / f"{shard}.json").unlink(missing_ok=True)
-        self.records.pop(shard, None)
-        self._places = {}
-        for record in self.records.values():
-            self._learn(record)
-
-    def look_for(self, shard: str) -> bool:
-        """Whether a shard has a record by now, looking for it alone: a listing costs more with every shard."""
-        path = self.folder / f"{shard}.json"
-        if shard not in self.records and path.exists():
-            self._learn(read_record(path))
-        return shard in self.records
+    # -- finding -----------------------------------------------------------------------------------
 
     def __contains__(self, key: RowKey) -> bool:
         return key in self._places
@@ -151,6 +148,61 @@ class Journal:
         """Return the keys that no record lists, in their order, each once."""
         return [key for key in dict.fromkeys(keys) if key not in self._places]
 
+    # -- reading -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def files_of(folder: Place) -> list[str]:
+        """Return the paths of a journal's segments and records in its folder, in order, segments first."""
+        return [*_segments_of(folder), *(name for name in folder.children() if name.endswith(RECORD_SUFFIX))]
+
+    def refresh(self) -> None:
+        """Read the records that have appeared since the last look."""
+        for _ in range(_LOOKS):
+            if self._read_new(self.files_of(self.folder)):
+                return
+            # Somebody compacts the journal: what was listed is in a segment now, which the next listing names.
+        message = f"{self.folder}: files are listed there and cannot be found. Look at the disk, then: samkit verify"
+        raise DamagedStore(message)
+
+    def reload(self) -> None:
+        """Read everything again: what was retired since is forgotten."""
+        self.records, self._segments, self._places = {}, {}, {}
+        self.refresh()
+
+    def look_for(self, shard: str) -> bool:
+        """Whether a shard has a record by now, looking for it alone: a listing costs more with every shard."""
+        if shard not in self.records and (self.folder / f"{shard}{RECORD_SUFFIX}").exists():
+            self._read_new([f"{shard}{RECORD_SUFFIX}"])
+        if shard not in self.records:
+            # It may have been compacted since the last look; of segments there are few.
+            self._read_new(_segments_of(self.folder))
+        return shard in self.records
+
+    def _read_new(self, names: Iterable[str]) -> bool:
+        """Read those of some files that have not been read; return whether all of them were still there."""
+        wanted = [name for name in names if not self._knows(name)]
+        read = self.folder.read_children(wanted)
+        for name in (name for name in wanted if name in read):
+            records = read_records(read[name], self.folder / name)
+            if name.startswith("compacted/"):
+                self._segments[name] = [record.shard for record in records]
+            for record in records:
+                self._learn(record)
+        return len(read) == len(wanted)
+
+    def _knows(self, name: str) -> bool:
+        return name in self._leave_out or name in self._segments or name.removesuffix(RECORD_SUFFIX) in self.records
+
+    def _learn(self, record: ShardRecord) -> None:
+        if record.shard in self.records:
+            return
+        self.records[record.shard] = record
+        for position, key in enumerate(record.keys):
+            # The same row in two shards holds the same numbers; the first is as good as the second.
+            self._places.setdefault(key, (record.shard, position))
+
+    # -- writing -----------------------------------------------------------------------------------
+
     def commit(self, record: ShardRecord) -> bool:
         """Say that a shard is complete; its data must be on the disk already.
 
@@ -159,30 +211,112 @@ class Journal:
         bool
             False when another writer has said so before; its record stands.
         """
-        path = self.folder / f"{record.shard}.json"
-        first = publish_if_absent(path, readable_json(record.to_json()))
-        self._learn(record if first else read_record(path))
+        place = self.folder / f"{record.shard}{RECORD_SUFFIX}"
+        first = place.publish_if_absent(sealed_json(record.to_json()))
+        if first:
+            self._learn(record)
+        else:
+            self.look_for(record.shard)
         return first
 
-    def _learn(self, record: ShardRecord) -> None:
-        self.records[record.shard] = record
-        for position, key in enumerate(record.keys):
-            # The same row in two shards holds the same numbers; the first is as good as the second.
-            self._places.setdefault(key, (record.shard, position))
+    def loose(self) -> list[str]:
+        """Return the files of records that lie alone, those that are unreadable left out."""
+        return [
+            name
+            for name in self.folder.children()
+            if name.endswith(RECORD_SUFFIX) and name not in self._leave_out and self._knows(name)
+        ]
+
+    def compact(self) -> int:
+        """Gather the records that lie alone into a segment; return how many.
+
+        The segment is written first and the records removed after it: a reader that finds one gone lists again. Hold
+        the workspace's lease, see `store.lease`.
+        """
+        self.reload()
+        alone = self.loose()
+        if not alone:
+            return 0
+        merged = dict(self._segments) if len(self._segments) >= _SEGMENTS_AT_MOST else {}
+        shards = [shard for listed in merged.values() for shard in listed]
+        shards += [name.removesuffix(RECORD_SUFFIX) for name in alone]
+        written = self._write_segment(shards)
+        for name in (*merged, *alone):
+            if name != written:
+                (self.folder / name).remove()
+                self._segments.pop(name, None)
+        return len(alone)
+
+    def retire(self, shards: Iterable[str]) -> None:
+        """Take the records of some shards away: their rows are missing from then on. Hold the workspace's lease."""
+        gone = set(shards)
+        self.reload()
+        for shard in sorted(gone):
+            (self.folder / f"{shard}{RECORD_SUFFIX}").remove()
+        for name, listed in list(self._segments.items()):
+            if gone & set(listed):
+                # What stays is written before the old segment goes: no moment is without it.
+                self._write_segment(shard for shard in listed if shard not in gone)
+                (self.folder / name).remove()
+                self._segments.pop(name)
+        self.records = {shard: record for shard, record in self.records.items() if shard not in gone}
+        self._places = {}
+        for record in self.records.values():
+            for position, key in enumerate(record.keys):
+                self._places.setdefault(key, (record.shard, position))
+
+    def _write_segment(self, shards: Iterable[str]) -> str | None:
+        """Write a segment of the records of some shards; return its path in the journal, or None for no shards."""
+        kept = sorted(set(shards))
+        if not kept:
+            return None
+        data = sealed_lines(canonical_json(sealed(self.records[shard].to_json())).encode() for shard in kept)
+        name = f"compacted/{bytes_digest(data)}{SEGMENT_SUFFIX}"
+        (self.folder / name).publish(data)
+        self._segments[name] = kept
+        return name
 
 
-def read_record(path: Path) -> ShardRecord:
-    """Read the record in a file.
+def _segments_of(folder: Place) -> list[str]:
+    return [f"compacted/{name}" for name in (folder / "compacted").children() if name.endswith(SEGMENT_SUFFIX)]
+
+
+def read_records(data: bytes, place: Place) -> list[ShardRecord]:
+    """Read the records in a file of the journal: one, or a segment of many.
 
     Raises
     ------
     DamagedStore
-        When it is not one, or another shard's.
+        When it was changed, or is another shard's.
     """
-    record = ShardRecord.from_json(read_json(path), path)
-    if record.shard != path.stem:
+    if place.name.endswith(SEGMENT_SUFFIX):
+        lines, _ = read_sealed_lines(data, place, _REMEDY)
+        return [ShardRecord.from_json(parse_json(line, place), place) for line in lines]
+    record = ShardRecord.from_json(parse_json(data, place), place)
+    if f"{record.shard}{RECORD_SUFFIX}" != place.name:
         message = (
-            f"{path}: this is the record of shard {record.shard}. Give the file its name back, {record.shard}.json."
+            f"{place}: this is the record of shard {record.shard}. Give the file its name back, {record.shard}.json."
         )
         raise DamagedStore(message)
-    return record
+    return [record]
+
+
+def drop_damaged(folder: Place, name: str) -> None:
+    """Remove a damaged file of a journal; of a segment, records that are as they were written are kept.
+
+    Hold the workspace's lease.
+    """
+    place = folder / name
+    if name.endswith(SEGMENT_SUFFIX):
+        kept = []
+        for line in place.read_bytes().splitlines():
+            with suppress(DamagedStore):
+                ShardRecord.from_json(parse_json(line, place), place)  # it has a seal of its own
+                kept.append(line)
+        if kept:
+            data = sealed_lines(kept)
+            anew = folder / f"compacted/{bytes_digest(data)}{SEGMENT_SUFFIX}"
+            anew.publish(data)
+            if anew == place:
+                return
+    place.remove()

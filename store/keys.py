@@ -8,6 +8,7 @@ volumes and patients never enter a key.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -15,8 +16,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .documents import canonical_json, check_fields
 from .errors import UsageError
-from .files import canonical_json, check_fields
 
 # The version of everything in FORMAT.md: a reader refuses a higher one.
 FORMAT_VERSION = 1
@@ -81,7 +82,8 @@ class RowKey:
         UsageError
             When one of them is empty.
         """
-        slice_digest, view, tile = text.split("/")
+        # Interned: a million keys of a few views share the views' names.
+        slice_digest, view, tile = map(sys.intern, text.split("/"))
         return cls(slice_digest=slice_digest, view=view, tile=tile)
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Self
 
 import zarr
 
 from .arrays import TORN_ARRAY, open_array
+from .documents import read_json, read_sealed
 from .errors import DamagedStore, MissingRun, UsageError
-from .files import read_json
 from .keys import content_id
+from .places import Place, place_of
 from .slices import Volume
 
 
@@ -68,17 +68,18 @@ class RunSettings:
 class Run:
     """A finished run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
-        manifest = read_json(folder / "run.json")
+        place = folder / "run.json"
+        manifest = read_sealed(place, ("settings", "record", "scores"), "Remove the folder and train the run again.")
         try:
             self.settings = RunSettings.from_json(manifest["settings"])
             #: seconds, peak memory, steps done, code version, the encoder's and the ingest recipe, ...
-            self.record: dict[str, Any] = manifest["record"]
+            self.record: dict[str, Any] = dict(manifest["record"])
             #: One entry a scored volume: id, subject, shape, scores by class, accuracy.
-            self.scores: list[dict[str, Any]] = manifest["scores"]
+            self.scores: list[dict[str, Any]] = list(manifest["scores"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            message = f"{folder / 'run.json'}: incomplete ({error!r}). Remove the folder and train the run again."
+            message = f"{place}: incomplete ({error!r}). Remove the folder and train the run again."
             raise DamagedStore(message) from error
 
     @property
@@ -110,7 +111,7 @@ class Run:
 class Runs(Mapping[str, Run]):
     """The finished runs of a workspace, by id, oldest first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
 
     def __getitem__(self, run_id: str) -> Run:
@@ -140,8 +141,8 @@ class Runs(Mapping[str, Run]):
         if text == "latest":
             return Run(self.folder / ids[-1])
         # A path counts only if it leads here: another workspace may have a run of the same name.
-        name = Path(text).name
-        if name in ids and (name == text or Path(text).resolve() == (self.folder / name).resolve()):
+        name = text.rstrip("/").rpartition("/")[2]
+        if name in ids and (name == text or place_of(text).same_as(self.folder / name)):
             return Run(self.folder / name)
         runs = list(self.values())
         named = [run for run in runs if text in (run.alias, run.alias.split("#")[0])]
@@ -156,12 +157,9 @@ class Runs(Mapping[str, Run]):
         raise MissingRun(message)
 
     def _ids(self) -> list[str]:
-        if not self.folder.is_dir():
-            return []
-        folders = [path.parent for path in self.folder.glob("[!.]*/run.json")]
-        return [
-            path.name for path in sorted(folders, key=lambda path: ((path / "run.json").stat().st_mtime_ns, path.name))
-        ]
+        times = {name: (self.folder / name / "run.json").modified() for name in self.folder.children()}
+        finished = [name for name, time in times.items() if time]
+        return sorted(finished, key=lambda name: (times[name], name))
 
 
 def stale_because(run: Run, volumes: Mapping[str, Volume]) -> str | None:

@@ -9,25 +9,26 @@ pays for its index, its event loop and a copy with every row.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
-import xxhash
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from .arrays import CHUNK_NAMES, TORN_ARRAY
 from .errors import StoreError
+from .places import Data, Place
 
 # (rows, C, h, w): the only file of the array, named by zarr's "v2" chunk key encoding.
 DATA_FILE = "0.0.0.0"  # noqa: S104 - a file's name, not an address
+# (rows, C), of the scales of int8.
+SCALES_FILE = "0.0"
 # zarr's shard index: offset and length of every chunk as 64-bit integers, then the CRC-32C of these.
 _INDEX_ENTRY_BYTES = 16
 _INDEX_CHECKSUM_BYTES = 4
@@ -41,48 +42,70 @@ class TornShard(StoreError):
     """A shard's file is missing, of another length than its rows, or ends too early."""
 
 
-def row_checksum(row: NDArray[Any]) -> int:
-    """Return the XXH3-64 of a row's bytes, little-endian and in C order."""
-    contiguous = np.ascontiguousarray(row, dtype=row.dtype.newbyteorder("<"))
-    return int(xxhash.xxh3_64_intdigest(contiguous.data if contiguous.size else b""))
-
-
-def write_shard(folder: Path, rows: NDArray[Any]) -> None:
-    """Write a shard whole; the caller publishes the folder.
+def shard_files(rows: NDArray[Any]) -> dict[str, Data]:
+    """Return the files of a shard, by name; the caller publishes them in a folder.
 
     Parameters
     ----------
-    folder
-        A folder that is not there yet, or is empty.
     rows
         (N, C, h, w). Rows of zeros are written like any other.
     """
-    _describe(folder, rows.shape, rows.dtype)
     little_endian = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
-    with (folder / DATA_FILE).open("wb", buffering=0) as file:
-        file.write(little_endian.reshape(-1).view(np.uint8).data)
-        file.write(_index(len(rows), little_endian[0].nbytes))
+    data = little_endian.reshape(-1).view(np.uint8).data
+    return {
+        "zarr.json": _description(_shard, rows.shape, rows.dtype),
+        DATA_FILE: [data, _index(len(rows), little_endian[0].nbytes)],
+    }
 
 
-def fault_for_zarr(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
+def scales_files(scales: NDArray[np.float32]) -> dict[str, Data]:
+    """Return the files of the scales of a shard of int8, by name: an array (N, C), one uncompressed chunk."""
+    data = np.ascontiguousarray(scales, dtype="<f4").tobytes()
+    return {"zarr.json": _description(_scales, scales.shape, scales.dtype), SCALES_FILE: data}
+
+
+def fault_for_zarr(folder: Place, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
     """Say what is wrong with the parts of a shard that zarr needs and `read_rows` does not: description and index."""
-    expected = _index(shape[0], int(np.prod(shape[1:])) * dtype.itemsize)
-    if not (folder / DATA_FILE).read_bytes().endswith(expected):
-        return "the index at the end of its file was changed"
+    row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+    expected = _index(shape[0], row_bytes)
+    found = np.empty(len(expected), np.uint8)
+    size_bytes = shape[0] * row_bytes + len(expected)
+    if (found_bytes := (folder / DATA_FILE).size_bytes()) != size_bytes:
+        return f"{folder / DATA_FILE} has {found_bytes} bytes where its rows take {size_bytes}"
     try:
-        described = zarr.open_array(folder, mode="r").metadata
+        (folder / DATA_FILE).read_into([(size_bytes - len(expected), found.data)], size_bytes)
+    except (FileNotFoundError, NotADirectoryError, EOFError) as error:
+        return str(error)
+    if found.tobytes() != expected:
+        return "the index at the end of its file was changed"
+    return _fault_of_description(folder, _description(_shard, shape, dtype))
+
+
+def fault_of_scales(folder: Place, shape: tuple[int, ...]) -> str | None:
+    """Say what is wrong with what zarr reads the scales of a shard by, their numbers apart."""
+    return _fault_of_description(folder, _description(_scales, shape, np.dtype(np.float32)))
+
+
+def _fault_of_description(folder: Place, expected: bytes) -> str | None:
+    try:
+        found = (folder / "zarr.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return "its zarr.json is missing"
+    try:
+        # Another release of zarr may have written it with other words; what they mean is compared.
+        same = found == expected or _metadata(found) == _metadata(expected)
     except TORN_ARRAY as error:
-        return f"its zarr.json is missing or torn ({error})"
-    return None if described == _describe(MemoryStore(), shape, dtype).metadata else "its zarr.json was changed"
+        return f"its zarr.json is torn ({error})"
+    return None if same else "its zarr.json was changed"
 
 
-def read_rows(file: Path, row_count: int, wanted: Sequence[tuple[int, NDArray[Any]]]) -> None:
+def read_rows(folder: Place, row_count: int, wanted: Sequence[tuple[int, NDArray[Any]]]) -> None:
     """Read rows of one shard into the caller's memory.
 
     Parameters
     ----------
-    file
-        The shard's data file.
+    folder
+        The shard's array.
     row_count
         How many rows its record lists.
     wanted
@@ -93,9 +116,24 @@ def read_rows(file: Path, row_count: int, wanted: Sequence[tuple[int, NDArray[An
     TornShard
         When the file is not there or not as long as its rows.
     """
-    with _opened(file, row_count, wanted[0][1].nbytes) as descriptor:
-        for row, into in wanted:
-            _fill(descriptor, file, row * into.nbytes, into)
+    row_bytes = wanted[0][1].nbytes
+    _read_parts(folder / DATA_FILE, wanted, row_count * (row_bytes + _INDEX_ENTRY_BYTES) + _INDEX_CHECKSUM_BYTES)
+
+
+def read_scales(folder: Place, row_count: int, wanted: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
+    """Read the scales of some rows, (C,) each; as `read_rows`."""
+    _read_parts(folder / SCALES_FILE, wanted, row_count * wanted[0][1].nbytes)
+
+
+def _read_parts(file: Place, wanted: Sequence[tuple[int, NDArray[Any]]], size_bytes: int) -> None:
+    parts = [(row * into.nbytes, into.reshape(-1).view(np.uint8).data) for row, into in wanted]
+    try:
+        file.read_into(parts, size_bytes)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        message = f"{file} is missing"
+        raise TornShard(message) from error
+    except EOFError as error:
+        raise TornShard(str(error)) from error
 
 
 def read_all(jobs: Sequence[Callable[[], None]], nbytes: int) -> None:
@@ -108,10 +146,10 @@ def read_all(jobs: Sequence[Callable[[], None]], nbytes: int) -> None:
             pass
 
 
-def _describe(place: Path | MemoryStore, shape: tuple[int, ...], dtype: np.dtype[Any]) -> zarr.Array[Any]:
-    """Write the zarr.json of a shard."""
-    return zarr.create_array(
-        place,
+def _shard(files: dict[str, Buffer], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Describe the array of a shard's rows."""
+    zarr.create_array(
+        MemoryStore(files),
         shape=shape,
         dtype=dtype,
         chunks=(1, *shape[1:]),
@@ -122,42 +160,42 @@ def _describe(place: Path | MemoryStore, shape: tuple[int, ...], dtype: np.dtype
     )
 
 
+def _scales(files: dict[str, Buffer], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Describe the array of a shard's scales."""
+    zarr.create_array(
+        MemoryStore(files),
+        shape=shape,
+        dtype=dtype,
+        chunks=shape,
+        compressors=None,
+        fill_value=0,
+        chunk_key_encoding=CHUNK_NAMES,
+    )
+
+
+def _description(
+    describe: Callable[[dict[str, Buffer], tuple[int, ...], np.dtype[Any]], None],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> bytes:
+    """Return the zarr.json of an array."""
+    files: dict[str, Buffer] = {}
+    describe(files, shape, dtype)
+    return files["zarr.json"].to_bytes()
+
+
+def _metadata(description: bytes) -> object:
+    """Return what a zarr.json says, as zarr understands it."""
+    files: dict[str, Buffer] = {"zarr.json": default_buffer_prototype().buffer.from_bytes(description)}
+    return zarr.open_array(MemoryStore(files), mode="r").metadata
+
+
 def _index(row_count: int, row_bytes: int) -> bytes:
     entries = np.empty((row_count, 2), "<u8")
     entries[:, 0] = np.arange(row_count, dtype=np.uint64) * np.uint64(row_bytes)
     entries[:, 1] = row_bytes
     body = entries.tobytes()
     return body + int(google_crc32c.value(body)).to_bytes(_INDEX_CHECKSUM_BYTES, "little")
-
-
-@contextmanager
-def _opened(file: Path, row_count: int, row_bytes: int) -> Iterator[int]:
-    try:
-        descriptor = os.open(file, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        message = f"{file} is missing"
-        raise TornShard(message) from error
-    try:
-        expected = row_count * (row_bytes + _INDEX_ENTRY_BYTES) + _INDEX_CHECKSUM_BYTES
-        found = os.fstat(descriptor).st_size
-        if found != expected:
-            message = f"{file} has {found} bytes where its {row_count} rows take {expected}"
-            raise TornShard(message)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _fill(descriptor: int, file: Path, offset: int, into: NDArray[Any]) -> None:
-    """Read until ``into`` is full: a system call may return less than was asked for."""
-    memory = into.reshape(-1).view(np.uint8).data
-    filled = 0
-    while filled < len(memory):
-        count = os.preadv(descriptor, [memory[filled:]], offset + filled)
-        if count == 0:
-            message = f"{file} ends at byte {offset + filled}, inside a row"
-            raise TornShard(message)
-        filled += count
 
 
 @cache

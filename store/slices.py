@@ -6,22 +6,35 @@ Arrays are in display orientation: image (slices, channels, rows, columns) float
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, NoReturn, Self
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from .arrays import TORN_ARRAY, open_array, write_array
-from .errors import DamagedStore
-from .files import check_fields, file_digests, published_folder
+from .arrays import TORN_ARRAY, array_files, inside, open_array
+from .documents import bytes_digest, check_fields
+from .errors import DamagedStore, StoreError
 from .keys import RowKey, array_digest, content_id
+from .places import Place
 
 # A shard of pixels is a file; 32 slices of 512 x 512 float16 are 16 MiB.
 _SLICES_PER_SHARD = 32
+# Of a pack, whose planes may be as small as 28 x 28: about as many bytes in one file as of a volume.
+_PACK_SHARD_BYTES = 16 << 20
+# Planes of a pack are as large as the largest that falls into its class of sizes; zeros compress to nothing.
+_PACK_GRID = 64
+
+# Arrays whose description was read, and need not be read again.
+_ARRAYS_KEPT_OPEN = 64
+
+_INDEX_REMEDY = (
+    "Restore the folder volumes from a copy, or remove it and ingest the dataset again; embeddings stay valid."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,18 +66,20 @@ class VolumeRecord:
     label_values: tuple[int, ...]
     #: The folder of the pixels, relative to the workspace.
     pixels: str
-    #: Digest of every file of that folder, see `store.files.file_digest`.
+    #: Digest of every file of that folder, by its path there, see `file_digests`.
     files: Mapping[str, str]
+    #: In a pack of one-slice volumes, which plane is this one's; None for a volume with a folder of its own.
+    plane: int | None = None
     #: Recipe and digests of the generation before, until `gc`: so that "which field differs" can be said.
-    predecessor: Mapping[str, Any] | None = field(default=None)
+    predecessor: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as it is kept in ``volumes.json``."""
+        """Return the record as it is kept in the volumes index."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read one record of ``volumes.json``.
+        """Read one record of the volumes index.
 
         Raises
         ------
@@ -72,13 +87,12 @@ class VolumeRecord:
             When fields are missing, unknown, or not of their form.
         """
         name = value.get("id", "without an id") if isinstance(value, dict) else "without an id"
-        place = f"volumes.json, volume {name}"
-        remedy = "Restore volumes.json from a copy, or remove it and ingest the dataset again; embeddings stay valid."
-        kept = dict(check_fields(place, value, (known.name for known in fields(cls)), remedy))
+        place = f"the volumes index, volume {name}"
+        kept = dict(check_fields(place, value, (known.name for known in fields(cls)), _INDEX_REMEDY))
         try:
             return cls(**cls._typed(kept))
         except (TypeError, ValueError) as error:
-            message = f"{place}: a field is not of its form ({error}). {remedy}"
+            message = f"{place}: a field is not of its form ({error}). {_INDEX_REMEDY}"
             raise DamagedStore(message) from error
 
     @staticmethod
@@ -96,10 +110,49 @@ class VolumeRecord:
         return kept
 
 
+class Planes:
+    """Planes of a stored array, read when they are asked for: ``planes[3]``, ``planes[:]``, ``np.asarray(planes)``."""
+
+    def __init__(self, array: zarr.Array[Any], *, first: int | None = None, plane_shape: tuple[int, ...] = ()) -> None:
+        """Show a whole array; or, of a pack, its plane ``first``, cut to the (rows, columns) that are the volume's."""
+        self._array = array
+        self._first = first
+        #: (slices, channels, rows, columns) of an image, (slices, rows, columns) of a label map.
+        self.shape: tuple[int, ...] = array.shape
+        if first is not None:
+            self.shape = (1, *array.shape[1:-2], *plane_shape)
+        self.dtype: np.dtype[Any] = array.dtype
+        self.ndim = len(self.shape)
+
+    @property
+    def planes_in_file(self) -> int:
+        """How many planes lie in the stored array: more than the volume's own in a pack."""
+        return int(self._array.shape[0])
+
+    def __repr__(self) -> str:
+        return f"Planes({self.shape}, {self.dtype})"
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, chosen: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever numpy and zarr take as an index
+        if self._first is None:
+            return np.asarray(self._array[chosen])
+        rows, columns = self.shape[-2:]
+        plane = np.asarray(self._array[self._first : self._first + 1])
+        return np.asarray(np.ascontiguousarray(plane[..., :rows, :columns])[chosen])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - numpy's own signature
+        if copy is False:
+            message = "planes are read from the disk: there is no array to be shared without a copy"
+            raise ValueError(message)
+        return np.asarray(self[:], dtype=dtype)
+
+
 class Volume:
     """One volume of a workspace; pixels are opened when first asked for."""
 
-    def __init__(self, workspace: Path, record: VolumeRecord, label_names: Mapping[int, str]) -> None:
+    def __init__(self, workspace: Place, record: VolumeRecord, label_names: Mapping[int, str]) -> None:
         self.record = record
         #: Label value to name, background left out.
         self.label_names = dict(label_names)
@@ -120,12 +173,12 @@ class Volume:
         return self.record.subject
 
     @property
-    def image(self) -> zarr.Array[Any]:
+    def image(self) -> Planes:
         """The slices, (slices, channels, rows, columns), float16 in [0, 1], display orientation."""
         return self._open("image")
 
     @property
-    def label(self) -> zarr.Array[Any] | None:
+    def label(self) -> Planes | None:
         """The label map, (slices, rows, columns), unsigned integers; None for an unlabelled volume."""
         return self._open("label") if self.labelled else None
 
@@ -164,21 +217,23 @@ class Volume:
         return [RowKey(slice_digest=digest, view=view) for digest in self.record.slice_digests]
 
     def read_slice(self, position: int) -> NDArray[np.float16]:
-        """Return one slice, (channels, rows, columns), verified against its digest.
+        """Return one slice, (channels, rows, columns), verified against its digest; see `read_slices`."""
+        plane: NDArray[np.float16] = self.read_slices(position, position + 1)[0]
+        return plane
+
+    def read_slices(self, first: int, stop: int) -> NDArray[np.float16]:
+        """Return some slices that follow each other, (slices, channels, rows, columns), verified by their digests.
 
         Raises
         ------
         DamagedStore
             When the pixels are missing, torn or not those that were ingested.
         """
-        array = self._open("image")
-        try:
-            plane: NDArray[np.float16] = np.asarray(array[position])
-        except TORN_ARRAY as error:
-            self._damaged("image", f"torn ({error})")
-        if array_digest(plane) != self.slice_digests[position]:
-            self._damaged("image", f"not what was ingested: slice {position} does not match its digest")
-        return plane
+        planes: NDArray[np.float16] = self._read("image", slice(first, stop))
+        for position, plane in enumerate(planes, start=first):
+            if array_digest(plane) != self.slice_digests[position]:
+                self._damaged("image", f"not what was ingested: slice {position} does not match its digest")
+        return planes
 
     def read_label(self) -> NDArray[np.unsignedinteger[Any]] | None:
         """Return the whole label map, (slices, rows, columns), verified against its digest; None without one.
@@ -190,26 +245,42 @@ class Volume:
         """
         if not self.labelled:
             return None
-        array = self._open("label")
-        try:
-            label: NDArray[np.unsignedinteger[Any]] = np.asarray(array[:])
-        except TORN_ARRAY as error:
-            self._damaged("label", f"torn ({error})")
+        label: NDArray[np.unsignedinteger[Any]] = self._read("label", slice(None))
         if array_digest(label) != self.record.label_digest:
             self._damaged("label", "not what was ingested: it does not match its digest")
         return label
 
     def intact(self) -> bool:
-        """Whether every file of the volume is on the disk as it was written."""
-        return file_digests(self._folder) == dict(self.record.files)
-
-    def _open(self, name: str) -> zarr.Array[Any]:
+        """Whether the volume is on the disk as it was written: its files, or, in a pack, its planes."""
+        if self.record.plane is None:
+            return file_digests(self._folder) == dict(self.record.files)
         try:
-            return open_array(self._folder / name)
+            self.read_slice(0)
+            self.read_label()
+        except DamagedStore:
+            return False
+        return True
+
+    def _read(self, name: str, chosen: slice) -> NDArray[Any]:
+        """Read planes of an array that is kept open: whoever reads one slice will read the next."""
+        try:
+            return self._planes(_kept_open(self._folder / name))[chosen]
         except TORN_ARRAY as error:
             self._damaged(name, f"missing or torn ({error})")
 
+    def _open(self, name: str) -> Planes:
+        try:
+            return self._planes(open_array(self._folder / name))
+        except TORN_ARRAY as error:
+            self._damaged(name, f"missing or torn ({error})")
+
+    def _planes(self, array: zarr.Array[Any]) -> Planes:
+        if self.record.plane is None:
+            return Planes(array)
+        return Planes(array, first=self.record.plane, plane_shape=self.record.shape[-2:])
+
     def _damaged(self, name: str, what: str) -> NoReturn:
+        _kept_open.cache_clear()  # what is written anew is to be opened anew
         message = (
             f"{self.id}: its {name} at {self._folder / name} is {what}. "
             f"Ingest its source again: samkit ingest writes what is damaged anew."
@@ -217,43 +288,156 @@ class Volume:
         raise DamagedStore(message)
 
 
+@lru_cache(_ARRAYS_KEPT_OPEN)
+def _kept_open(place: Place) -> zarr.Array[Any]:
+    """Open an array whose numbers are verified by whoever reads them: a file that is gone later reads as zeros."""
+    return open_array(place)
+
+
+class SliceFinder:
+    """Finds the pixels of a slice by its digest; slices that are asked for in order are read in few requests."""
+
+    def __init__(self, volumes: Mapping[str, Volume]) -> None:
+        self._volumes = volumes
+        self._places = {
+            digest: (volume.id, position)
+            for volume in volumes.values()
+            for position, digest in enumerate(volume.slice_digests)
+        }
+        self._block: tuple[str, int] | None = None
+        self._slices: NDArray[np.float16] = np.empty((0, 0, 0, 0), np.float16)
+
+    def read(self, key: RowKey) -> NDArray[np.float16]:
+        """Return a slice, (channels, rows, columns), float16 in [0, 1], verified against its digest."""
+        if key.slice_digest not in self._places:
+            message = (
+                f"no volume holds the slice {key.slice_digest}; the dataset has changed. Run `samkit embed` again."
+            )
+            raise StoreError(message)
+        volume_id, position = self._places[key.slice_digest]
+        first = position - position % _SLICES_PER_SHARD
+        if self._block != (volume_id, first):
+            volume = self._volumes[volume_id]
+            self._slices = volume.read_slices(first, min(first + _SLICES_PER_SHARD, volume.record.shape[0]))
+            self._block = (volume_id, first)
+        plane: NDArray[np.float16] = self._slices[position - first]
+        return plane
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Pixels:
+    """What is written of a volume."""
+
+    #: (slices, channels, rows, columns), float16 in [0, 1].
+    image: NDArray[np.float16]
+    #: (slices, rows, columns), or None.
+    label: NDArray[np.unsignedinteger[Any]] | None
+
+    @property
+    def digests(self) -> list[str | None]:
+        """The digest of each slice, then that of the label."""
+        return [*slice_digests(self.image), None if self.label is None else array_digest(self.label)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.image.nbytes + (0 if self.label is None else self.label.nbytes)
+
+
 def slice_digests(image: NDArray[np.float16]) -> tuple[str, ...]:
     """Return the digest of each slice of (slices, channels, rows, columns)."""
     return tuple(array_digest(plane) for plane in image)
 
 
-def write_pixels(
-    workspace: Path, volume_id: str, image: NDArray[np.float16], label: NDArray[np.unsignedinteger[Any]] | None
-) -> str:
-    """Write a volume's arrays and return their folder, relative to the workspace.
+def file_digests(folder: Place) -> dict[str, str]:
+    """Return the BLAKE2b of every file below a folder, by its path there."""
+    return {name: bytes_digest((folder / name).read_bytes()) for name in folder.files()}
+
+
+def write_pixels(workspace: Place, volume_id: str, pixels: Pixels) -> tuple[str, dict[str, str]]:
+    """Write a volume's arrays.
 
     The folder's name holds a hash of the content: a new generation of a volume never
     touches the files of the one before.
 
+    Returns
+    -------
+    str
+        The folder, relative to the workspace.
+    dict
+        The digest of each of its files, by its path there.
+    """
+    return _write_arrays(workspace, f"{volume_id}--{content_id(pixels.digests)}", pixels, _SLICES_PER_SHARD)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedVolume:
+    """Where a one-slice volume lies in a pack."""
+
+    pixels: str
+    files: dict[str, str]
+    plane: int
+
+
+def write_packs(workspace: Place, volumes: Mapping[str, Pixels]) -> dict[str, PackedVolume]:
+    """Write one-slice volumes into few arrays: those of about one size together.
+
     Parameters
     ----------
-    image
-        (slices, channels, rows, columns), float16 in [0, 1].
-    label
-        (slices, rows, columns), or None.
+    volumes
+        By id, in the order in which they shall lie.
+
+    Returns
+    -------
+    dict
+        Where each volume lies, by its id.
     """
-    digests = [*slice_digests(image), None if label is None else array_digest(label)]
-    relative = Path("slices") / f"{volume_id}--{content_id(digests)}"
+    groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for volume_id, pixels in volumes.items():
+        _, channels, rows, columns = pixels.image.shape
+        kind = None if pixels.label is None else pixels.label.dtype
+        groups[channels, _on_grid(rows), _on_grid(columns), kind].append(volume_id)
+    packed = {}
+    for members in groups.values():
+        together = [volumes[volume_id] for volume_id in members]
+        image = _padded([pixels.image for pixels in together])
+        labels = [pixels.label for pixels in together if pixels.label is not None]
+        pack = Pixels(image=image, label=_padded(labels) if labels else None)
+        planes = max(1, _PACK_SHARD_BYTES // image[0].nbytes)
+        name = f"pack--{content_id([pixels.digests for pixels in together])}"
+        folder, files = _write_arrays(workspace, name, pack, planes)
+        for plane, volume_id in enumerate(members):
+            packed[volume_id] = PackedVolume(pixels=folder, files=files, plane=plane)
+    return packed
+
+
+def _write_arrays(workspace: Place, name: str, pixels: Pixels, planes: int) -> tuple[str, dict[str, str]]:
+    relative = f"slices/{name}"
     folder = workspace / relative
-    # An earlier generation with the same content may be in use: it is left alone if it is whole.
-    with published_folder(folder, keep=lambda: _holds(folder, digests)) as part:
-        write_array(part / "image", image, planes_per_shard=_SLICES_PER_SHARD)
-        if label is not None:
-            write_array(part / "label", label, planes_per_shard=_SLICES_PER_SHARD)
-    return relative.as_posix()
+    files = inside("image", array_files(pixels.image, planes_per_shard=planes))
+    if pixels.label is not None:
+        files |= inside("label", array_files(pixels.label, planes_per_shard=planes))
+    digests = {path: bytes_digest(content) for path, content in sorted(files.items())}
+
+    def lies_there() -> bool:
+        # An earlier generation with the same content may be in use: it is left alone if it is whole.
+        if file_digests(folder) != digests:
+            return False
+        folder.refresh()
+        return True
+
+    folder.publish_folder(files, keep=lies_there)
+    return relative, digests
 
 
-def _holds(folder: Path, digests: Sequence[str | None]) -> bool:
-    """Whether a folder holds slices, and a label or none, of these digests."""
-    label_digest = digests[-1]
-    try:
-        image = np.asarray(open_array(folder / "image")[:])
-        label = None if label_digest is None else np.asarray(open_array(folder / "label")[:])
-    except TORN_ARRAY:
-        return False
-    return [*slice_digests(image), None if label is None else array_digest(label)] == list(digests)
+def _on_grid(length: int) -> int:
+    return -(-length // _PACK_GRID) * _PACK_GRID
+
+
+def _padded(planes: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return arrays (1, ..., rows, columns) as one, padded with zeros at the bottom and at the right."""
+    rows, columns = (_on_grid(max(plane.shape[axis] for plane in planes)) for axis in (-2, -1))
+    together = np.zeros((len(planes), *planes[0].shape[1:-2], rows, columns), planes[0].dtype)
+    for number, plane in enumerate(planes):
+        together[number, ..., : plane.shape[-2], : plane.shape[-1]] = plane[0]
+    return together

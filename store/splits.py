@@ -5,13 +5,14 @@ A split is made once and kept; subjects that join the dataset later join the poo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from .documents import read_sealed
 from .errors import DamagedStore
-from .files import check_fields
 from .keys import content_id
+from .places import Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,22 +37,20 @@ class Split:
         return Split(name=self.name, seed=self.seed, pool=tuple(sorted({*self.pool, *new})), test=self.test)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the split as it is kept in ``splits/<name>.json``."""
+        """Return the split as it is kept in ``splits/<name>.json``, its seal apart."""
         return {**asdict(self), "digest": self.digest}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
+    def read(cls, place: Place) -> Self:
         """Read a split.
 
         Raises
         ------
         DamagedStore
-            When fields are missing or unknown, a subject is on both sides, or the digest is not that of the subjects.
+            When it was changed after it was made, fields are missing or unknown, or a subject is on both sides.
         """
-        name = value.get("name", "NAME") if isinstance(value, dict) else "NAME"
-        place = f"splits/{name}.json"
         remedy = "Restore it from a copy: a split made anew is another one, and scores would not compare."
-        kept = check_fields(place, value, (*(field.name for field in fields(cls)), "digest"), remedy)
+        kept = read_sealed(place, (*(field.name for field in fields(cls)), "digest"), remedy)
         for side in ("pool", "test"):
             if not isinstance(kept[side], list) or not all(isinstance(subject, str) for subject in kept[side]):
                 message = f"{place}: {side} is {kept[side]!r}, not a list of subjects. {remedy}"

@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from .documents import bytes_digest
 from .embeddings import Embeddings
-from .errors import SamkitError
-from .files import file_digest
-from .journal import Journal, read_record
+from .errors import DamagedStore, SamkitError
+from .journal import Journal, read_records
+from .places import Place
 from .runs import Run
+from .slices import file_digests
+from .splits import Split
 from .workspace import Workspace
 
-Part = Literal["volume", "embeddings", "journal record", "shard", "run"]
+Part = Literal["volume", "split", "embeddings", "journal record", "shard", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,21 +35,41 @@ class Checked:
 
 
 def verify(workspace: Workspace) -> Iterator[Checked]:
-    """Read everything once and yield what was looked at, in the order volumes, embeddings, runs.
+    """Read everything once and yield what was looked at, in the order volumes, splits, embeddings, runs.
 
-    Nothing is changed.
+    Nothing is changed. The volumes index was verified when the workspace was opened.
     """
+    intact: dict[str, bool] = {}  # by folder: the volumes of a pack share one
     for volume in workspace.volumes.values():
+        folder = volume.record.pixels
+        if folder not in intact:
+            intact[folder] = file_digests(workspace.path / folder) == dict(volume.record.files)
         fault = None
-        if not volume.intact():
+        if not intact[folder] and (volume.record.plane is None or not volume.intact()):
             fault = (
                 "slices or label are not what was ingested. Ingest its source again: what is damaged is written anew."
             )
+        elif not intact[folder]:
+            fault = (
+                f"the pack {folder}, which it shares with others, was changed in other planes than its own. Ingest the "
+                f"source of the volume that is damaged again, then: samkit gc"
+            )
         yield Checked(part="volume", name=volume.id, fault=fault)
-    for folder in _folders(workspace.path / "embeddings"):
-        yield from _check_embeddings(workspace, folder)
-    for folder in _folders(workspace.path / "runs"):
-        yield Checked(part="run", name=folder.name, fault=_fault_of_run(folder))
+    for name in (workspace.path / "splits").children():
+        yield Checked(part="split", name=name, fault=_fault_of_split(workspace.path / "splits" / name))
+    for name in (workspace.path / "embeddings").children():
+        yield from _check_embeddings(workspace, workspace.path / "embeddings" / name)
+    splits = set()
+    for name in (workspace.path / "runs").children():
+        fault = _fault_of_run(workspace.path / "runs" / name)
+        yield Checked(part="run", name=name, fault=fault)
+        splits |= set() if fault else {Run(workspace.path / "runs" / name).settings.split}
+    for name in sorted(splits):
+        if not (workspace.path / "splits" / f"{name}.json").exists():
+            fault = (
+                "runs were drawn from it and it is gone. Restore it from a copy: a split made anew may be another one."
+            )
+            yield Checked(part="split", name=f"{name}.json", fault=fault)
 
 
 def damaged_shards(embeddings: Embeddings) -> Iterator[tuple[str, str]]:
@@ -57,18 +79,22 @@ def damaged_shards(embeddings: Embeddings) -> Iterator[tuple[str, str]]:
             yield record.shard, fault
 
 
-def unreadable_records(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield (file, what is wrong) of every journal record below an embeddings folder that does not read as one."""
-    for path in Journal.record_paths(folder / "journal"):
+def unreadable_records(folder: Place) -> Iterator[tuple[str, str]]:
+    """Yield (path in the journal, what is wrong) of every journal file of an embeddings folder that is damaged."""
+    journal = folder / "journal"
+    for name, content in journal.read_children(Journal.files_of(journal)).items():
         try:
-            read_record(path)
+            read_records(content, journal / name)
         except SamkitError as error:
-            yield path, str(error)
+            yield name, str(error)
 
 
-def _check_embeddings(workspace: Workspace, folder: Path) -> Iterator[Checked]:
+def _check_embeddings(workspace: Workspace, folder: Place) -> Iterator[Checked]:
+    if not (folder / "recipe.json").exists() and not (folder / "journal").children():
+        return  # a kill before the first row; the same command goes on
     unreadable = dict(unreadable_records(folder))
-    yield from (Checked(part="journal record", name=path.stem, fault=fault) for path, fault in unreadable.items())
+    for path, fault in unreadable.items():
+        yield Checked(part="journal record", name=path.rpartition("/")[2].partition(".")[0], fault=fault)
     try:
         embeddings = Embeddings.open(folder, workspace.volumes, leave_out=unreadable)
         for name in embeddings.attachments:
@@ -78,31 +104,34 @@ def _check_embeddings(workspace: Workspace, folder: Path) -> Iterator[Checked]:
         yield Checked(part="embeddings", name=folder.name, fault=str(error))
         return
     yield Checked(part="embeddings", name=folder.name)
+    remedy = f" Compute its rows again: samkit embed --recipe {embeddings.recipe.id} --repair"
     for record in embeddings.journal.records.values():
-        fault = embeddings.fault_of(record)
-        remedy = f" Compute its rows again: samkit embed --recipe {embeddings.recipe.id} --repair"
-        yield Checked(part="shard", name=record.shard, fault=None if fault is None else fault + remedy)
+        wrong = embeddings.fault_of(record)
+        yield Checked(part="shard", name=record.shard, fault=None if wrong is None else wrong + remedy)
 
 
-def _fault_of_run(folder: Path) -> str | None:
+def _fault_of_split(place: Place) -> str | None:
+    try:
+        Split.read(place)
+    except DamagedStore as error:
+        return str(error)
+    return None
+
+
+def _fault_of_run(folder: Place) -> str | None:
     remedy = f"Remove {folder} and train the run again."
     try:
         run = Run(folder)
     except SamkitError as error:
         return str(error)
+    try:
+        head = (folder / "head.safetensors").read_bytes()
     except FileNotFoundError:
-        return f"run.json is missing. {remedy}"
-    head = folder / "head.safetensors"
-    if not head.exists() or hashlib.sha256(head.read_bytes()).hexdigest() != run.record.get("head_sha256"):
+        head = b""
+    if hashlib.sha256(head).hexdigest() != run.record.get("head_sha256"):
         return f"head.safetensors is missing or not what was trained. {remedy}"
     for name, digest in run.record.get("files", {}).items():
-        file = folder / name
-        if not file.exists() or file_digest(file) != digest:
+        found = folder.read_children([name]).get(name)
+        if found is None or bytes_digest(found) != digest:
             return f"{name} is missing or not what was written. {remedy}"
     return None
-
-
-def _folders(parent: Path) -> list[Path]:
-    if not parent.is_dir():
-        return []
-    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))

@@ -5,47 +5,57 @@ Opening reads ``workspace.json`` and the volumes index; it never lists a tree.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from .documents import read_json, sealed_json, unsealed
 from .embeddings import Embeddings
-from .errors import DamagedStore, MissingEmbeddings, NewerFormat, NotAWorkspace, UsageError
-from .files import canonical_json, check_fields, exclusive, publish, read_json, readable_json
+from .errors import DamagedStore, IdentifierTaken, MissingEmbeddings, NewerFormat, NotAWorkspace, StoreError, UsageError
+from .index import IndexChange, IndexState, VolumesIndex, index_line
 from .keys import FORMAT_VERSION, Recipe
+from .places import DEFAULT_WORKSPACE, Place, place_of
 from .runs import Runs, check_name
 from .slices import Volume, VolumeRecord
 from .splits import Split
 
-DEFAULT_WORKSPACE = "samkit-workspace"
-
 # An id becomes part of folder names on every file system, and of object keys.
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-# Path("s3://bucket/x") has one slash left; a Windows drive has one letter.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+# A record is parsed from its line when it is asked for; this many are kept, so that memory does not grow with the
+# dataset and most datasets are parsed once.
+_VOLUMES_KEPT = 8192
 
 
 class Volumes(Mapping[str, Volume]):
     """The volumes of a workspace by id, in the order of their ids."""
 
-    def __init__(self, workspace: Path, records: Iterable[VolumeRecord], label_names: Mapping[int, str]) -> None:
-        ordered = sorted(records, key=lambda record: record.id)
-        self._volumes = {record.id: Volume(workspace, record, label_names) for record in ordered}
+    def __init__(self, workspace: Place, state: IndexState) -> None:
+        self._state = state
+        label_names = dict(state.label_names or {})
+
+        @lru_cache(_VOLUMES_KEPT)
+        def volume(volume_id: str) -> Volume:
+            return Volume(workspace, VolumeRecord.from_json(state.record(volume_id)), label_names)
+
+        self._volume = volume
 
     def __getitem__(self, volume_id: str) -> Volume:
-        try:
-            return self._volumes[volume_id]
-        except KeyError:
+        if volume_id not in self._state.lines:
             message = f"no volume {volume_id!r} in this workspace; it holds {len(self)} volumes"
-            raise KeyError(message) from None
+            raise KeyError(message)
+        return self._volume(volume_id)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._volumes)
+        return iter(self._state.lines)
 
     def __len__(self) -> int:
-        return len(self._volumes)
+        return len(self._state.lines)
+
+    def __contains__(self, volume_id: object) -> bool:
+        return volume_id in self._state.lines
 
     def __repr__(self) -> str:
         return f"Volumes({len(self)}: {', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''})"
@@ -54,16 +64,19 @@ class Volumes(Mapping[str, Volume]):
 class Workspace:
     """An open workspace. Make one with `create`, find one with `open_workspace`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._description = _read_description(path)
+    def __init__(self, path: str | Path | Place) -> None:
+        #: The directory, or the place in an object store.
+        self.path: Place = place_of(path)
+        _check_description(self.path)
+        self._index = VolumesIndex(self.path / "volumes")
+        self._state: IndexState | None = None
         self._volumes: Volumes | None = None
 
     def __repr__(self) -> str:
         return f"Workspace({str(self.path)!r}, {len(self.volumes)} volumes)"
 
     @classmethod
-    def create(cls, path: Path, label_names: Mapping[int, str] | None = None) -> Workspace:
+    def create(cls, path: str | Path | Place, label_names: Mapping[int, str] | None = None) -> Workspace:
         """Make a workspace at ``path``, which may exist but must not hold anything else.
 
         Raises
@@ -71,77 +84,143 @@ class Workspace:
         NotAWorkspace
             When ``path`` is a file or a folder with other things in it.
         UsageError
-            When ``path`` is a URL.
+            When ``path`` is a URL that no installed library serves.
         """
-        cls.check_place(path)
-        publish(path / "workspace.json", readable_json(_description(label_names)))
-        return cls(path)
+        place = place_of(path)
+        cls.check_place(place)
+        (place / "workspace.json").publish_if_absent(
+            sealed_json({"format": FORMAT_VERSION, "made_by": f"samkit {version('samkit')}"})
+        )
+        made = cls(place)
+        if label_names:
+            made.set_label_names(label_names)
+        return made
 
     @staticmethod
-    def check_place(path: Path) -> None:
+    def check_place(path: str | Path | Place) -> None:
         """Refuse a place where no workspace can be made; see `create`."""
-        _refuse_url(path)
-        if path.is_file() or (path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())):
+        place = place_of(path)
+        if place.exists() or place.children():
             message = (
-                f"{path} exists and is not a samkit workspace; nothing was written into it. "
+                f"{place} exists and is not a samkit workspace; nothing was written into it. "
                 f"Name another place: --workspace NAME"
             )
             raise NotAWorkspace(message)
+
+    @staticmethod
+    def is_at(path: str | Path | Place) -> bool:
+        """Whether there is a workspace at a place."""
+        return (place_of(path) / "workspace.json").exists()
 
     # -- the dataset -------------------------------------------------------------------------------
 
     @property
     def label_names(self) -> dict[int, str]:
         """Label value to name, background left out; empty while nothing labelled has been ingested."""
-        return {int(value): name for value, name in (self._description["label_names"] or {}).items()}
+        return dict(self._read_index().label_names or {})
 
     @property
     def volumes(self) -> Volumes:
-        """The volumes, an ordered mapping by id."""
+        """The volumes, an ordered mapping by id, as they were when this was first asked for."""
         if self._volumes is None:
-            self._volumes = Volumes(self.path, self._records(), self.label_names)
+            self._volumes = Volumes(self.path, self._read_index())
         return self._volumes
 
     def set_label_names(self, label_names: Mapping[int, str]) -> None:
-        """Give the dataset's label values their names, once."""
-        publish(self.path / "workspace.json", readable_json(_description(label_names)))
-        self._description = _read_description(self.path)
-        self._volumes = None
+        """Give the dataset's label values their names.
+
+        Raises
+        ------
+        StoreError
+            When somebody has given them other names since this workspace was read.
+        """
+        names, known = dict(sorted(label_names.items())), self._read_index().label_names
+
+        def decide(now: IndexState) -> IndexChange:
+            if now.label_names not in (known, names):
+                message = (
+                    f"{self.path}: another command has named the labels {dict(now.label_names or {})} meanwhile, and "
+                    f"this one names them {names}. Run the same command again: it says what does not fit."
+                )
+                raise StoreError(message)
+            return IndexChange(label_names=names)
+
+        self._learn(self._index.append(decide))
 
     def commit_volumes(self, records: Iterable[VolumeRecord]) -> None:
-        """Add or replace volumes in the index; their pixels must be on the disk already."""
-        # Two ingests at once: each adds to what the other has written, one after the other.
-        with exclusive(self.path / ".volumes.lock"):
-            index = {record.id: record for record in self._records()}
-            index.update({record.id: record for record in records})
-            lines = ",\n".join(canonical_json(index[volume_id].to_json()) for volume_id in sorted(index))
-            publish(self.path / "volumes.json", f'{{"format":{FORMAT_VERSION},"volumes":[\n{lines}\n]}}\n'.encode())
-        self._volumes = None
+        """Add or replace volumes in the index; their pixels must be on the disk already.
 
-    def _records(self) -> list[VolumeRecord]:
-        path = self.path / "volumes.json"
-        if not path.exists():
-            return []
-        index = read_json(path)
-        _check_format(self.path, index)
-        remedy = "Restore it from a copy, or remove it and ingest the dataset again; embeddings stay valid."
-        listed = check_fields(path, index, ("format", "volumes"), remedy)["volumes"]
-        if not isinstance(listed, list):
-            message = f"{path}: its volumes are a {type(listed).__name__}, not a list. {remedy}"
-            raise DamagedStore(message)
-        return [VolumeRecord.from_json(value) for value in listed]
+        Two ingests at once each add a segment of their own.
+
+        Raises
+        ------
+        IdentifierTaken
+            When a new volume's id was given to another source meanwhile; nothing is committed.
+        """
+        added = {record.id: record for record in records}
+
+        def decide(now: IndexState) -> IndexChange:
+            for volume_id in added.keys() & now.lines.keys():
+                new = added[volume_id]
+                if new.predecessor is None and now.record(volume_id)["identity"] != new.identity:
+                    message = (
+                        f"the volume id {volume_id!r} was given to another source while this one was read. Run the "
+                        f"same command again: what was finished is kept, and it says which files clash."
+                    )
+                    raise IdentifierTaken(message)
+            return IndexChange(records={volume_id: record.to_json() for volume_id, record in added.items()})
+
+        self._learn(self._index.append(decide))
+
+    def exchange_records(self, pairs: Iterable[tuple[VolumeRecord, VolumeRecord]]) -> None:
+        """Replace records by others, but not one that somebody has changed meanwhile."""
+        exchanged = {old.id: (index_line(old.id, old.to_json()), new.to_json()) for old, new in pairs}
+
+        def decide(now: IndexState) -> IndexChange:
+            return IndexChange(
+                records={
+                    volume_id: new for volume_id, (line, new) in exchanged.items() if now.lines.get(volume_id) == line
+                }
+            )
+
+        self._learn(self._index.append(decide))
+
+    def remove_volumes(self, volume_ids: Iterable[str]) -> None:
+        """Take volumes out of the index; what only they held stays on the disk until `gc`.
+
+        Raises
+        ------
+        KeyError
+            When there is no such volume; nothing is removed.
+        """
+        removed = sorted(set(volume_ids))
+        for volume_id in removed:
+            _ = self.volumes[volume_id]
+        self._learn(self._index.append(lambda _: IndexChange(removed=removed)))
+
+    @property
+    def index(self) -> VolumesIndex:
+        """The log behind `volumes`."""
+        return self._index
+
+    def _read_index(self) -> IndexState:
+        if self._state is None:
+            self._state = self._index.read()
+        return self._state
+
+    def _learn(self, state: IndexState) -> None:
+        self._state, self._volumes = state, None
 
     # -- embeddings --------------------------------------------------------------------------------
 
-    def recipes(self, pattern: str = "[!.]*") -> dict[str, Embeddings]:
+    def recipes(self, pattern: str = "*") -> dict[str, Embeddings]:
         """Return all embeddings by recipe id, oldest first; ``pattern`` chooses folders below ``embeddings/``."""
         folder = self.path / "embeddings"
-        if not folder.is_dir():
-            return {}
-        kept = sorted(
-            folder.glob(f"{pattern}/recipe.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name)
-        )
-        opened = [Embeddings.open(path.parent, self.volumes) for path in kept]
+        kept = [folder / name for name in folder.children() if fnmatch.fnmatchcase(name, pattern)]
+        begun = {place: time for place in kept if (time := (place / "recipe.json").modified())}
+        opened = [
+            Embeddings.open(place, self.volumes) for place in sorted(begun, key=lambda one: (begun[one], one.name))
+        ]
         return {embeddings.recipe.id: embeddings for embeddings in opened}
 
     def embeddings(self, name: str | None = None) -> Embeddings:
@@ -159,7 +238,7 @@ class Workspace:
         KeyError
             When nothing has been embedded under that name; what there is is listed.
         """
-        patterns = ["[!.]*"] if name is None else [f"{name}--*", f"*--{name}", name]
+        patterns = ["*"] if name is None else [f"{name}--*", f"*--{name}", name]
         chosen = [kept for pattern in patterns for kept in self.recipes(pattern).values()]
         if not chosen:
             there = ", ".join(found.folder.name for found in self.recipes().values()) or "none yet"
@@ -188,17 +267,17 @@ class Workspace:
 
     def split(self, name: str = "default") -> Split | None:
         """Return a split, or None if it has not been made."""
-        path = self.path / "splits" / f"{name}.json"
-        return Split.from_json(read_json(path)) if path.exists() else None
+        place = self.path / "splits" / f"{name}.json"
+        return Split.read(place) if place.exists() else None
 
     def keep_split(self, split: Split) -> None:
         """Keep a split under its name."""
         check_identifier("split name", split.name)
-        publish(self.path / "splits" / f"{split.name}.json", readable_json(split.to_json()))
+        (self.path / "splits" / f"{split.name}.json").publish(sealed_json(split.to_json()))
 
 
-def open_workspace(path: str | Path = DEFAULT_WORKSPACE) -> Workspace:
-    """Open the workspace at ``path``.
+def open_workspace(path: str | Path | Place = DEFAULT_WORKSPACE) -> Workspace:
+    """Open the workspace at ``path``, a directory or an fsspec URL (``s3://bucket/folder``).
 
     Raises
     ------
@@ -209,10 +288,9 @@ def open_workspace(path: str | Path = DEFAULT_WORKSPACE) -> Workspace:
     DamagedStore
         When its description is not what samkit writes.
     UsageError
-        When ``path`` is a URL.
+        When ``path`` is a URL that no installed library serves.
     """
-    _refuse_url(path)
-    return Workspace(Path(path))
+    return Workspace(path)
 
 
 def check_identifier(kind: str, text: str) -> str:
@@ -229,48 +307,24 @@ def check_identifier(kind: str, text: str) -> str:
     return text
 
 
-def _description(label_names: Mapping[int, str] | None) -> dict[str, Any]:
-    names = None if not label_names else {str(value): name for value, name in sorted(label_names.items())}
-    return {"format": FORMAT_VERSION, "made_by": f"samkit {version('samkit')}", "label_names": names}
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    file = path / "workspace.json"
-    if not file.exists():
+def _check_description(path: Place) -> None:
+    """Refuse a place that is no workspace, and one of a later format before anything else of it is looked at."""
+    place = path / "workspace.json"
+    if not place.exists():
         message = f"{path} is not a samkit workspace. Make one: samkit ingest FOLDER --workspace {path}"
         raise NotAWorkspace(message)
-    description = read_json(file)
-    _check_format(path, description)
-    remedy = "Restore it from a copy."
-    kept = dict(check_fields(file, description, ("format", "made_by", "label_names"), remedy))
-    names = kept["label_names"]
-    if names is not None and not (isinstance(names, dict) and all(value.isdecimal() for value in names)):
-        message = f"{file}: label_names is {names!r}, not label values with their names. {remedy}"
-        raise DamagedStore(message)
-    return kept
-
-
-def _check_format(path: Path, kept: object) -> None:
-    """Refuse a later format before anything else of a file is looked at."""
-    found = kept.get("format") if isinstance(kept, dict) else None
+    description = read_json(place)
+    found = description.get("format") if isinstance(description, dict) else None
     if isinstance(found, int) and found > FORMAT_VERSION:
-        maker = kept.get("made_by", "a later samkit") if isinstance(kept, dict) else "a later samkit"
         message = (
-            f"{path} was written in format {found} by {maker}; "
+            f"{path} was written in format {found} by {description.get('made_by', 'a later samkit')}; "
             f"this samkit reads formats up to {FORMAT_VERSION}. Update it: pip install --upgrade samkit"
         )
         raise NewerFormat(message)
-    if isinstance(kept, dict) and not isinstance(found, int):
-        message = (
-            f"{path}: it says format {found!r}, not a number. Restore workspace.json and volumes.json from a copy."
-        )
+    kept = unsealed(description, place, ("format", "made_by"), "Restore it from a copy.")
+    if not isinstance(kept["format"], int):
+        message = f"{place}: it says format {kept['format']!r}, not a number. Restore it from a copy."
         raise DamagedStore(message)
-
-
-def _refuse_url(path: str | Path) -> None:
-    if found := _URL.match(str(path)):
-        message = f"{path}: workspaces behind {found[1]}:// URLs are not supported by this version; give a directory."
-        raise UsageError(message)
 
 
 __all__ = ["DEFAULT_WORKSPACE", "Volumes", "Workspace", "check_identifier", "check_name", "open_workspace"]

@@ -32,7 +32,7 @@ ALLOWED = {
 }
 FILE_FORMATS = {"pydicom", "nibabel", "h5py", "SimpleITK", "highdicom"}
 SAM_PACKAGES = {"segment_anything", "torchvision"}
-HEAVY = ("torch", "zarr", "pydicom", "nibabel", "h5py", "distributed", "matplotlib")
+HEAVY = ("torch", "zarr", "pydicom", "nibabel", "h5py", "distributed", "matplotlib", "fsspec")
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,25 @@ def test_only_one_module_imports_the_package_of_sam(module: str):
     if module == "heads/sam_modules.py":
         return
     assert not outside(module) & SAM_PACKAGES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_place_in_an_object_store_imports_fsspec(module: str):
+    if module == "store/remote.py":
+        return
+    assert not outside(module) & {"fsspec", "s3fs", "botocore"}
+
+
+@pytest.mark.parametrize("module", [module for module in below("store") if module != "store/local.py"])
+def test_only_the_place_in_a_directory_changes_the_file_system(module: str):
+    # Whatever is written must be able to lie in an object store too, and must appear whole.
+    changing = {"write_bytes", "write_text", "mkdir", "unlink", "rename", "rmtree", "touch", "fsync", "utime"}
+    calls = {
+        node.func.attr
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert not calls & changing
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
-from ...store.workspace import DEFAULT_WORKSPACE
+from ...store.places import DEFAULT_WORKSPACE
 
 
-def workspace_flag(path: Path) -> str:
+def workspace_flag(path: object) -> str:
     """Return the flag that finds a workspace, with a space before it: nothing for the default one."""
     return "" if str(path) == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(str(path))}"

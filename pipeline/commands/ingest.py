@@ -15,7 +15,7 @@ from ..exit_codes import DONE, SOME_FAILED
 from .hints import workspace_flag
 
 
-def run_ingest(source: Path, workspace: Path, layout: LayoutOptions, options: IngestOptions) -> int:
+def run_ingest(source: Path, workspace: str, layout: LayoutOptions, options: IngestOptions) -> int:
     """Ingest a folder or a file and print what became of each source."""
     found = find_sources(source, layout)
     console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}")
@@ -63,7 +63,7 @@ def layout_options(
     )
 
 
-def ingest_found(workspace: Path, found: Found, options: IngestOptions) -> list[Taken | Refused]:
+def ingest_found(workspace: str | Path, found: Found, options: IngestOptions) -> list[Taken | Refused]:
     """Ingest what a layout found, under a progress bar."""
     results = []
     with console.progress_bar("ingesting", len(found.sources) + len(found.refused), "volumes") as bar:

@@ -35,7 +35,7 @@ from .weights import weights_of
 
 
 def run_predict(
-    workspace_path: Path,
+    workspace_path: str,
     *,
     run_name: str,
     source: Path | None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from ...store.runs import stale_because
@@ -14,7 +13,7 @@ from ..exit_codes import DONE
 from .hints import workspace_flag
 
 
-def run_status(workspace_path: Path, *, as_json: bool) -> int:
+def run_status(workspace_path: str, *, as_json: bool) -> int:
     """Say what exists, what is missing or stale, and how large it is."""
     workspace = open_workspace(workspace_path)
     status = status_of(workspace)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ...heads.base import find_head
 from ...heads.fitting import FitOptions
 from ...heads.sampling import draw_subjects
@@ -19,7 +17,7 @@ from .hints import workspace_flag
 
 
 def run_train(
-    workspace_path: Path,
+    workspace_path: str,
     *,
     head: str,
     subjects: int,

@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...store.documents import read_json, readable_json
 from ...store.errors import WeightsError
-from ...store.files import PART_SUFFIX, publish, read_json, readable_json
+from ...store.local import PART_SUFFIX, LocalPlace
 
 # How fine-tuned SAMs are wrapped in the wild: reference names of training frameworks.
 _WRAPPINGS = ("model", "state_dict", "model_state", "model_state_dict")
@@ -162,7 +163,7 @@ class WeightsShelf:
 
     def __iter__(self) -> Iterator[ShelvedWeights]:
         for note in sorted(self.folder.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime_ns):
-            kept = read_json(note)
+            kept = read_json(LocalPlace(note))
             path = self.folder / kept["file"]
             if path.exists():
                 yield ShelvedWeights(
@@ -188,7 +189,7 @@ class WeightsShelf:
             part = kept.with_name(f".{kept.name}.{os.getpid()}{PART_SUFFIX}")
             shutil.copyfile(file, part)
             part.replace(kept)
-        publish(self.folder / f"{sha256}.json", readable_json({"encoder": encoder, "file": kept.name}))
+        LocalPlace(self.folder / f"{sha256}.json").publish(readable_json({"encoder": encoder, "file": kept.name}))
         return ShelvedWeights(encoder=encoder, sha256=sha256, path=kept, size_bytes=kept.stat().st_size)
 
     def find(self, *, sha256: str | None = None, encoder: str | None = None) -> ShelvedWeights | None:

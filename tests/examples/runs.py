@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from samkit.heads.base import Head, head_bytes
+from samkit.store.documents import sealed_json
 from samkit.store.runs import RunSettings
 
 
@@ -33,5 +33,5 @@ def keep_head(folder: Path, head: Head) -> Path:
     record = {"head_sha256": hashlib.sha256(weights).hexdigest()}
     folder.mkdir(exist_ok=True)
     (folder / "head.safetensors").write_bytes(weights)
-    (folder / "run.json").write_text(json.dumps({"settings": settings.to_json(), "record": record, "scores": []}))
+    (folder / "run.json").write_bytes(sealed_json({"settings": settings.to_json(), "record": record, "scores": []}))
     return folder

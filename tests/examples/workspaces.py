@@ -12,9 +12,8 @@ from samkit.pipeline.plan import plan_embedding
 from samkit.stages.embed import ComputeClass, EmbedJob, ShardWorker, prepare_embeddings
 from samkit.stages.encoders.base import Encoder
 from samkit.store.embeddings import Embeddings
-from samkit.store.files import file_digests
 from samkit.store.keys import array_digest
-from samkit.store.slices import VolumeRecord, slice_digests, write_pixels
+from samkit.store.slices import Pixels, VolumeRecord, slice_digests, write_pixels
 from samkit.store.workspace import Workspace
 
 LABEL_NAMES = {3: "box", 42: "bar"}
@@ -42,7 +41,7 @@ def add_volume(
     subject: str | None = None,
 ) -> None:
     """Write a volume and commit it to the index, as `ingest` does."""
-    pixels = write_pixels(workspace.path, volume_id, image, label)
+    pixels, files = write_pixels(workspace.path, volume_id, Pixels(image=image, label=label))
     slices, channels, rows, columns = image.shape
     record = VolumeRecord(
         id=volume_id,
@@ -59,7 +58,7 @@ def add_volume(
         label_digest=None if label is None else array_digest(label),
         label_values=() if label is None else tuple(int(value) for value in np.unique(label) if value),
         pixels=pixels,
-        files=file_digests(workspace.path / pixels),
+        files=files,
     )
     workspace.commit_volumes([record])
 

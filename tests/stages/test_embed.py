@@ -66,7 +66,7 @@ def embedded(workspace, encoder, keys, micro_batch=4):
     embeddings = prepare_embeddings(workspace, encoder, "cpu")
     plan = ShardPlan(recipe_id=encoder.recipe.id, keys=tuple(keys))
     return embed_shard(
-        plan, SliceFinder(workspace.volumes.values()), encoder, embeddings, compute=compute(micro_batch), writer="test"
+        plan, SliceFinder(workspace.volumes), encoder, embeddings, compute=compute(micro_batch), writer="test"
     )
 
 
@@ -134,7 +134,7 @@ def test_numbers_that_are_not_finite_are_refused_and_nothing_is_stored(workspace
         embedded(workspace, FakeEncoder(answer=answer), keys)
     embeddings = workspace.embeddings("fake")
     assert embeddings.journal.missing(keys) == keys
-    assert not list((embeddings.folder).glob("features/*"))
+    assert (embeddings.folder / "features").files() == {}
 
 
 def test_numbers_too_large_for_the_storage_precision_are_refused(workspace):
@@ -167,7 +167,7 @@ def test_one_bad_slice_is_named(workspace):
 
 def test_a_slice_that_no_volume_holds_is_refused_with_what_to_type(workspace):
     with pytest.raises(StoreError, match="samkit embed"):
-        SliceFinder(workspace.volumes.values()).read(RowKey(slice_digest="0" * 32))
+        SliceFinder(workspace.volumes).read(RowKey(slice_digest="0" * 32))
 
 
 def test_the_compute_class_is_fixed_once(workspace, tiny):

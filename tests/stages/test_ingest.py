@@ -368,6 +368,85 @@ def test_two_ingests_at_once_lose_no_volume(data):
     assert len(Workspace(workspace.path).volumes) == 24
 
 
+# -- volumes of one slice --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Four labelled images of one slice, each of another size."""
+    for seed in range(4):
+        values = np.random.default_rng(seed).normal(100, 10, (20 + seed, 16, 1)).astype(np.float32)
+        mask = np.zeros(values.shape, np.uint8)
+        mask[4 + seed : 12, 3:10] = 1
+        values[mask > 0] += 120
+        for kind, content in (("images", values), ("labels", mask)):
+            (tmp_path / "pictures" / kind).mkdir(parents=True, exist_ok=True)
+            image = nib.Nifti1Image(content, np.diag([-1.5, -1.5, 5.0, 1.0]))
+            nib.save(image, tmp_path / "pictures" / kind / f"p{seed}.nii.gz")
+    return tmp_path / "pictures"
+
+
+def test_volumes_of_one_slice_share_a_folder_and_those_of_more_have_their_own(samkit, pictures, write_pair):
+    write_pair(pictures, "tall", seed=9)
+    assert "5 taken (0 unchanged" in samkit("ingest", pictures).said
+    volumes = package.open_workspace().volumes
+    assert len({volumes[f"p{seed}"].record.pixels for seed in range(4)}) == 1
+    assert [volumes[f"p{seed}"].record.plane for seed in range(4)] == [0, 1, 2, 3]
+    assert volumes["tall"].record.plane is None
+    assert all(volume.intact() for volume in volumes.values())
+
+
+def test_volumes_of_one_slice_hold_what_they_would_hold_alone(samkit, pictures):
+    samkit("ingest", pictures)
+    for seed in range(4):
+        alone = pictures.parent / f"alone{seed}"
+        for kind in ("images", "labels"):
+            (alone / kind).mkdir(parents=True)
+            shutil.copy(pictures / kind / f"p{seed}.nii.gz", alone / kind / f"p{seed}.nii.gz")
+        samkit("ingest", alone, "--workspace", f"w{seed}")
+        one = package.open_workspace(f"w{seed}").volumes[f"p{seed}"]
+        packed = package.open_workspace().volumes[f"p{seed}"]
+        assert packed.slice_digests == one.slice_digests
+        assert packed.record.shape == one.record.shape
+        np.testing.assert_array_equal(packed.read_slice(0), one.read_slice(0))
+        np.testing.assert_array_equal(packed.read_label(), one.read_label())
+
+
+def test_packed_volumes_again_are_unchanged(samkit, pictures):
+    samkit("ingest", pictures)
+    before = {path: path.stat().st_mtime_ns for path in Path("samkit-workspace").rglob("*")}
+    assert "4 taken (4 unchanged" in samkit("ingest", pictures).said
+    assert {path: path.stat().st_mtime_ns for path in Path("samkit-workspace").rglob("*")} == before
+
+
+def test_a_packed_volume_that_changed_goes_into_a_new_pack_and_the_others_stay_where_they_are(samkit, pictures):
+    samkit("ingest", pictures)
+    before = {seed: record(f"p{seed}") for seed in range(4)}
+    image = nib.load(pictures / "images/p1.nii.gz")
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[::-1].copy(), image.affine), pictures / "images/p1.nii.gz")
+    assert "p1 new pixels" in samkit("ingest", pictures).said
+    assert record("p1").pixels != before[1].pixels
+    assert all(record(f"p{seed}") == before[seed] for seed in (0, 2, 3))
+    assert all(volume.intact() for volume in package.open_workspace().volumes.values())
+
+
+def test_a_damaged_pack_is_repaired_for_the_volumes_it_hurts(samkit, pictures):
+    samkit("ingest", pictures)
+    (pack,) = Path("samkit-workspace/slices").iterdir()
+    (pack / "image" / "0.0.0.0").unlink()
+    assert samkit("verify").code == 1
+    assert samkit("ingest", pictures).said.count(" repaired ") == 4
+    assert samkit("verify").code == 0
+
+
+def test_packed_volumes_are_embedded_and_trained_on_like_any_other(samkit, pictures):
+    samkit("ingest", pictures)
+    assert samkit("embed", "--size", "64").code == 0
+    assert samkit("train-head", "linear", "--volumes", "1", "--steps", "2").code == 0
+    assert samkit("predict", "latest", "-o", "masks").code == 0
+    assert nib.load("masks/p3.nii.gz").shape == (23, 16, 1)
+
+
 def _ingested(data):
     from samkit.pipeline.cli import run
 

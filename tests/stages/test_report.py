@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples.edits import rewrite
 from PIL import Image
 
 import samkit as package
@@ -246,9 +247,7 @@ def test_runs_scored_on_other_volumes_never_mix(samkit, copied):
     """As after a run was copied in from before a label was mended: the same head, another test set."""
     runs = list(package.open_workspace(copied).runs.values())
     first, second = (run for run in runs if run.settings.head == "linear")
-    manifest = json.loads((second.folder / "run.json").read_text())
-    manifest["settings"]["scored_volumes"].popitem()
-    (second.folder / "run.json").write_text(json.dumps(manifest))
+    rewrite(second.folder / "run.json", lambda manifest: manifest["settings"]["scored_volumes"].popitem())
     assert samkit("report", "--workspace", copied).code == 0
     rows = [row for row in table_rows(copied) if row["head"] == "linear"]
     assert {tuple(row["run_ids"]) for row in rows} == {(first.id,), (second.id,)}

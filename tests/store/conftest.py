@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from samkit.store.embeddings import Embeddings, ShardPlan
-from samkit.store.files import file_digests
 from samkit.store.journal import ShardRecord
 from samkit.store.keys import Recipe, RowKey, array_digest
-from samkit.store.slices import VolumeRecord, slice_digests, write_pixels
+from samkit.store.precision import StoredRows
+from samkit.store.slices import Pixels, VolumeRecord, slice_digests, write_pixels
 from samkit.store.workspace import Workspace
 
 ROW_SHAPE = (2, 3, 3)
@@ -31,7 +31,7 @@ def add_volume() -> Callable[..., VolumeRecord]:
         random = np.random.default_rng([seed, *name.encode()])
         image = random.random((slices, 1, 6, 5)).astype(np.float16)
         label = random.integers(0, 3, (slices, 6, 5)).astype(np.uint8) if labelled else None
-        pixels = write_pixels(workspace.path, name, image, label)
+        pixels, files = write_pixels(workspace.path, name, Pixels(image=image, label=label))
         record = VolumeRecord(
             id=name,
             subject=f"subject-{name}",
@@ -47,7 +47,7 @@ def add_volume() -> Callable[..., VolumeRecord]:
             label_digest=None if label is None else array_digest(label),
             label_values=(1, 2) if labelled else (),
             pixels=pixels,
-            files=file_digests(workspace.path / pixels),
+            files=files,
         )
         workspace.commit_volumes([record])
         return record
@@ -87,9 +87,11 @@ def keep(rows_of: Callable[[Sequence[RowKey]], np.ndarray]) -> Callable[..., Sha
 
     def write(embeddings: Embeddings, keys: Sequence[RowKey], rows: np.ndarray | None = None) -> ShardRecord:
         plan = ShardPlan(recipe_id=embeddings.recipe.id, keys=tuple(keys))
+        features = rows_of(keys) if rows is None else rows
+        precision = embeddings.recipe.storage_precision
         return embeddings.write(
             plan,
-            rows_of(keys) if rows is None else rows,
+            StoredRows.of(features, precision) if precision == "int8" else StoredRows(values=features),
             compute={"device": "cpu"},
             seconds=0.5,
             peak_memory_bytes=1,

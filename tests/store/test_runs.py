@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples.edits import edit, rewrite
 
-from samkit.store.arrays import write_array
+from samkit.store.arrays import array_files, inside
+from samkit.store.documents import readable_json, sealed_json
 from samkit.store.errors import DamagedStore, MissingRun, UsageError
-from samkit.store.files import published_folder, readable_json
+from samkit.store.local import LocalPlace
 from samkit.store.runs import Run, Runs, RunSettings, check_name
 
 SETTINGS = RunSettings(
@@ -52,26 +54,29 @@ OTHER_VALUES: dict[str, Any] = {
     "training": {"steps": 100, "learning_rate": 1e-4},
     "seed": 1,
 }
-Keep = Callable[..., Path]
+Keep = Callable[..., LocalPlace]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "workspace" / "runs"
+def folder(tmp_path: Path) -> LocalPlace:
+    return LocalPlace(tmp_path / "workspace" / "runs")
 
 
 @pytest.fixture
-def keep_run(folder: Path) -> Keep:
+def keep_run(folder: LocalPlace) -> Keep:
     """Write a finished run; later ones are newer."""
     count = iter(range(1, 100))
 
-    def keep(**changes: Any) -> Path:
+    def keep(**changes: Any) -> LocalPlace:
         settings = replace(SETTINGS, **changes)
         manifest = {"settings": settings.to_json(), "record": {"seconds": 2.0}, "scores": [{"volume_id": "x"}]}
-        with published_folder(folder / settings.run_id) as part:
-            (part / "run.json").write_bytes(readable_json(manifest))
-            (part / "steps.json").write_bytes(readable_json([{"step": 1, "loss": 0.5}]))
-            write_array(part / "predictions" / "x", np.ones((2, 3, 4), np.uint8))
+        (folder / settings.run_id).publish_folder(
+            {
+                **inside("predictions/x", array_files(np.ones((2, 3, 4), np.uint8))),
+                "steps.json": readable_json([{"step": 1, "loss": 0.5}]),
+                "run.json": sealed_json(manifest),
+            }
+        )
         now = next(count)
         os.utime(folder / settings.run_id / "run.json", (now, now))
         return folder / settings.run_id
@@ -119,52 +124,58 @@ def test_a_run_has_a_short_name(keep_run: Keep):
 
 
 def test_a_run_whose_prediction_is_gone_says_so(keep_run: Keep):
-    path = keep_run()
-    shutil.rmtree(path / "predictions" / "x")
+    place = keep_run()
+    (place / "predictions" / "x").remove()
     with pytest.raises(DamagedStore, match="a prediction is missing or torn"):
-        _ = Run(path).predictions
+        _ = Run(place).predictions
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}, "record": {}, "scores": []}', '{"settings": 3}'])
 def test_a_torn_manifest_is_damage_and_named(keep_run: Keep, text: str):
-    path = keep_run()
-    (path / "run.json").write_text(text)
-    with pytest.raises(DamagedStore, match=str(path / "run.json")):
-        Run(path)
+    place = keep_run()
+    (place / "run.json").publish(text.encode())
+    with pytest.raises(DamagedStore, match=str(place / "run.json")):
+        Run(place)
 
 
 @pytest.mark.parametrize(("field", "value"), [("label_names", ["RV"]), ("drawn", 3), ("flavour", "vanilla")])
 def test_settings_of_another_form_are_damage(keep_run: Keep, field: str, value: object):
-    path = keep_run()
-    manifest = json.loads((path / "run.json").read_text())
-    manifest["settings"][field] = value
-    (path / "run.json").write_text(json.dumps(manifest))
+    place = keep_run()
+    rewrite(place / "run.json", lambda manifest: manifest["settings"].update({field: value}))
     with pytest.raises(DamagedStore, match="incomplete"):
-        Run(path)
+        Run(place)
+
+
+@pytest.mark.parametrize("change", [{"scores": []}, {"record": {"seconds": 1.0}}, {"settings": {}}])
+def test_a_manifest_that_was_changed_by_hand_is_refused(keep_run: Keep, change: dict[str, Any]):
+    place = keep_run()
+    edit(place / "run.json", change)
+    with pytest.raises(DamagedStore, match=r"run\.json: its content does not match its seal"):
+        Run(place)
 
 
 # -- which runs there are --------------------------------------------------------------------------
 
 
-def test_runs_come_oldest_first(folder: Path, keep_run: Keep):
+def test_runs_come_oldest_first(folder: LocalPlace, keep_run: Keep):
     made = [keep_run(seed=seed).name for seed in (3, 1, 2)]
     assert list(Runs(folder)) == made
     assert len(Runs(folder)) == 3
 
 
-def test_a_workspace_without_runs_has_none(folder: Path):
+def test_a_workspace_without_runs_has_none(folder: LocalPlace):
     assert list(Runs(folder)) == []
 
 
-def test_a_half_written_run_does_not_count(folder: Path, keep_run: Keep):
+def test_a_half_written_run_does_not_count(folder: LocalPlace, keep_run: Keep):
     whole = keep_run()
     shutil.copytree(whole, folder / f".{whole.name}.0123abcd.part")
     shutil.copytree(whole, folder / "linear-9-9-00000000")
-    (folder / "linear-9-9-00000000" / "run.json").unlink()
+    (folder / "linear-9-9-00000000" / "run.json").remove()
     assert list(Runs(folder)) == [whole.name]
 
 
-def test_a_run_that_is_not_there_is_a_key_error_with_the_command(folder: Path, keep_run: Keep):
+def test_a_run_that_is_not_there_is_a_key_error_with_the_command(folder: LocalPlace, keep_run: Keep):
     keep_run()
     with pytest.raises(KeyError) as caught:
         Runs(folder)["linear-9-9-00000000"]
@@ -174,47 +185,49 @@ def test_a_run_that_is_not_there_is_a_key_error_with_the_command(folder: Path, k
 # -- finding ---------------------------------------------------------------------------------------
 
 
-def test_a_run_is_found_by_its_id(folder: Path, keep_run: Keep):
+def test_a_run_is_found_by_its_id(folder: LocalPlace, keep_run: Keep):
     wanted = keep_run()
     keep_run(seed=1)
     assert Runs(folder).find(wanted.name).id == wanted.name
 
 
-def test_a_run_is_found_by_its_path(folder: Path, keep_run: Keep, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_found_by_its_path(folder: LocalPlace, keep_run: Keep, monkeypatch: pytest.MonkeyPatch):
     wanted = keep_run()
     keep_run(seed=1)
-    monkeypatch.chdir(folder.parent)
+    monkeypatch.chdir(folder.path.parent)
     for text in (str(wanted), f"runs/{wanted.name}", f"./runs/{wanted.name}/"):
         assert Runs(folder).find(text).id == wanted.name
 
 
-def test_a_path_into_another_workspace_is_not_taken_for_a_run_of_this_one(tmp_path: Path, folder: Path, keep_run: Keep):
+def test_a_path_into_another_workspace_is_not_taken_for_a_run_of_this_one(
+    tmp_path: Path, folder: LocalPlace, keep_run: Keep
+):
     elsewhere = tmp_path / "elsewhere" / keep_run().name
     elsewhere.mkdir(parents=True)
     with pytest.raises(MissingRun, match="no run"):
         Runs(folder).find(str(elsewhere))
 
 
-def test_latest_is_the_newest(folder: Path, keep_run: Keep):
+def test_latest_is_the_newest(folder: LocalPlace, keep_run: Keep):
     keep_run(seed=5)
     newest = keep_run(seed=1)
     assert Runs(folder).find("latest").id == newest.name
 
 
-def test_a_run_is_found_by_its_short_name(folder: Path, keep_run: Keep):
+def test_a_run_is_found_by_its_short_name(folder: LocalPlace, keep_run: Keep):
     keep_run(draw=0)
     wanted = keep_run(draw=1)
     assert Runs(folder).find("linear@1#1").id == wanted.name
 
 
-def test_a_short_name_without_the_draw_is_enough_where_one_run_has_it(folder: Path, keep_run: Keep):
+def test_a_short_name_without_the_draw_is_enough_where_one_run_has_it(folder: LocalPlace, keep_run: Keep):
     keep_run(subjects=1)
     wanted = keep_run(subjects=3)
     assert Runs(folder).find("linear@3").id == wanted.name
 
 
 @pytest.mark.parametrize("text", ["linear@1#0", "linear@1"])
-def test_what_is_ambiguous_is_refused_with_the_choices(folder: Path, keep_run: Keep, text: str):
+def test_what_is_ambiguous_is_refused_with_the_choices(folder: LocalPlace, keep_run: Keep, text: str):
     made = [keep_run(seed=seed).name for seed in (0, 1)]
     with pytest.raises(MissingRun, match="names 2 runs") as caught:
         Runs(folder).find(text)
@@ -222,28 +235,28 @@ def test_what_is_ambiguous_is_refused_with_the_choices(folder: Path, keep_run: K
     assert "Name one by its id." in str(caught.value)
 
 
-def test_what_is_not_there_is_refused_with_the_nearest_and_the_choices(folder: Path, keep_run: Keep):
+def test_what_is_not_there_is_refused_with_the_nearest_and_the_choices(folder: LocalPlace, keep_run: Keep):
     made = [keep_run(draw=draw).name for draw in (0, 1)]
     with pytest.raises(MissingRun, match="Did you mean 'linear@1#0'") as caught:
         Runs(folder).find("liner@1#0")
     assert all(name in str(caught.value) for name in made)
 
 
-def test_a_long_list_of_choices_is_cut(folder: Path, keep_run: Keep):
+def test_a_long_list_of_choices_is_cut(folder: LocalPlace, keep_run: Keep):
     for seed in range(14):
         keep_run(seed=seed)
     with pytest.raises(MissingRun, match=r"and 2 more\.$"):
         Runs(folder).find("nothing like it")
 
 
-def test_without_any_run_the_first_command_is_told(folder: Path):
+def test_without_any_run_the_first_command_is_told(folder: LocalPlace):
     with pytest.raises(MissingRun, match="Train one: samkit train-head"):
         Runs(folder).find("latest")
 
 
-def test_a_damaged_run_does_not_hide_the_others(folder: Path, keep_run: Keep):
+def test_a_damaged_run_does_not_hide_the_others(folder: LocalPlace, keep_run: Keep):
     torn = keep_run(seed=0) / "run.json"
-    torn.write_text("{")
+    torn.publish(b"{")
     os.utime(torn, (0, 0))
     wanted = keep_run(seed=1)
     assert Runs(folder).find(wanted.name).id == wanted.name

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from samkit.store.arrays import CHUNK_NAMES
-from samkit.store.shards import DATA_FILE, TornShard, read_all, read_rows, row_checksum, write_shard
+from samkit.store.local import LocalPlace
+from samkit.store.shards import (
+    DATA_FILE,
+    SCALES_FILE,
+    TornShard,
+    read_all,
+    read_rows,
+    read_scales,
+    scales_files,
+    shard_files,
+)
 
 
 def rows(count: int = 5, dtype: str = "float16") -> np.ndarray:
@@ -22,9 +32,13 @@ def rows(count: int = 5, dtype: str = "float16") -> np.ndarray:
     return values
 
 
+def write_shard(folder: Path, values: np.ndarray) -> None:
+    LocalPlace(folder).publish_folder(shard_files(values))
+
+
 def read(folder: Path, row_count: int, wanted: list[int], like: np.ndarray) -> np.ndarray:
     out = np.full((len(wanted), *like.shape[1:]), 7, like.dtype)
-    read_rows(folder / DATA_FILE, row_count, list(zip(wanted, out, strict=True)))
+    read_rows(LocalPlace(folder), row_count, list(zip(wanted, out, strict=True)))
     return out
 
 
@@ -77,7 +91,7 @@ def test_a_short_answer_of_the_system_is_asked_again(tmp_path: Path, monkeypatch
 def test_a_file_of_another_length_is_torn(tmp_path: Path, change: int):
     write_shard(tmp_path / "s", rows())
     os.truncate(tmp_path / "s" / DATA_FILE, (tmp_path / "s" / DATA_FILE).stat().st_size + change)
-    with pytest.raises(TornShard, match="bytes where its 5 rows take"):
+    with pytest.raises(TornShard, match="bytes where its rows take"):
         read(tmp_path / "s", 5, [0], rows())
 
 
@@ -106,11 +120,33 @@ def test_every_job_is_done_and_an_error_is_raised(nbytes: int):
         read_all([torn, lambda: None], nbytes)
 
 
-def test_the_checksum_of_a_row_is_this_one():
-    # XXH3-64 of the little-endian float16 bytes, part of the format.
-    row = np.arange(4, dtype=np.float16).reshape(1, 2, 2)
-    assert row_checksum(row) == CHECKSUM
-    assert row_checksum(row.astype(">f2")) == CHECKSUM
+# -- scales ----------------------------------------------------------------------------------------
 
 
-CHECKSUM = 11666074257046066166
+SCALES = np.random.default_rng(1).random((5, 3)).astype(np.float32)
+
+
+def test_zarr_reads_the_scales_that_were_written(tmp_path: Path):
+    LocalPlace(tmp_path / "s").publish_folder(scales_files(SCALES))
+    assert sorted(file.name for file in (tmp_path / "s").iterdir()) == [SCALES_FILE, "zarr.json"]
+    assert np.asarray(zarr.open_array(tmp_path / "s", mode="r")[:]).tobytes() == SCALES.tobytes()
+
+
+def test_scales_are_read_in_the_order_asked_for(tmp_path: Path):
+    LocalPlace(tmp_path / "s").publish_folder(scales_files(SCALES))
+    out = np.zeros((3, 3), np.float32)
+    read_scales(LocalPlace(tmp_path / "s"), 5, list(zip([4, 0, 4], out, strict=True)))
+    np.testing.assert_array_equal(out, SCALES[[4, 0, 4]])
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_scales_of_another_length_are_torn(tmp_path: Path, change: int):
+    LocalPlace(tmp_path / "s").publish_folder(scales_files(SCALES))
+    os.truncate(tmp_path / "s" / SCALES_FILE, SCALES.nbytes + change)
+    with pytest.raises(TornShard, match="bytes where its rows take"):
+        read_scales(LocalPlace(tmp_path / "s"), 5, [(0, np.zeros(3, np.float32))])
+
+
+def test_missing_scales_are_torn(tmp_path: Path):
+    with pytest.raises(TornShard, match="is missing"):
+        read_scales(LocalPlace(tmp_path / "nowhere"), 5, [(0, np.zeros(3, np.float32))])

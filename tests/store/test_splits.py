@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from examples.edits import edit
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samkit.store.documents import readable_json, sealed, sealed_json
 from samkit.store.errors import DamagedStore
+from samkit.store.local import LocalPlace
 from samkit.store.splits import Split
 
 SPLIT = Split(name="default", seed=7, pool=("a", "b", "c"), test=("x", "y"))
@@ -46,44 +50,64 @@ def test_the_digest_is_of_the_partition_not_of_its_name_or_order():
     assert replace(SPLIT, name="other", seed=8, pool=("c", "b", "a")).digest == SPLIT.digest
 
 
-def test_a_split_survives_json():
-    assert Split.from_json(json.loads(json.dumps(SPLIT.to_json()))) == SPLIT
-
-
 def kept(**changes: Any) -> dict[str, Any]:
     return {**json.loads(json.dumps(SPLIT.to_json())), **changes}
 
 
-@pytest.mark.parametrize("field", sorted(SPLIT.to_json()))
-def test_a_split_without_one_of_its_fields_is_damage(field: str):
-    value = kept()
+@pytest.fixture
+def file(tmp_path: Path) -> LocalPlace:
+    return LocalPlace(tmp_path / "splits" / "default.json")
+
+
+def test_a_split_survives_its_file(file: LocalPlace):
+    file.publish(sealed_json(SPLIT.to_json()))
+    assert Split.read(file) == SPLIT
+
+
+@pytest.mark.parametrize("field", sorted(sealed(SPLIT.to_json())))
+def test_a_split_without_one_of_its_fields_is_damage(file: LocalPlace, field: str):
+    value = sealed(SPLIT.to_json())
     del value[field]
+    file.publish(readable_json(value))
     with pytest.raises(DamagedStore, match=field):
-        Split.from_json(value)
+        Split.read(file)
 
 
-def test_a_split_with_a_field_from_elsewhere_is_damage():
+def test_a_split_with_a_field_from_elsewhere_is_damage(file: LocalPlace):
+    file.publish(sealed_json(kept(validation=["b"])))
     with pytest.raises(DamagedStore, match="validation"):
-        Split.from_json(kept(validation=["b"]))
+        Split.read(file)
 
 
 @pytest.mark.parametrize("wrong", ["abc", None, [1, 2]])
-def test_a_side_that_is_no_list_of_subjects_is_damage(wrong: object):
+def test_a_side_that_is_no_list_of_subjects_is_damage(file: LocalPlace, wrong: object):
+    file.publish(sealed_json(kept(pool=wrong)))
     with pytest.raises(DamagedStore, match="not a list of subjects"):
-        Split.from_json(kept(pool=wrong))
+        Split.read(file)
 
 
-def test_a_subject_on_both_sides_is_refused():
+def test_a_subject_on_both_sides_is_refused(file: LocalPlace):
+    file.publish(sealed_json(kept(pool=["a", "x"])))
     with pytest.raises(DamagedStore, match="x would be trained on and scored"):
-        Split.from_json(kept(pool=["a", "x"]))
+        Split.read(file)
 
 
-def test_a_split_that_was_changed_after_it_was_made_is_refused():
+@pytest.mark.parametrize("change", [{"test": ["x"]}, {"pool": ["a", "b"]}, {"seed": 8}, {"name": "other"}])
+def test_a_split_that_was_changed_by_hand_after_it_was_made_is_refused(file: LocalPlace, change: dict[str, Any]):
+    file.publish(sealed_json(SPLIT.to_json()))
+    edit(file, change)
+    with pytest.raises(DamagedStore, match=r"splits/default\.json: its content does not match its seal"):
+        Split.read(file)
+
+
+def test_a_split_whose_subjects_are_not_those_of_its_digest_is_refused_under_any_seal(file: LocalPlace):
+    file.publish(sealed_json(kept(test=["x"])))
     with pytest.raises(DamagedStore, match=r"splits/default\.json: its subjects have the digest"):
-        Split.from_json(kept(test=["x"]))
+        Split.read(file)
 
 
 @pytest.mark.parametrize("value", [None, [], "text"])
-def test_what_is_no_object_is_no_split(value: Any):
+def test_what_is_no_object_is_no_split(file: LocalPlace, value: Any):
+    file.publish(readable_json(value))
     with pytest.raises(DamagedStore, match="where an object with the fields"):
-        Split.from_json(value)
+        Split.read(file)

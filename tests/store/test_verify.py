@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from examples.edits import edit, flip
 
 from samkit.store.embeddings import Embeddings
 from samkit.store.errors import DamagedStore
+from samkit.store.keys import Recipe
+from samkit.store.local import LocalPlace
+from samkit.store.splits import Split
 from samkit.store.verify import damaged_shards, unreadable_records, verify
 from samkit.store.workspace import Workspace, open_workspace
 
@@ -28,7 +33,12 @@ def faults(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def shards(workspace: Workspace) -> list[Path]:
-    return sorted(workspace.path.glob("embeddings/*/features/*"))
+    return sorted(Path(workspace.path).glob("embeddings/*/features/*"))
+
+
+def shard_of(data: Path) -> str:
+    """The shard that lies in a folder of data."""
+    return data.name.partition("-")[0]
 
 
 def test_a_healthy_workspace_is_looked_at_whole_and_has_no_fault(healthy: Workspace):
@@ -38,9 +48,9 @@ def test_a_healthy_workspace_is_looked_at_whole_and_has_no_fault(healthy: Worksp
 
 
 def test_verifying_changes_nothing(healthy: Workspace):
-    before = {path: path.stat().st_mtime_ns for path in healthy.path.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in Path(healthy.path).rglob("*")}
     list(verify(healthy))
-    assert {path: path.stat().st_mtime_ns for path in healthy.path.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in Path(healthy.path).rglob("*")} == before
 
 
 def test_an_empty_workspace_has_no_fault(tmp_path: Path):
@@ -51,7 +61,7 @@ def test_an_empty_workspace_has_no_fault(tmp_path: Path):
 def test_a_file_of_a_shard_that_is_gone_is_a_fault_of_that_shard(healthy: Workspace, name: str):
     shard = shards(healthy)[0]
     (shard / name).unlink()
-    assert faults(healthy) == [("shard", shard.name)]
+    assert faults(healthy) == [("shard", shard_of(shard))]
 
 
 def test_a_flip_in_any_byte_of_a_shards_data_is_a_fault(healthy: Workspace):
@@ -61,7 +71,7 @@ def test_a_flip_in_any_byte_of_a_shards_data_is_a_fault(healthy: Workspace):
         torn = bytearray(good)
         torn[place] ^= 0x10
         (shard / "0.0.0.0").write_bytes(torn)
-        assert faults(healthy) == [("shard", shard.name)], place
+        assert faults(healthy) == [("shard", shard_of(shard))], place
     (shard / "0.0.0.0").write_bytes(good)
     assert faults(healthy) == []
 
@@ -77,7 +87,7 @@ def test_a_flip_in_a_shards_description_is_a_fault_or_means_the_same(healthy: Wo
         torn = bytearray(good)
         torn[place] ^= 0x01
         file.write_bytes(torn)
-        if faults(healthy) != [("shard", shard.name)]:
+        if faults(healthy) != [("shard", shard_of(shard))]:
             unseen.append(place)
             np.testing.assert_array_equal(zarr.open_array(shard)[:], rows)
     assert len(unseen) < len(good) / 2
@@ -85,7 +95,7 @@ def test_a_flip_in_a_shards_description_is_a_fault_or_means_the_same(healthy: Wo
 
 @pytest.mark.parametrize("name", ["image", "label"])
 def test_damaged_pixels_are_a_fault_of_their_volume(healthy: Workspace, name: str):
-    (file,) = healthy.path.glob(f"slices/a--*/{name}/0.*")
+    (file,) = Path(healthy.path).glob(f"slices/a--*/{name}/0.*")
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0xFF
     file.write_bytes(data)
@@ -95,32 +105,109 @@ def test_damaged_pixels_are_a_fault_of_their_volume(healthy: Workspace, name: st
 
 
 def test_a_volume_that_is_gone_is_a_fault(healthy: Workspace):
-    (folder,) = healthy.path.glob("slices/b--*")
+    (folder,) = Path(healthy.path).glob("slices/b--*")
     shutil.rmtree(folder)
     assert faults(healthy) == [("volume", "b")]
 
 
 def test_a_journal_record_that_does_not_read_is_a_fault_and_hides_no_other(healthy: Workspace):
-    first, second = sorted(healthy.path.glob("embeddings/*/journal/*.json"))
+    first, second = sorted(Path(healthy.path).glob("embeddings/*/journal/*.json"))
     first.write_text("{")
-    shutil.rmtree(healthy.path / "embeddings" / first.parents[1].name / "features" / second.stem)
+    (data,) = first.parents[1].glob(f"features/{second.stem}-*")
+    shutil.rmtree(data)
     assert faults(healthy) == [("journal record", first.stem), ("shard", second.stem)]
 
 
 def test_a_recipe_that_does_not_read_is_a_fault(healthy: Workspace, embeddings: Embeddings):
-    (embeddings.folder / "recipe.json").write_text("{}")
+    (embeddings.folder / "recipe.json").publish(b"{}")
     assert faults(healthy) == [("embeddings", embeddings.folder.name)]
 
 
 def test_a_changed_file_beside_the_recipe_is_a_fault(workspace: Workspace, recipe):
     made = workspace.create_embeddings(recipe, trained=True, attachments={"decoder.safetensors": b"weights"})
-    (made.folder / "decoder.safetensors").write_bytes(b"weighty")
+    (made.folder / "decoder.safetensors").publish(b"weighty")
     assert faults(workspace) == [("embeddings", made.folder.name)]
 
 
+def test_a_compute_class_that_was_changed_by_hand_is_a_fault(healthy: Workspace, embeddings: Embeddings):
+    embeddings.fix_compute({"device": "cpu", "kernel_path": "package", "threads": 2, "micro_batch": 8})
+    assert faults(healthy) == []
+    edit(embeddings.folder / "compute.json", {"threads": 3})
+    assert faults(healthy) == [("embeddings", embeddings.folder.name)]
+
+
 def test_a_run_without_its_manifest_is_a_fault(healthy: Workspace):
-    (healthy.path / "runs" / "linear-1-0-abc").mkdir(parents=True)
+    (Path(healthy.path) / "runs" / "linear-1-0-abc").mkdir(parents=True)
     assert faults(healthy) == [("run", "linear-1-0-abc")]
+
+
+@pytest.mark.parametrize("folder", ["splits", "embeddings", "runs"])
+def test_a_stray_file_is_told_and_stops_nothing(healthy: Workspace, folder: str):
+    (healthy.path / folder / "notes.txt").publish(b"mine")
+    looked = [(found.part, found.name, bool(found.fault)) for found in verify(open_workspace(healthy.path))]
+    assert len([part for part, _, fault in looked if part == "shard" and not fault]) == 2
+    expected = {"splits": [("split", "notes.txt")], "embeddings": [], "runs": [("run", "notes.txt")]}
+    assert [(part, name) for part, name, fault in looked if fault] == expected[folder]
+
+
+def test_a_split_that_was_changed_by_hand_is_a_fault(healthy: Workspace):
+    healthy.keep_split(Split(name="default", seed=0, pool=("subject-a",), test=("subject-b",)))
+    assert faults(healthy) == []
+    edit(healthy.path / "splits" / "default.json", {"test": []})
+    assert faults(healthy) == [("split", "default.json")]
+
+
+# -- compacted journals and rows of bytes ----------------------------------------------------------
+
+
+def test_a_compacted_journal_is_looked_at_like_its_records(healthy: Workspace, embeddings: Embeddings):
+    before = [(found.part, found.name) for found in verify(open_workspace(healthy.path))]
+    embeddings.journal.compact()
+    assert [(found.part, found.name) for found in verify(open_workspace(healthy.path))] == before
+    assert faults(healthy) == []
+
+
+def test_a_damaged_segment_of_the_journal_is_a_fault_and_hides_no_other(
+    healthy: Workspace, embeddings: Embeddings, keep: Callable[..., object]
+):
+    embeddings.journal.compact()
+    alone = keep(embeddings, [replace(healthy.volumes["a"].row_keys()[0], view="transpose")])
+    (embeddings.folder / "features" / alone.data).remove()
+    (name,) = (embeddings.folder / "journal" / "compacted").children()
+    flip(embeddings.folder / "journal" / "compacted" / name, 30)
+    assert faults(healthy) == [("journal record", name.partition(".")[0]), ("shard", alone.shard)]
+
+
+@pytest.fixture
+def bytes_embeddings(workspace: Workspace, recipe: Recipe, keep: Callable[..., object]) -> Embeddings:
+    """The rows of a volume, kept as int8."""
+    made = workspace.create_embeddings(replace(recipe, storage_precision="int8"), trained=True)
+    keep(made, workspace.volumes["a"].row_keys())
+    return made
+
+
+@pytest.mark.parametrize("file", ["features", "scales"])
+def test_a_flip_in_any_byte_of_rows_of_bytes_and_of_their_scales_is_a_fault(
+    workspace: Workspace, bytes_embeddings: Embeddings, file: str
+):
+    (record,) = bytes_embeddings.journal.records.values()
+    folder = bytes_embeddings.folder / file / record.data
+    (name,) = [name for name in folder.children() if name != "zarr.json"]
+    good = (folder / name).read_bytes()
+    for place in range(len(good)):
+        flip(folder / name, place)
+        assert faults(workspace) == [("shard", record.shard)], place
+        (folder / name).publish(good)
+    assert faults(workspace) == []
+
+
+@pytest.mark.parametrize("file", ["features", "scales"])
+def test_a_missing_description_of_rows_of_bytes_is_a_fault(
+    workspace: Workspace, bytes_embeddings: Embeddings, file: str
+):
+    (record,) = bytes_embeddings.journal.records.values()
+    (bytes_embeddings.folder / file / record.data / "zarr.json").remove()
+    assert faults(workspace) == [("shard", record.shard)]
 
 
 # -- repair ----------------------------------------------------------------------------------------
@@ -131,13 +218,14 @@ def test_a_retired_shard_is_missing_and_can_be_written_again(
 ):
     keys = healthy.volumes["a"].row_keys()
     (shard,) = {embeddings.journal.find(key)[0].shard for key in keys}
-    (embeddings.folder / "features" / shard / "zarr.json").write_text("{}")
+    data = embeddings.folder / "features" / embeddings.journal.records[shard].data
+    (data / "zarr.json").publish(b"{}")
     ((damaged, fault),) = damaged_shards(embeddings)
     assert damaged == shard
     assert "zarr.json" in fault
-    embeddings.retire(shard)
+    embeddings.retire([shard])
     assert embeddings.journal.missing(keys) == keys
-    assert not (embeddings.folder / "features" / shard).exists()
+    assert data.files() == {}
     keep(embeddings, keys)
     np.testing.assert_array_equal(embeddings["a"], rows_of(keys))
     assert faults(healthy) == []
@@ -149,13 +237,17 @@ def test_a_kill_between_the_record_and_the_data_of_a_retired_shard_leaves_its_ro
     class Killed(BaseException):
         pass
 
-    def die(_: Path) -> None:
-        raise Killed
+    real = LocalPlace.remove
+
+    def die_at_the_data(self: LocalPlace) -> None:
+        if self.parent.name == "features":
+            raise Killed
+        real(self)
 
     keys = healthy.volumes["a"].row_keys()
-    monkeypatch.setattr("samkit.store.embeddings.remove_folder", die)
+    monkeypatch.setattr(LocalPlace, "remove", die_at_the_data)
     with pytest.raises(Killed):
-        embeddings.retire(embeddings.journal.find(keys[0])[0].shard)
+        embeddings.retire([embeddings.journal.find(keys[0])[0].shard])
     again = Embeddings.open(embeddings.folder, healthy.volumes)
     assert again.journal.missing(keys) == keys
 
@@ -166,15 +258,17 @@ def test_a_row_in_another_shard_too_stays_when_one_is_retired(
     keys = healthy.volumes["a"].row_keys()
     first = embeddings.journal.find(keys[0])[0].shard
     keep(embeddings, keys[:1])
-    embeddings.retire(first)
+    embeddings.retire([first])
     np.testing.assert_array_equal(embeddings.read(keys[:1]), rows_of(keys[:1]))
 
 
 def test_unreadable_records_are_found_without_opening_the_rest(healthy: Workspace, embeddings: Embeddings):
-    first, second = sorted((embeddings.folder / "journal").glob("*.json"))
-    second.write_bytes(first.read_bytes())
-    ((path, fault),) = unreadable_records(embeddings.folder)
-    assert path == second
+    journal = embeddings.folder / "journal"
+    first, second = journal.children()
+    (journal / second).publish((journal / first).read_bytes())
+    ((name, fault),) = unreadable_records(embeddings.folder)
+    assert name == second
     assert "this is the record of shard" in fault
     with pytest.raises(DamagedStore):
         Embeddings.open(embeddings.folder, healthy.volumes)
+    assert len(Embeddings.open(embeddings.folder, healthy.volumes, leave_out=[name]).journal.records) == 1

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from examples.edits import edit, rewrite, rewrite_lines
 
-from samkit.store.errors import DamagedStore, MissingEmbeddings, NewerFormat, NotAWorkspace, UsageError
+from samkit.store.errors import (
+    DamagedStore,
+    IdentifierTaken,
+    MissingEmbeddings,
+    NewerFormat,
+    NotAWorkspace,
+    StoreError,
+    UsageError,
+)
 from samkit.store.keys import FORMAT_VERSION, Recipe
+from samkit.store.local import LocalPlace
 from samkit.store.slices import VolumeRecord
 from samkit.store.splits import Split
 from samkit.store.workspace import Workspace, check_identifier, open_workspace
-
-
-def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
 
 # -- making and opening ----------------------------------------------------------------------------
 
@@ -28,9 +35,23 @@ def edit(file: Path, **changes: Any) -> None:
 def test_a_new_workspace_says_its_format_and_what_made_it(tmp_path: Path):
     Workspace.create(tmp_path / "new", {2: "Myo", 1: "RV"})
     kept = json.loads((tmp_path / "new" / "workspace.json").read_text())
+    assert set(kept) == {"format", "made_by", "seal"}
     assert kept["format"] == FORMAT_VERSION
     assert kept["made_by"].startswith("samkit ")
-    assert kept["label_names"] == {"1": "RV", "2": "Myo"}
+
+
+def test_a_new_workspace_has_the_label_names_it_was_given(tmp_path: Path):
+    Workspace.create(tmp_path / "new", {2: "Myo", 1: "RV"})
+    assert open_workspace(tmp_path / "new").label_names == {1: "RV", 2: "Myo"}
+
+
+def test_the_description_is_written_once_and_never_again(workspace: Workspace, add_volume: Callable[..., VolumeRecord]):
+    file = workspace.path / "workspace.json"
+    before, inode = file.read_bytes(), Path(file).stat().st_ino
+    add_volume(workspace, "c")
+    workspace.set_label_names({1: "other"})
+    assert file.read_bytes() == before
+    assert Path(file).stat().st_ino == inode
 
 
 def test_a_new_workspace_is_empty(tmp_path: Path):
@@ -65,63 +86,105 @@ def test_what_is_no_workspace_is_refused_with_the_command_that_makes_one_and_not
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "file"]
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/set", "gs://bucket/set", "https://host/set"])
+@pytest.mark.parametrize("url", ["nosuch://bucket/set", "one+two://bucket/set"])
 @pytest.mark.parametrize("kind", [str, Path])
-@pytest.mark.parametrize("use", [open_workspace, lambda url: Workspace.create(Path(url))])
-def test_a_url_is_refused_by_its_scheme_and_makes_no_folder(tmp_path: Path, url: str, kind: type, use: Callable):
-    # A Path has lost one of the two slashes, and must not become a folder named "s3:".
+@pytest.mark.parametrize("use", [open_workspace, Workspace.create])
+def test_a_url_of_no_known_kind_is_refused_by_its_scheme_and_makes_no_folder(url: str, kind: type, use: Callable):
+    # A Path has lost one of the two slashes, and must not become a folder named "nosuch:".
     before, scheme = sorted(Path.cwd().iterdir()), url.partition(":")[0]
-    with pytest.raises(UsageError, match=f"workspaces behind {scheme}:// URLs are not supported"):
+    with pytest.raises(UsageError, match=f"{re.escape(scheme)}:// is not a kind of URL"):
         use(kind(url))
     assert sorted(Path.cwd().iterdir()) == before
 
 
-def test_opening_lists_no_folder(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+def test_a_workspace_may_lie_in_an_object_store(recipe: Recipe, add_volume: Callable[..., VolumeRecord]):
+    url = f"memory://bucket-{uuid.uuid4().hex}/set"
+    with pytest.raises(NotAWorkspace, match=f"samkit ingest FOLDER --workspace {url}"):
+        open_workspace(url)
+    made = Workspace.create(url, {1: "RV", 2: "Myo"})
+    add_volume(made, "a")
+    made.create_embeddings(recipe, trained=True)
+    opened = open_workspace(url)
+    assert list(opened.volumes) == ["a"]
+    assert opened.label_names == {1: "RV", 2: "Myo"}
+    assert opened.embeddings("nano").recipe == recipe
+    assert opened.volumes["a"].read_slice(1).shape == (1, 6, 5)
+    with pytest.raises(NotAWorkspace, match="nothing was written into it"):
+        Workspace.create(opened.path / "volumes")
+
+
+def test_opening_lists_no_folder_but_the_log(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    real, listed = LocalPlace.children, []
+
+    def watch(self: LocalPlace) -> list[str]:
+        listed.append(self.name)
+        return real(self)
+
     def refuse(*_: object) -> None:
         message = "a folder was listed"
         raise AssertionError(message)
 
-    for name in ("iterdir", "glob", "rglob"):
-        monkeypatch.setattr(Path, name, refuse)
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(LocalPlace, "children", watch)
+    for name in ("glob", "rglob", "walk"):
+        monkeypatch.setattr(Path, name, refuse, raising=False)
+    monkeypatch.setattr(os, "walk", refuse)
     assert list(open_workspace(workspace.path).volumes) == ["a", "b"]
+    assert listed == ["volumes"]
 
 
-@pytest.mark.parametrize("file", ["workspace.json", "volumes.json"])
-def test_a_later_format_is_refused_with_both_versions(workspace: Workspace, file: str):
-    edit(workspace.path / file, format=FORMAT_VERSION + 1, something_new=True)
+def test_a_later_format_is_refused_with_both_versions(workspace: Workspace):
+    edit(workspace.path / "workspace.json", {"format": FORMAT_VERSION + 1, "something_new": True})
     with pytest.raises(NewerFormat, match=rf"format {FORMAT_VERSION + 1} .* up to {FORMAT_VERSION}\. Update it"):
-        list(open_workspace(workspace.path).volumes)
+        open_workspace(workspace.path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"format": "one"}', '{"format": 1}', "\x00"])
-@pytest.mark.parametrize("file", ["workspace.json", "volumes.json"])
+@pytest.mark.parametrize("file", ["workspace.json", "volumes/00000001.jsonl", "volumes/head.json"])
 def test_a_description_that_samkit_did_not_write_is_damage_and_named(workspace: Workspace, file: str, text: str):
-    (workspace.path / file).write_text(text)
+    (workspace.path / file).publish(text.encode())
     with pytest.raises(DamagedStore) as caught:
         list(open_workspace(workspace.path).volumes)
-    assert str(workspace.path) in str(caught.value)
+    assert str(workspace.path / file) in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"made_by": "samkit 9"}, {"format": 0}])
+def test_a_description_that_was_changed_by_hand_is_damage(workspace: Workspace, change: dict[str, Any]):
+    edit(workspace.path / "workspace.json", change)
+    with pytest.raises(DamagedStore, match=r"workspace\.json: its content does not match its seal"):
+        open_workspace(workspace.path)
+
+
+@pytest.mark.parametrize("found", ["one", None, 1.5])
+def test_a_format_that_is_no_number_is_damage_under_any_seal(workspace: Workspace, found: object):
+    rewrite(workspace.path / "workspace.json", {"format": found})
+    with pytest.raises(DamagedStore, match=r"workspace\.json: it says format"):
+        open_workspace(workspace.path)
+
+
+def index_edited(workspace: Workspace, change: Callable[[list[Any]], object]) -> Workspace:
+    """The workspace with the last segment of its index changed and sealed again."""
+    last = [name for name in (workspace.path / "volumes").children() if name.endswith(".jsonl")][-1]
+    rewrite_lines(workspace.path / "volumes" / last, change)
+    return open_workspace(workspace.path)
 
 
 @pytest.mark.parametrize("names", [3, ["RV"], {"RV": "1"}])
 def test_label_names_of_another_form_are_damage(workspace: Workspace, names: object):
-    edit(workspace.path / "workspace.json", label_names=names)
-    with pytest.raises(DamagedStore, match=r"workspace\.json: label_names is"):
-        open_workspace(workspace.path)
+    with pytest.raises(DamagedStore, match=r"volumes/0000000\d\.jsonl"):
+        _ = index_edited(workspace, lambda lines: lines[0].update(label_names=names)).label_names
 
 
-def test_an_index_that_is_no_list_is_damage(workspace: Workspace):
-    edit(workspace.path / "volumes.json", volumes={"a": 1})
-    with pytest.raises(DamagedStore, match=r"volumes\.json: its volumes are a dict"):
-        list(open_workspace(workspace.path).volumes)
+@pytest.mark.parametrize("line", [{"a": 1}, 3, ["a"], [1, {}], "a", None])
+def test_a_line_of_the_index_that_is_no_volume_is_damage(workspace: Workspace, line: object):
+    with pytest.raises(DamagedStore, match=r"volumes"):
+        list(index_edited(workspace, lambda lines: lines.append(line)).volumes.values())
 
 
 def test_a_damaged_line_of_the_index_names_its_volume(workspace: Workspace):
-    kept = json.loads((workspace.path / "volumes.json").read_text())
-    del kept["volumes"][1]["subject"]
-    edit(workspace.path / "volumes.json", volumes=kept["volumes"])
-    with pytest.raises(DamagedStore, match=r"volume b: the fields \['subject'\] are missing"):
-        list(open_workspace(workspace.path).volumes)
+    opened = index_edited(workspace, lambda lines: lines[1][1].pop("subject"))
+    with pytest.raises(DamagedStore, match=r"volume a: the fields \['subject'\] are missing"):
+        list(opened.volumes.values())
+    assert opened.volumes["b"].subject == "subject-b"
 
 
 # -- volumes ---------------------------------------------------------------------------------------
@@ -137,9 +200,8 @@ def test_volumes_are_ordered_by_id_whatever_the_order_they_came_in(
 
 
 def test_volumes_are_ordered_by_id_whatever_the_order_of_the_index(workspace: Workspace):
-    kept = json.loads((workspace.path / "volumes.json").read_text())
-    edit(workspace.path / "volumes.json", volumes=kept["volumes"][::-1])
-    assert list(open_workspace(workspace.path).volumes) == ["a", "b"]
+    both = index_edited(workspace, lambda lines: lines.append(["A", lines[1][1]]))
+    assert list(both.volumes) == ["A", "a", "b"]
 
 
 def test_a_volume_that_is_not_there_is_a_key_error_that_counts_the_others(workspace: Workspace):
@@ -169,6 +231,41 @@ def test_a_commit_does_not_lose_what_another_process_committed_before_it(
     add_volume(theirs, "c")
     add_volume(mine, "d")
     assert list(open_workspace(workspace.path).volumes) == ["a", "b", "c", "d"]
+
+
+def test_an_id_that_another_source_was_given_meanwhile_is_refused_and_nothing_is_committed(
+    workspace: Workspace, add_volume: Callable[..., VolumeRecord]
+):
+    mine, theirs = open_workspace(workspace.path), open_workspace(workspace.path)
+    add_volume(theirs, "c")
+    record = replace(mine.volumes["a"].record, id="c", identity="another source")
+    with pytest.raises(IdentifierTaken, match="the volume id 'c' was given to another source while this one was read"):
+        mine.commit_volumes([replace(record, id="d"), record])
+    opened = open_workspace(workspace.path)
+    assert list(opened.volumes) == ["a", "b", "c"]
+    assert opened.volumes["c"].record.identity == "source-c"
+
+
+def test_removed_volumes_are_gone_and_their_pixels_stay(workspace: Workspace):
+    pixels = workspace.path / workspace.volumes["a"].record.pixels
+    workspace.remove_volumes(["a"])
+    assert list(workspace.volumes) == list(open_workspace(workspace.path).volumes) == ["b"]
+    assert pixels.files()
+
+
+def test_removing_a_volume_that_is_not_there_is_a_key_error_and_removes_none(workspace: Workspace):
+    with pytest.raises(KeyError, match="no volume 'z' in this workspace"):
+        workspace.remove_volumes(["a", "z"])
+    assert list(open_workspace(workspace.path).volumes) == ["a", "b"]
+
+
+def test_exchanging_a_record_leaves_one_alone_that_somebody_has_changed_meanwhile(workspace: Workspace):
+    old = {name: workspace.volumes[name].record for name in ("a", "b")}
+    other = open_workspace(workspace.path)
+    other.commit_volumes([replace(old["a"], subject="theirs")])
+    workspace.exchange_records((record, replace(record, subject="mine")) for record in old.values())
+    opened = open_workspace(workspace.path)
+    assert (opened.volumes["a"].subject, opened.volumes["b"].subject) == ("theirs", "mine")
 
 
 def test_label_names_are_numbers_and_names(workspace: Workspace):
@@ -214,20 +311,20 @@ def test_the_newest_recipe_of_an_encoder_is_the_one_in_use(workspace: Workspace,
     newer = replace(recipe, input_px=128)
     for number, made in enumerate((recipe, newer)):
         folder = workspace.create_embeddings(made, trained=True).folder
-        os.utime(folder / "recipe.json", (number, number))
+        os.utime(folder / "recipe.json", (number + 1, number + 1))
     assert list(workspace.recipes()) == [recipe.id, newer.id]
     assert workspace.embeddings("nano").recipe == newer
 
 
 def test_a_recipe_that_is_there_is_opened_and_not_written_again(workspace: Workspace, recipe: Recipe):
     folder = workspace.create_embeddings(recipe, trained=False).folder
-    before = (folder / "recipe.json").stat().st_mtime_ns
+    before = (folder / "recipe.json").modified()
     assert workspace.create_embeddings(recipe, trained=True).trained is False
-    assert (folder / "recipe.json").stat().st_mtime_ns == before
+    assert (folder / "recipe.json").modified() == before
 
 
 def test_a_folder_without_a_recipe_is_no_recipe(workspace: Workspace, recipe: Recipe):
-    (workspace.path / "embeddings" / recipe.folder_name / "features").mkdir(parents=True)
+    (Path(workspace.path) / "embeddings" / recipe.folder_name / "features").mkdir(parents=True)
     assert workspace.recipes() == {}
 
 
@@ -249,8 +346,7 @@ def test_a_split_cannot_be_kept_outside_the_workspace(workspace: Workspace):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "default"}'])
 def test_a_damaged_split_is_told_as_damage(workspace: Workspace, text: str):
-    (workspace.path / "splits").mkdir()
-    (workspace.path / "splits" / "default.json").write_text(text)
+    (workspace.path / "splits" / "default.json").publish(text.encode())
     with pytest.raises(DamagedStore, match="splits"):
         workspace.split()
 
@@ -264,3 +360,20 @@ def test_an_id_of_letters_digits_and_a_few_signs_is_taken(name: str):
 def test_an_id_that_no_file_system_takes_is_refused(name: str):
     with pytest.raises(UsageError, match="volume id"):
         check_identifier("volume id", name)
+
+
+def test_label_names_that_somebody_else_gave_meanwhile_are_not_overwritten(tmp_path: Path):
+    mine = Workspace.create(tmp_path / "w")
+    assert mine.label_names == {}
+    open_workspace(tmp_path / "w").set_label_names({1: "liver"})
+    with pytest.raises(StoreError, match=r"has named the labels \{1: 'liver'\} meanwhile"):
+        mine.set_label_names({1: "spleen"})
+    assert open_workspace(tmp_path / "w").label_names == {1: "liver"}
+
+
+def test_equal_label_names_from_two_commands_are_no_clash(tmp_path: Path):
+    mine = Workspace.create(tmp_path / "w")
+    assert mine.label_names == {}
+    open_workspace(tmp_path / "w").set_label_names({1: "liver"})
+    mine.set_label_names({1: "liver"})
+    assert mine.label_names == {1: "liver"}
