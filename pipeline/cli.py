@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ..store.errors import SamkitError
+from ..store.places import DEFAULT_WORKSPACE
 from .exit_codes import FAILED, INTERRUPTED
 
 
@@ -51,7 +52,13 @@ class IntensityChoice(StrEnum):
 
 
 WorkspaceOption = Annotated[
-    Path, typer.Option("--workspace", "-w", envvar="SAMKIT_WORKSPACE", help="The workspace, a directory.")
+    str,
+    typer.Option(
+        "--workspace",
+        "-w",
+        envvar="SAMKIT_WORKSPACE",
+        help="The workspace: a directory, or a URL (s3://bucket/folder).",
+    ),
 ]
 SubjectOption = Annotated[
     str | None,
@@ -103,7 +110,7 @@ def _begin(
 def ingest_command(
     source: Annotated[Path, typer.Argument(help="A folder (or one file) of NIfTI, h5 or DICOM.")],
     *,
-    workspace: WorkspaceOption = Path("samkit-workspace"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     labels: Annotated[str | None, typer.Option(help="Names of label values: 1=RV,2=Myo,3=LV.")] = None,
     window: Annotated[str | None, typer.Option(help="CT window, width/level in HU: 400/40.")] = None,
     intensity: Annotated[IntensityChoice, typer.Option(help="Scale of the values where no window is given.")] = (
@@ -139,7 +146,7 @@ def ingest_command(
 @app.command("embed")
 def embed_command(
     *,
-    workspace: WorkspaceOption = Path("samkit-workspace"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     encoder: Annotated[str, typer.Option(help="nano, sam_vit_b, sam_vit_l, sam_vit_h.")] = "nano",
     weights: WeightsOption = None,
     size: Annotated[
@@ -152,6 +159,13 @@ def embed_command(
     pixels: Annotated[
         str | None,
         typer.Option(help="Pixel normalisation: sam (the default), or sam-exact (the package's rounding to bytes)."),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="How rows are kept: float16 (the default), float32, or int8. From float32 rows the others are derived "
+            "without the encoder."
+        ),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Go on with an existing recipe, by its id.")] = None,
     dry_run: Annotated[
@@ -174,6 +188,7 @@ def embed_command(
         workers=workers,
         precision=precision,
         pixel_normalisation=pixels,
+        storage_precision=store,
         recipe_id=recipe,
         dry_run=dry_run,
         repair=repair,
@@ -186,7 +201,7 @@ def train_head_command(
     *,
     volumes: Annotated[int, typer.Option(help="Labelled subjects to draw; a subject brings all of its volumes.")],
     draws: Annotated[int, typer.Option(help="How many different draws to train on.")] = 1,
-    workspace: WorkspaceOption = Path("samkit-workspace"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     encoder: Annotated[
         str | None, typer.Option(help="Whose embeddings: an encoder's newest recipe, or a recipe id.")
     ] = None,
@@ -224,7 +239,7 @@ def predict_command(
     source: Annotated[Path | None, typer.Argument(help="New files; without it, the volumes of the workspace.")] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.")],
-    workspace: WorkspaceOption = Path("samkit-workspace"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     ids: IdsOption = Ids.auto,
@@ -254,8 +269,8 @@ def predict_command(
 @app.command("report")
 def report_command(
     *,
-    workspace: WorkspaceOption = Path("samkit-workspace"),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: WORKSPACE/report.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Default: WORKSPACE/report.")] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Print the table of all runs; write it as HTML with pictures, CSV and JSON."""
@@ -265,7 +280,7 @@ def report_command(
 
 
 @app.command("status")
-def status_command(*, workspace: WorkspaceOption = Path("samkit-workspace"), as_json: JsonOption = False) -> int:
+def status_command(*, workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> int:
     """Say what exists, what is missing or stale, how large it is, and what to type next."""
     from .commands.status import run_status
 
@@ -273,11 +288,48 @@ def status_command(*, workspace: WorkspaceOption = Path("samkit-workspace"), as_
 
 
 @app.command("verify")
-def verify_command(*, workspace: WorkspaceOption = Path("samkit-workspace"), as_json: JsonOption = False) -> int:
+def verify_command(
+    *,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    recompute: Annotated[
+        int, typer.Option(help="Encode so many rows again, chosen at random, and tell the error of the stored ones.")
+    ] = 0,
+    recipe: Annotated[str | None, typer.Option(help="Whose rows, by its id; the newest recipe by default.")] = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> int:
     """Read everything once and say whether it is what was written; nothing is changed."""
     from .commands.verify import run_verify
 
-    return run_verify(workspace, as_json=as_json)
+    return run_verify(workspace, as_json=as_json, recompute=recompute, recipe_id=recipe, weights=weights, device=device)
+
+
+@app.command("remove")
+def remove_command(
+    volumes: Annotated[list[str], typer.Argument(help="Ids of volumes, as `samkit ingest` showed them.")],
+    *,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> int:
+    """Take volumes out of the dataset; `samkit gc` then frees what only they held."""
+    from .commands.gc import run_remove
+
+    return run_remove(workspace, volumes)
+
+
+@app.command("gc")
+def gc_command(
+    *,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    older_than: Annotated[
+        float, typer.Option(help="Hours: what nothing points to and is younger may be work under way, and stays.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken away; change nothing.")] = False,
+) -> int:
+    """Free what is not needed any more: rows of removed slices, leftovers of killed commands, old logs."""
+    from .commands.gc import run_gc
+
+    return run_gc(workspace, older_than_hours=older_than, dry_run=dry_run)
 
 
 @app.command("demo")

@@ -5,6 +5,7 @@ embed    slices              -> embeddings/<encoder>--<recipe>/
 train    embeddings + labels -> runs/<run>/
 predict  embeddings + a run  -> masks on the source's own grid
 report   runs                -> report/
+verify   embeddings          -> how far stored rows are from what the encoder answers
 
 readers/    the only code that knows file formats
 encoders/   the only code that knows encoders

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from ..heads.base import MASK_DECODER_FILE
 from ..store.embeddings import Embeddings, ShardPlan
-from ..store.errors import StoreError, UnusableVoxels, WeightsError
+from ..store.errors import UnusableVoxels, WeightsError
 from ..store.journal import ShardRecord
 from ..store.keys import Recipe, RowKey
+from ..store.places import Place
+from ..store.precision import EXACT, StoredRows
 from ..store.provenance import code_version, peak_memory_bytes
-from ..store.slices import Volume
+from ..store.slices import SliceFinder
 from ..store.workspace import Workspace, open_workspace
 from .encoders.base import Encoder, find_encoder
 
@@ -67,7 +69,7 @@ def choose_compute(recipe: Recipe, device: str, workers: int) -> ComputeClass:
 class EmbedJob:
     """Everything a worker needs to compute shards of one recipe: plain values that travel between processes."""
 
-    workspace: Path
+    workspace: Place
     recipe: Recipe
     #: The checkpoint; None for seeded weights.
     weights: Path | None
@@ -83,7 +85,7 @@ class ShardWorker:
     def __init__(self, job: EmbedJob, encoder: Encoder | None = None) -> None:
         self._job = job
         workspace = open_workspace(job.workspace)
-        self._slices = SliceFinder(workspace.volumes.values())
+        self._slices = SliceFinder(workspace.volumes)
         self._embeddings = workspace.embeddings(job.recipe.id)
         self._encoder = load_recipe(job.recipe, job.weights, job.device) if encoder is None else encoder
 
@@ -140,28 +142,49 @@ def prepare_embeddings(workspace: Workspace, encoder: Encoder, device: str, work
     return embeddings
 
 
+def source_of(workspace: Workspace, recipe: Recipe) -> Embeddings | None:
+    """Return the float32 rows that a recipe's rows can be derived from without the encoder, or None."""
+    if recipe.storage_precision == EXACT:
+        return None
+    exact = replace(recipe, storage_precision=EXACT)
+    return workspace.recipes(exact.folder_name).get(exact.id)
+
+
+def derive_shard(plan: ShardPlan, source: Embeddings, target: Embeddings, *, writer: str) -> ShardRecord:
+    """Keep rows of a float32 recipe in another precision: bitwise what encoding them again would keep.
+
+    Raises
+    ------
+    UnusableVoxels
+        When numbers do not fit the other precision; nothing of the shard is stored.
+    """
+    started = time.perf_counter()
+    first = source.journal.find(plan.keys[0])
+    rows = StoredRows.of(source.read(plan.keys), target.recipe.storage_precision)
+    _check_finite(rows, plan.keys, target.recipe)
+    return target.write(
+        plan,
+        rows,
+        compute={} if first is None else first[0].compute,
+        seconds=time.perf_counter() - started,
+        peak_memory_bytes=peak_memory_bytes(),
+        code_version=code_version(),
+        writer=writer,
+    )
+
+
+def create_derived(workspace: Workspace, source: Embeddings, recipe: Recipe) -> Embeddings:
+    """Open the embeddings of a recipe derived from another, with that one's attachments and compute class."""
+    attachments = {name: source.attachment(name) or b"" for name in source.attachments}
+    target = workspace.create_embeddings(recipe, trained=source.trained, attachments=attachments)
+    if source.compute is not None:
+        target.fix_compute(source.compute)
+    return target
+
+
 def device_kind(device: str) -> str:
     """Return "cpu", "cuda" or "mps" of a device's name, ``cuda:1``."""
     return device.split(":", maxsplit=1)[0]
-
-
-class SliceFinder:
-    """Finds the pixels of a slice by its digest."""
-
-    def __init__(self, volumes: Iterable[Volume]) -> None:
-        self._places = {
-            digest: (volume, position) for volume in volumes for position, digest in enumerate(volume.slice_digests)
-        }
-
-    def read(self, key: RowKey) -> NDArray[np.float16]:
-        """Return a slice, (channels, rows, columns), float16 in [0, 1], verified against its digest."""
-        if key.slice_digest not in self._places:
-            message = (
-                f"no volume holds the slice {key.slice_digest}; the dataset has changed. Run `samkit embed` again."
-            )
-            raise StoreError(message)
-        volume, position = self._places[key.slice_digest]
-        return volume.read_slice(position)
 
 
 def embed_shard(
@@ -184,12 +207,12 @@ def embed_shard(
     if compute.device == "cpu" and torch.get_num_threads() != compute.threads:
         # The order of sums depends on it, and rows of one recipe are bitwise those of one class.
         torch.set_num_threads(compute.threads)
-    rows = np.empty((len(plan.keys), *encoder.embedding_shape), embeddings.recipe.storage_precision)
+    precision = embeddings.recipe.storage_precision
+    rows = StoredRows.empty((len(plan.keys), *encoder.embedding_shape), precision)
     for position, features in _encoded(plan.keys, slices, encoder, compute.micro_batch):
-        stored = rows[position : position + len(features)]
-        with np.errstate(over="ignore"):  # what is too large for float16 becomes infinite, and is refused below
-            stored[...] = features
+        stored = StoredRows.of(features, precision)
         _check_finite(stored, plan.keys[position : position + len(features)], embeddings.recipe)
+        rows.put(position, stored)
     return embeddings.write(
         plan,
         rows,
@@ -232,8 +255,8 @@ def _encoded(
         yield start, encoder.encode(torch.cat(filled))[: len(batch)].cpu().numpy()
 
 
-def _check_finite(rows: NDArray[np.floating], keys: Sequence[RowKey], recipe: Recipe) -> None:
-    finite = np.isfinite(rows).all(axis=(1, 2, 3))
+def _check_finite(rows: StoredRows, keys: Sequence[RowKey], recipe: Recipe) -> None:
+    finite = rows.finite()
     if not finite.all():
         bad = keys[int(np.argmin(finite))]
         message = (

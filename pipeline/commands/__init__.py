@@ -2,10 +2,13 @@
 
 ingest     what became of each source
 embed      what is missing is computed, wherever it is computed
+costs      what embedding costs, before it is paid
+repair     embed --repair: what is damaged is taken away
 train      train-head: a head on each draw, and its table
 predict    masks for the volumes of the workspace, or for new files
 report     the table of all runs, and the page
-verify     whether everything is what was written
+verify     whether everything is what was written, and what the encoder answers
+gc         remove and gc: what is not needed leaves the disk
 status     what exists, what is missing or stale, what to type next
 hints      what a suggested command needs so that it can be copied
 weights    which checkpoint a command loads, and the shelf they are kept on

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 
+from samkit.store.workspace import open_workspace
+
 Samkit = Callable[..., Any]
 BOX = np.diag([1.5, 1.5, 5.0, 1.0])
 
@@ -468,6 +470,42 @@ def test_a_samkit_toml_that_is_not_toml_is_wrong_usage(samkit, finished):
     assert "not readable as TOML" in ended.said
 
 
+# -- where a workspace may lie ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("status",), ("embed",), ("verify",), ("report",), ("gc",)])
+def test_a_url_that_nobody_serves_is_wrong_usage_and_makes_no_folder(samkit, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    ended = samkit(*command, "--workspace", "nosuch://bucket/folder")
+    assert ended.code == 2
+    assert "nosuch:// is not a kind of URL that fsspec knows" in ended.said
+    assert "Give a directory, or an s3:// URL" in ended.said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_url_whose_library_is_missing_says_what_to_install(samkit, write_pair, tmp_path, monkeypatch):
+    from samkit.store import remote
+
+    def missing(*_arguments: object, **_options: object) -> None:
+        message = "Install s3fs to access S3"
+        raise ImportError(message)
+
+    write_pair(tmp_path / "data", "a")
+    remote._file_system.cache_clear()
+    monkeypatch.setattr(remote.fsspec, "filesystem", missing)
+    ended = samkit("ingest", tmp_path / "data", "--workspace", "s3://bucket/folder")
+    monkeypatch.undo()
+    remote._file_system.cache_clear()
+    assert ended.code == 2
+    assert "Install s3fs to access S3 (samkit[s3] brings it for s3://). Or give a directory." in ended.said
+
+
+def test_a_url_without_a_folder_is_wrong_usage(samkit):
+    ended = samkit("status", "--workspace", "memory://")
+    assert ended.code == 2
+    assert "name a bucket and a folder in it" in ended.said
+
+
 # -- the disk --------------------------------------------------------------------------------------
 
 
@@ -482,11 +520,11 @@ def test_a_disk_that_refuses_fails_with_the_reason_and_nothing_is_lost(
     write_pair(tmp_path / "more", "extra", seed=9)
     assert samkit("ingest", tmp_path / "more", "--labels", names_of(job.workspace), *job.flag).code == 0
 
-    def refuse(path: Path, data: bytes) -> None:
+    def refuse(_: object, path: Path, pieces: object) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
     with monkeypatch.context() as disk:
-        disk.setattr("samkit.store.files._write_synced", refuse)
+        disk.setattr("samkit.store.local.Disk.write", refuse)
         ended = samkit("embed", "--size", "64", *job.flag)
     assert ended.code == 1
     assert told in ended.said
@@ -500,7 +538,7 @@ def test_a_disk_that_refuses_fails_with_the_reason_and_nothing_is_lost(
 
 
 def names_of(workspace: Path) -> str:
-    names = json.loads((workspace / "workspace.json").read_text())["label_names"]
+    names = open_workspace(workspace).label_names
     return ",".join(f"{value}={name}" for value, name in names.items())
 
 

@@ -93,6 +93,7 @@ class TestTheQueue:
 def record(writer: str) -> ShardRecord:
     return ShardRecord(
         shard="s",
+        data="s-0",
         recipe="r",
         keys=(),
         checksums=(),

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+import samkit as package
+
 EMBED = ("embed", "--size", "64")
 
 
@@ -77,6 +79,41 @@ def test_repair_computes_again_exactly_what_is_damaged(samkit, job, rows_of, pat
     after = rows_of(job.workspace)
     assert all(np.array_equal(after[name], rows) for name, rows in before.items())
     assert samkit("verify", *job.flag).code == 0
+
+
+def test_repair_computes_again_what_a_damaged_segment_of_the_journal_listed(samkit, job, rows_of):
+    before = rows_of(job.workspace)
+    package.open_workspace(job.workspace).embeddings("nano").journal.compact()
+    assert samkit("verify", *job.flag).code == 0
+    flip(only(job.workspace.glob("embeddings/*/journal/compacted/*.jsonl")), 0.3)
+    ended = samkit("verify", *job.flag)
+    assert ended.code == 1
+    assert "samkit embed --repair" in ended.said
+    assert samkit("embed", *job.flag).code == 1, "nothing is guessed without being asked"
+    ended = samkit(*EMBED, "--repair", *job.flag)
+    assert ended.code == 0
+    assert "16 slices: 0 have a row, 16 to compute" in ended.said
+    after = rows_of(job.workspace)
+    assert all(np.array_equal(after[name], rows) for name, rows in before.items())
+    assert samkit("verify", *job.flag).code == 0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("workspace.json", "workspace.json"),
+        ("volumes/00000001.jsonl", "ingest the dataset again; embeddings stay valid"),
+        ("volumes/head.json", "head.json"),
+    ],
+)
+def test_a_damaged_index_is_told_by_every_command_and_nothing_is_written(samkit, job, files_of, pattern, told):
+    flip(job.workspace / pattern)
+    before = files_of(job.workspace)
+    for command in (("verify",), ("status",), ("embed",), ("report",)):
+        ended = samkit(*command, *job.flag)
+        assert ended.code == 1
+        assert told in ended.said
+    assert files_of(job.workspace) == before
 
 
 def test_repair_leaves_healthy_rows_alone(samkit, job, files_of):

@@ -1,0 +1,35 @@
+"""embed --repair: what is damaged is taken away, so that it is missing and computed like any other."""
+
+from __future__ import annotations
+
+from ...store.journal import drop_damaged
+from ...store.keys import Recipe
+from ...store.lease import lease
+from ...store.verify import damaged_shards, unreadable_records
+from ...store.workspace import Workspace
+from .. import console
+from ..console import counted
+
+
+def drop_unreadable_records(workspace: Workspace) -> None:
+    """Remove journal records that do not read as such, of every recipe: nothing could be opened with them there."""
+    folders = [workspace.path / "embeddings" / name for name in (workspace.path / "embeddings").children()]
+    with lease(workspace.path, "samkit embed --repair"):
+        for folder in folders:
+            for name, fault in list(unreadable_records(folder)):
+                console.warn(fault)
+                drop_damaged(folder / "journal", name)
+
+
+def retire_damaged(workspace: Workspace, recipe: Recipe) -> None:
+    """Take the damaged shards of a recipe away, so that their rows are missing and computed like any other."""
+    kept = workspace.recipes(recipe.folder_name).get(recipe.id)
+    if kept is None:
+        return
+    faults = dict(damaged_shards(kept))
+    for fault in faults.values():
+        console.warn(fault)
+    if faults:
+        with lease(workspace.path, "samkit embed --repair"):
+            kept.retire(list(faults))
+    console.say(f"{counted(len(faults), 'damaged shard')} of {kept.folder.name} taken away")
