@@ -1,5 +1,6 @@
 # demo   the whole job on a sample it writes itself
 # test   the test suite           lint   formatting, lint rules, types
+# soak   a hundred kills and more, for many minutes
 # bench  speed and memory, as ratios in one run; tables kept in benchmarks/results/
 #
 # All of them share one environment, .venv, made from constraints.txt.
@@ -7,7 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint soak bench clean
 
 demo: .venv/installed
 	$(BIN)/samkit demo
@@ -19,6 +20,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+soak: .venv/installed
+	$(BIN)/python -m pytest -m soak
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/run.py

@@ -23,6 +23,8 @@ from scipy.ndimage import zoom
 
 from samkit.store.embeddings import Embeddings, ShardPlan
 from samkit.store.keys import Recipe, RowKey
+from samkit.store.local import LocalPlace
+from samkit.store.precision import StoredRows
 from samkit.store.shards import DATA_FILE
 
 ROW_SHAPE = (256, 64, 64)
@@ -42,7 +44,7 @@ def main() -> None:
         row_files[0].parent.mkdir()
         for file, row in zip(row_files, features, strict=True):
             np.save(file, row)
-        shards = [embeddings.folder / "features" / plan.id for plan in _plans(embeddings.recipe.id, keys)]
+        shards = [_folder_of(embeddings, plan) for plan in _plans(embeddings.recipe.id, keys)]
         arrays = [zarr.open_array(shard, mode="r") for shard in shards]
         out = np.empty((BATCH, *ROW_SHAPE), np.float16)
         ways: dict[str, Reader] = {
@@ -108,7 +110,8 @@ def _plans(recipe_id: str, keys: Sequence[RowKey]) -> list[ShardPlan]:
 
 def _embeddings(folder: Path, features: NDArray[np.float16]) -> tuple[Embeddings, list[RowKey]]:
     recipe = Recipe(encoder="bench", weights_sha256="0" * 64, input_px=1024)
-    embeddings = Embeddings.create(folder / "embeddings" / recipe.folder_name, recipe, {}, trained=False)
+    place = LocalPlace(folder) / "embeddings" / recipe.folder_name
+    embeddings = Embeddings.create(place, recipe, {}, trained=False)
     keys = [RowKey(slice_digest=f"{number:032x}") for number in range(len(features))]
     for number, plan in enumerate(_plans(recipe.id, keys)):
         _write(embeddings, plan, features[number * ROWS_A_SHARD : (number + 1) * ROWS_A_SHARD])
@@ -116,7 +119,12 @@ def _embeddings(folder: Path, features: NDArray[np.float16]) -> tuple[Embeddings
 
 
 def _write(embeddings: Embeddings, plan: ShardPlan, rows: NDArray[np.float16]) -> None:
-    embeddings.write(plan, rows, compute={}, seconds=0, peak_memory_bytes=0, code_version="bench", writer="bench")
+    stored = StoredRows(values=rows)
+    embeddings.write(plan, stored, compute={}, seconds=0, peak_memory_bytes=0, code_version="bench", writer="bench")
+
+
+def _folder_of(embeddings: Embeddings, plan: ShardPlan) -> Path:
+    return Path(embeddings.folder / "features" / embeddings.journal.records[plan.id].data)
 
 
 def _rounds(ways: dict[str, Reader], files: Sequence[Path], *, cold: bool) -> dict[str, list[float]]:
@@ -165,7 +173,7 @@ def _writing(embeddings: Embeddings, features: NDArray[np.float16], folder: Path
         started = time.perf_counter()
         _write(embeddings, plan, rows)
         ratios.append(plain / (time.perf_counter() - started))
-        shutil.rmtree(embeddings.folder / "features" / plan.id)
+        shutil.rmtree(_folder_of(embeddings, plan))
         (folder / "whole.npy").unlink()
     return statistics.median(ratios)
 
