@@ -53,9 +53,8 @@ class StoredRows:
         # A channel of zeros has the scale 0; any divisor gives its zeros.
         divisor = np.where(kept.scales > 0, kept.scales, 1)[:, :, None, None]
         with np.errstate(invalid="ignore"):  # of what is not finite, which others refuse by its scale
-            steps = np.rint(exact / divisor)
-        # A scale among the smallest numbers there are is rounded, and may be too small for its channel.
-        np.clip(steps, -_INT8_STEPS, _INT8_STEPS, out=kept.values, casting="unsafe")
+            # A scale among the smallest numbers there are is rounded, and may be too small for its channel: hence clip.
+            kept.values[...] = np.clip(np.rint(exact / divisor), -_INT8_STEPS, _INT8_STEPS)
         return kept
 
     def put(self, first: int, rows: StoredRows) -> None:
@@ -79,7 +78,7 @@ class StoredRows:
         """Return (N,) whether all numbers of each row are finite, as they are read: int8 is read as float16."""
         if self.scales is None:
             return np.asarray(np.isfinite(self.values).all(axis=(1, 2, 3)))
-        return np.asarray((self.scales * _INT8_STEPS <= np.finfo(np.float16).max).all(axis=1))
+        return np.asarray((self.scales <= np.float32(np.finfo(np.float16).max) / np.float32(_INT8_STEPS)).all(axis=1))
 
     def checksums(self) -> tuple[int, ...]:
         """Return the XXH3-64 of each row: its bytes, little-endian in C order, then those of its scales."""
