@@ -434,10 +434,7 @@ class Embeddings:
 
         Then it stays, so that nobody finds it gone for a moment. Anything else is what a disk fault left.
         """
-        if self.fault_of(record) is not None:
-            return False
-        folder.refresh()
-        return True
+        return self.fault_of(record) is None and folder.refresh()
 
     def compact(self) -> None:
         """Gather the journal's records into a segment, where there are enough to be worth it. Hold the lease."""

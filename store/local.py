@@ -238,10 +238,13 @@ class LocalPlace(Place):
             self.disk.unlink(self.path)
             self.disk.sync(self.path.parent)
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         """Set the time of the file, or of one file of the folder, to now."""
-        with suppress(FileNotFoundError, StopIteration):
+        try:
             self.disk.touch(self.path if self.path.is_file() else next(self._files()))
+        except (FileNotFoundError, StopIteration):
+            return False
+        return True
 
     def remove_leftovers(self, older_than: float) -> int:
         """Remove hidden ``.*.part`` files and folders that were last written before a time."""

@@ -149,8 +149,8 @@ class Place(ABC):
         """Remove the file or the folder; nobody sees half of it gone in a directory. Nothing there is fine."""
 
     @abstractmethod
-    def refresh(self) -> None:
-        """Make it count as written now, so that `gc` takes it for work under way."""
+    def refresh(self) -> bool:
+        """Make it count as written now, so that `gc` takes it for work under way; False where only writing does."""
 
     @abstractmethod
     def remove_leftovers(self, older_than: float) -> int:

@@ -222,8 +222,9 @@ class RemotePlace(Place):
         with self._said(), suppress(FileNotFoundError):
             self._fs.rm(self.path, recursive=True)
 
-    def refresh(self) -> None:
-        """Nothing: what is found here is put again by its writer, which makes it new."""
+    def refresh(self) -> bool:
+        """Return False: an object's time is that of its PUT, so its writer puts it again."""
+        return False
 
     def remove_leftovers(self, older_than: float) -> int:  # noqa: ARG002 - the face of every place
         """Return 0: a PUT leaves nothing behind."""

@@ -421,10 +421,7 @@ def _write_arrays(workspace: Place, name: str, pixels: Pixels, planes: int) -> t
 
     def lies_there() -> bool:
         # An earlier generation with the same content may be in use: it is left alone if it is whole.
-        if file_digests(folder) != digests:
-            return False
-        folder.refresh()
-        return True
+        return file_digests(folder) == digests and folder.refresh()
 
     folder.publish_folder(files, keep=lies_there)
     return relative, digests
