@@ -169,6 +169,18 @@ class Journal:
         self.records, self._segments, self._places = {}, {}, {}
         self.refresh()
 
+    def _catch_up(self) -> None:
+        """Learn what has come and forget what has gone, before the journal is written anew from what is known.
+
+        A record that somebody retired meanwhile must not come back: where a file is gone, everything is read again.
+        """
+        gathered = {shard for shards in self._segments.values() for shard in shards}
+        alone = {f"{shard}{RECORD_SUFFIX}" for shard in self.records if shard not in gathered}
+        if {*self._segments, *alone} <= set(self.files_of(self.folder)):
+            self.refresh()
+        else:
+            self.reload()
+
     def look_for(self, shard: str) -> bool:
         """Whether a shard has a record by now, looking for it alone: a listing costs more with every shard."""
         if shard not in self.records and (self.folder / f"{shard}{RECORD_SUFFIX}").exists():
@@ -233,7 +245,7 @@ class Journal:
         The segment is written first and the records removed after it: a reader that finds one gone lists again. Hold
         the workspace's lease, see `store.lease`.
         """
-        self.reload()
+        self._catch_up()
         alone = self.loose()
         if not alone:
             return 0
@@ -250,7 +262,7 @@ class Journal:
     def retire(self, shards: Iterable[str]) -> None:
         """Take the records of some shards away: their rows are missing from then on. Hold the workspace's lease."""
         gone = set(shards)
-        self.reload()
+        self._catch_up()
         for shard in sorted(gone):
             (self.folder / f"{shard}{RECORD_SUFFIX}").remove()
         for name, listed in list(self._segments.items()):
