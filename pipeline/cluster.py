@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ..stages.embed import EmbedJob, ShardWorker
 from ..stages.encoders.base import Encoder
 from ..store.embeddings import ShardPlan
-from ..store.errors import DeviceError, SamkitError
+from ..store.errors import DamagedStore, DeviceError, InputError
 from ..store.journal import ShardRecord
 
 # Shards handed to the scheduler for each worker.
@@ -83,7 +83,9 @@ class _Queue:
 def _computed(worker: ShardWorker, plan: ShardPlan) -> ShardRecord | ShardFailure:
     try:
         return worker(plan)
-    except SamkitError as error:
+    except (InputError, DamagedStore) as error:
+        # Of these slices alone. A store that cannot be reached, a full disk or other weights end the run: the next
+        # shard would be computed for nothing.
         return ShardFailure(rows=len(plan.keys), reason=str(error))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..heads.base import MASK_DECODER_FILE
+from ..store.documents import canonical_json
 from ..store.embeddings import Embeddings, ShardPlan
 from ..store.errors import UnusableVoxels, WeightsError
 from ..store.journal import ShardRecord
@@ -150,14 +152,25 @@ def source_of(workspace: Workspace, recipe: Recipe) -> Embeddings | None:
     return workspace.recipes(exact.folder_name).get(exact.id)
 
 
-def derive_shard(plan: ShardPlan, source: Embeddings, target: Embeddings, *, writer: str) -> ShardRecord:
+def derive_shard(plan: ShardPlan, source: Embeddings, target: Embeddings, *, writer: str) -> list[ShardRecord]:
     """Keep rows of a float32 recipe in another precision: bitwise what encoding them again would keep.
+
+    Rows that were made by unlike compute classes become shards of their own: a record says what its rows were made by.
 
     Raises
     ------
     UnusableVoxels
         When numbers do not fit the other precision; nothing of the shard is stored.
     """
+    made_by: dict[str, list[RowKey]] = defaultdict(list)
+    for key in plan.keys:
+        found = source.journal.find(key)
+        made_by[canonical_json({} if found is None else found[0].compute)].append(key)
+    plans = [ShardPlan(recipe_id=plan.recipe_id, keys=tuple(keys)) for keys in made_by.values()]
+    return [_derive_rows(one, source, target, writer) for one in plans]
+
+
+def _derive_rows(plan: ShardPlan, source: Embeddings, target: Embeddings, writer: str) -> ShardRecord:
     started = time.perf_counter()
     first = source.journal.find(plan.keys[0])
     rows = StoredRows.of(source.read(plan.keys), target.recipe.storage_precision)
@@ -262,6 +275,7 @@ def _check_finite(rows: StoredRows, keys: Sequence[RowKey], recipe: Recipe) -> N
         message = (
             f"the encoder {recipe.encoder} answered with numbers that are not finite in {recipe.storage_precision} "
             f"for the slice {bad.slice_digest}. Nothing of this shard was stored. Damaged weights are the usual cause: "
-            f"compare with another copy, `samkit weights add FILE`; with bfloat16, try --precision float32."
+            f"compare with another copy, `samkit weights add FILE`; with bfloat16, try --precision float32; features "
+            f"beyond 65504 do not fit float16 and int8: --store float32."
         )
         raise UnusableVoxels(message)

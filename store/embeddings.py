@@ -6,6 +6,8 @@ Shapes: N rows, C channels, h w cells of the embedding's grid.
 from __future__ import annotations
 
 import hashlib
+import time
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,16 +17,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .documents import read_sealed, sealed_json
+from .documents import bytes_digest, read_sealed, sealed_json
 from .errors import DamagedStore, MissingEmbeddings, StoreError, UsageError
 from .journal import Journal, ShardRecord
 from .keys import Recipe, RowKey, content_id, shard_id
-from .places import Place
+from .places import Data, Place, as_bytes
 from .precision import StoredRows, read_dtype, row_checksum, stored_row_bytes
 from .shards import (
+    DESCRIPTION,
     TornShard,
-    fault_for_zarr,
-    fault_of_scales,
+    fault_of_index,
     read_all,
     read_rows,
     read_scales,
@@ -41,6 +43,9 @@ ROWS_PER_SHARD = 64
 BYTES_PER_SHARD = 128 * 1024 * 1024
 # Records lying alone beyond this are worth a segment: opening would read them one by one.
 _RECORDS_WORTH_COMPACTING = 64
+
+# A message names so many volumes, and counts the rest.
+_NAMED = 5
 
 _COMPUTE_FIELDS = ("device", "kernel_path", "threads", "micro_batch")
 
@@ -95,6 +100,10 @@ class Embeddings:
         self.attachments = dict(attachments or {})
         self.journal = Journal(folder / "journal", leave_out)
         self._volumes = volumes
+        #: When the recipe was begun, seconds since 1970: "the newest" does not change with a copy of the files.
+        self.created = 0.0
+        #: Volumes by digest of their slices, for messages; made when the first is needed.
+        self._volumes_of: dict[str, list[str]] | None = None
 
     @classmethod
     def open(cls, folder: Place, volumes: Mapping[str, Volume], *, leave_out: Collection[str] = ()) -> Embeddings:
@@ -106,7 +115,7 @@ class Embeddings:
             When ``recipe.json`` is not as it was written, or does not describe the folder it lies in.
         """
         remedy = "Restore it from a copy, or remove the folder and run `samkit embed`."
-        expected = ("id", "recipe", "tolerance", "trained", "attachments")
+        expected = ("id", "recipe", "tolerance", "trained", "attachments", "created")
         kept = read_sealed(folder / "recipe.json", expected, remedy)
         recipe = Recipe.from_json(kept["recipe"])
         if recipe.folder_name != folder.name:
@@ -116,7 +125,9 @@ class Embeddings:
             )
             raise DamagedStore(message)
         trained, attachments = bool(kept["trained"]), dict(kept["attachments"])
-        return cls(folder, recipe, volumes, trained=trained, attachments=attachments, leave_out=leave_out)
+        opened = cls(folder, recipe, volumes, trained=trained, attachments=attachments, leave_out=leave_out)
+        opened.created = float(kept["created"])
+        return opened
 
     @classmethod
     def create(
@@ -144,6 +155,7 @@ class Embeddings:
             "tolerance": recipe.tolerance,
             "trained": trained,
             "attachments": digests,
+            "created": time.time(),
         }
         (folder / "recipe.json").publish_if_absent(sealed_json(kept))
         return cls.open(folder, volumes)
@@ -335,28 +347,44 @@ class Embeddings:
         """Say what is wrong with a shard, of its rows or of what zarr reads it by; None where it is as written."""
         try:
             self.stored(record)
+            return self._fault_for_zarr(record)
         except DamagedStore as error:
             return str(error)
+        except OSError as error:  # a bad sector; the others are to be looked at all the same
+            return f"shard {record.shard} of {self.folder.name}: it cannot be read ({error})."
+
+    def _fault_for_zarr(self, record: ShardRecord) -> str | None:
         shape = (len(record.keys), *record.row_shape)
-        what = fault_for_zarr(self.folder / "features" / record.data, shape, np.dtype(record.dtype))
-        if what is None and np.dtype(record.dtype) == np.int8:
-            what = fault_of_scales(self.folder / "scales" / record.data, shape[:2])
+        what = fault_of_index(self.folder / "features" / record.data, shape, np.dtype(record.dtype))
+        for name, digest in record.descriptions.items():
+            kind, _, file = name.partition("/")
+            found = (self.folder / kind / record.data).read_children([file]).get(file)
+            if found is None or bytes_digest(found) != digest:
+                what = f"its {name} is missing or was changed"
         return None if what is None else f"shard {record.shard} of {self.folder.name}: {what}."
 
     def retire(self, shards: Collection[str]) -> None:
         """Take shards away: first their records, so that their rows are missing, then their data. Hold the lease."""
-        data = [self.journal.records[shard].data for shard in shards]
+        data = {shard: self.journal.records[shard].data for shard in shards}
         self.journal.retire(shards)
-        for name in data:
-            (self.folder / "features" / name).remove()
-            (self.folder / "scales" / name).remove()
+        for shard, name in data.items():
+            # Somebody may have made the shard again since its record went: then this data is theirs.
+            if not self.journal.look_for(shard):
+                (self.folder / "features" / name).remove()
+                (self.folder / "scales" / name).remove()
 
     def _damaged(self, record: ShardRecord, what: str) -> NoReturn:
-        digests = {key.slice_digest for key in record.keys}
-        touched = sorted(volume.id for volume in self._volumes.values() if digests & set(volume.slice_digests))
+        if self._volumes_of is None:
+            self._volumes_of = defaultdict(list)
+            for volume in self._volumes.values():
+                for digest in set(volume.slice_digests):
+                    self._volumes_of[digest].append(volume.id)
+        touched = sorted({name for key in record.keys for name in self._volumes_of.get(key.slice_digest, ())})
+        more = f" and {len(touched) - _NAMED} more" if len(touched) > _NAMED else ""
         message = (
             f"shard {record.shard} of {self.folder.name}: {what}. "
-            f"It holds slices of {', '.join(touched) or 'no volume'}. Run `samkit embed --recipe {self.recipe.id} "
+            f"It holds slices of {', '.join(touched[:_NAMED]) or 'no volume'}{more}. "
+            f"Run `samkit embed --recipe {self.recipe.id} "
             f"--repair` to make these {len(record.keys)} rows again."
         )
         raise DamagedStore(message)
@@ -406,6 +434,9 @@ class Embeddings:
             return self.journal.records[plan.id]
         channels, height, width = rows.values.shape[1:]
         checksums = rows.checksums()
+        arrays = {"features": shard_files(rows.values)}
+        if rows.scales is not None:
+            arrays["scales"] = scales_files(rows.scales)
         record = ShardRecord(
             shard=plan.id,
             # Two writers of one shard on unlike devices never touch each other's data: it is named by its numbers.
@@ -413,6 +444,9 @@ class Embeddings:
             recipe=self.recipe.id,
             keys=plan.keys,
             checksums=checksums,
+            descriptions={
+                f"{kind}/{DESCRIPTION}": bytes_digest(as_bytes(files[DESCRIPTION])) for kind, files in arrays.items()
+            },
             row_shape=(channels, height, width),
             dtype=rows.values.dtype.name,
             compute=dict(compute),
@@ -421,20 +455,15 @@ class Embeddings:
             code_version=code_version,
             writer=writer,
         )
-        if rows.scales is not None:
-            scales = self.folder / "scales" / record.data
-            scales.publish_folder(scales_files(rows.scales), keep=lambda: self._lies_there(record, scales))
-        features = self.folder / "features" / record.data
-        features.publish_folder(shard_files(rows.values), keep=lambda: self._lies_there(record, features))
+        folders = {self.folder / kind / record.data: files for kind, files in arrays.items()}
+        for folder, files in folders.items():
+            _publish(folder, files)
         self.journal.commit(record)
+        for folder, files in folders.items():
+            # `gc` may have taken older data of this name for a leftover in the moment before the record.
+            if not all((folder / name).exists() for name in files):
+                _publish(folder, files)
         return self.journal.records[plan.id]
-
-    def _lies_there(self, record: ShardRecord, folder: Place) -> bool:
-        """Whether data of a shard's name is as it should be: of another writer about to commit it, or of a kill.
-
-        Then it stays, so that nobody finds it gone for a moment. Anything else is what a disk fault left.
-        """
-        return self.fault_of(record) is None and folder.refresh()
 
     def compact(self) -> None:
         """Gather the journal's records into a segment, where there are enough to be worth it. Hold the lease."""
@@ -453,3 +482,19 @@ class Embeddings:
             len(record.keys) * stored_row_bytes(record.row_shape, record.dtype)
             for record in self.journal.records.values()
         )
+
+
+def _publish(folder: Place, files: Mapping[str, Data]) -> None:
+    """Write a folder whose name tells its content, unless it lies there as it should be.
+
+    Then it is another writer's, about to be committed, or a kill's: it stays, so that nobody finds it gone for a
+    moment, and counts as new. Anything else of its name is what a disk fault left.
+    """
+
+    def lies_there() -> bool:
+        if not folder.refresh():
+            return False
+        found = folder.read_children(files)
+        return all(found.get(name) == as_bytes(data) for name, data in files.items())
+
+    folder.publish_folder(files, keep=lies_there)

@@ -22,13 +22,15 @@ from .slices import Pixels, VolumeRecord, write_packs
 from .workspace import Workspace
 
 _FEATURES = ("features", "scales")
+# The journal is written anew with every retirement; so many shards of 128 MiB are 4 GiB that lie there twice.
+_SHARDS_RETIRED_TOGETHER = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Garbage:
     """One thing that is taken away, or would be."""
 
-    #: "rows", "shard data", "slices", "packed slices", "predecessors", "index segments", "leftovers".
+    #: "rows", "shard data", "slices", "packed slices", "predecessors", "index segments", "unfinished run", "leftovers".
     kind: str
     name: str
     #: Rows, volumes or files.
@@ -62,16 +64,23 @@ def collect(workspace: Workspace, *, older_than_seconds: float, dry_run: bool) -
         When rows or planes that have to move are not as they were written: verify and repair first.
     """
     before = time.time() - older_than_seconds
+    # The journals before the index: what is ingested and embedded meanwhile is in neither, or in the index.
+    recipes = workspace.recipes().values()
+    workspace = Workspace(workspace.path)
     live = {digest for volume in workspace.volumes.values() for digest in volume.slice_digests}
-    for embeddings in workspace.recipes().values():
+    # A reader that was opened before the index last changed may use slices that it no longer names.
+    settled = workspace.index.modified() < before
+    for embeddings in recipes:
         yield from _collect_rows(embeddings, live, dry_run=dry_run)
         yield from _collect_data(embeddings, before, dry_run=dry_run)
         if not dry_run:
             embeddings.journal.compact()
+    if settled:
+        yield from _collect_slices(workspace, before, dry_run=dry_run)
     yield from _collect_predecessors(workspace, dry_run=dry_run)
     yield from _repack(workspace, dry_run=dry_run)
-    yield from _collect_slices(workspace, before, dry_run=dry_run)
     yield from _collect_segments(workspace, before, dry_run=dry_run)
+    yield from _collect_runs(workspace, before, dry_run=dry_run)
     if not dry_run and (count := workspace.path.remove_leftovers(before)):
         yield Garbage(kind="leftovers", name="of killed writers", count=count, size_bytes=0)
 
@@ -85,12 +94,31 @@ def _collect_rows(embeddings: Embeddings, live: set[str], *, dry_run: bool) -> I
     if not plan.retired:
         return
     if not dry_run:
-        for rows in plan.kept.values():
-            _write_survivors(embeddings, rows)
-        embeddings.retire([record.shard for record in plan.retired])
+        _move_survivors(embeddings, plan)
     row_bytes = stored_row_bytes(plan.retired[0].row_shape, plan.retired[0].dtype)
     gone = sum(len(record.keys) for record in plan.retired) - sum(map(len, plan.kept.values()))
     yield Garbage(kind="rows", name=embeddings.folder.name, count=plan.dead_rows, size_bytes=gone * row_bytes)
+
+
+def _move_survivors(embeddings: Embeddings, plan: _Survivors) -> None:
+    """Retire shards as soon as what they held is recorded elsewhere: little more than a batch lies there twice."""
+    left = {record.shard: 0 for record in plan.retired}
+    for rows in plan.kept.values():
+        for record, _ in rows:
+            left[record.shard] += 1
+    # First those with nothing to be kept: on a full disk they make the room for the others.
+    embeddings.retire([shard for shard, count in left.items() if not count])
+    done: list[str] = []
+    for rows in plan.kept.values():
+        for moved in _write_survivors(embeddings, rows):
+            for shard in moved:
+                left[shard] -= 1
+                if not left[shard]:
+                    done.append(shard)
+            if len(done) >= _SHARDS_RETIRED_TOGETHER:
+                embeddings.retire(done)
+                done = []
+    embeddings.retire(done)
 
 
 def _survivors(embeddings: Embeddings, live: set[str]) -> _Survivors:
@@ -112,8 +140,8 @@ def _survivors(embeddings: Embeddings, live: set[str]) -> _Survivors:
     )
 
 
-def _write_survivors(embeddings: Embeddings, rows: Iterable[tuple[ShardRecord, int]]) -> None:
-    """Write rows of old shards into new ones, bit by bit as they were."""
+def _write_survivors(embeddings: Embeddings, rows: Iterable[tuple[ShardRecord, int]]) -> Iterator[list[str]]:
+    """Write rows of old shards into new ones, bit by bit as they were; yield the old shard of each row, by new ones."""
     places = {record.keys[row]: (record, row) for record, row in rows}
     first = next(iter(places.values()))[0]
     for plan in cut_into_shards(embeddings.recipe.id, list(places), stored_row_bytes(first.row_shape, first.dtype)):
@@ -135,16 +163,26 @@ def _write_survivors(embeddings: Embeddings, rows: Iterable[tuple[ShardRecord, i
             code_version=first.code_version,
             writer=first.writer,
         )
+        yield [places[key][0].shard for key in plan.keys]
 
 
 def _collect_data(embeddings: Embeddings, before: float, *, dry_run: bool) -> Iterator[Garbage]:
     """Remove data that no record names, if it is old: of writers that were killed, or that came second."""
     named = {record.data for record in embeddings.journal.records.values()}
-    for kind in _FEATURES:
-        folder = embeddings.folder / kind
-        for name in folder.children():
-            if name not in named:
-                yield from _removed(folder / name, "shard data", before, dry_run=dry_run)
+    nameless = [
+        embeddings.folder / kind / name
+        for kind in _FEATURES
+        for name in (embeddings.folder / kind).children()
+        if name not in named
+    ]
+    old = [place for place in nameless if place.modified() < before]
+    if old and not dry_run:
+        # A writer may have taken some of it over since, and recorded it.
+        embeddings.journal.refresh()
+        named = {record.data for record in embeddings.journal.records.values()}
+    for place in old:
+        if place.name not in named:
+            yield from _removed(place, "shard data", before, dry_run=dry_run)
 
 
 # -- slices and the index --------------------------------------------------------------------------
@@ -203,6 +241,14 @@ def _collect_segments(workspace: Workspace, before: float, *, dry_run: bool) -> 
         workspace.index.write_snapshot(state)
     for place in workspace.index.covered():
         yield from _removed(place, "index segments", before, dry_run=dry_run)
+
+
+def _collect_runs(workspace: Workspace, before: float, *, dry_run: bool) -> Iterator[Garbage]:
+    """Remove what a kill left of runs in an object store, where the manifest is put last."""
+    folder = workspace.path / "runs"
+    for name in folder.children():
+        if not (folder / name / "run.json").exists():
+            yield from _removed(folder / name, "unfinished run", before, dry_run=dry_run)
 
 
 def _removed(place: Place, kind: str, before: float, *, dry_run: bool) -> Iterator[Garbage]:

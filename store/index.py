@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,6 +69,7 @@ class VolumesIndex:
     def __init__(self, folder: Place) -> None:
         self.folder = folder
         self._known = IndexState()
+        self._damaged: set[str] = set()
 
     def read(self) -> IndexState:
         """Read what has come since the last look: the newest snapshot, where it is ahead, and the segments after it.
@@ -89,19 +90,31 @@ class VolumesIndex:
             if gone := [name for name in wanted if name not in contents]:
                 continue  # `gc` has removed it, and a newer snapshot is listed by the next look
             state = self._known
-            for name in wanted:
-                state = self._with(state, name, contents[name])
+            try:
+                for name in wanted:
+                    state = self._with(state, name, contents[name])
+            except DamagedStore:
+                snapshot = wanted[0] if wanted else ""
+                if (
+                    not _SNAPSHOT.fullmatch(snapshot)
+                    or snapshot in self._damaged
+                    or not self._is_whole_without(snapshot)
+                ):
+                    raise
+                self._damaged.add(snapshot)  # `verify` says so; the segments say the same
+                continue
             if head is not None:
                 self._check_head(state, head)
             self._known = replace(state, lines=dict(sorted(state.lines.items())), snapshot=max(newest, state.snapshot))
             return self._known
-        message = f"{self.folder / gone[0]} is gone. {_REMEDY}"
+        message = f"{self.folder / gone[0]} is gone. {_REMEDY}" if gone else f"{self.folder}: {_REMEDY}"
         raise DamagedStore(message)
 
     def _unread(self) -> tuple[list[str], int]:
         """Return the files to be read on top of what is known, and the number of the newest snapshot."""
         names = self.folder.children()
-        snapshots = [int(found[1]) for name in names if (found := _SNAPSHOT.fullmatch(name))]
+        usable = [name for name in names if name not in self._damaged]
+        snapshots = [int(found[1]) for name in usable if (found := _SNAPSHOT.fullmatch(name))]
         segments = sorted(int(found[1]) for name in names if (found := _SEGMENT.fullmatch(name)))
         known, newest = self._known.segment, max(snapshots, default=0)
         ahead = newest > known and not set(range(known + 1, newest + 1)) <= set(segments)
@@ -154,6 +167,28 @@ class VolumesIndex:
         header = {**_header(state.segment, state.seal, state.label_names), "snapshot": True}
         lines = [canonical_json(header).encode(), *state.lines.values()]
         (self.folder / _snapshot_name(state.segment)).publish(sealed_lines(lines))
+
+    def modified(self) -> float:
+        """Return when the index last changed, seconds since 1970."""
+        return (self.folder / _HEAD).modified()
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Yield (file, what is wrong) of every file of the log that is not as it was written."""
+        names = [name for name in self.folder.children() if _SEGMENT.fullmatch(name) or _SNAPSHOT.fullmatch(name)]
+        for name, content in self.folder.read_children(names).items():
+            try:
+                read_sealed_lines(content, self.folder / name, "")
+            except DamagedStore as error:
+                remedy = (
+                    "Remove it: the segments say the same."
+                    if _SNAPSHOT.fullmatch(name) and self._is_whole_without(name)
+                    else _REMEDY
+                )
+                yield name, f"{error} {remedy}"
+
+    def _is_whole_without(self, snapshot: str) -> bool:
+        """Whether the segments that a snapshot stands for are all there."""
+        return {_segment_name(number) for number in range(1, int(snapshot[:8]) + 1)} <= set(self.folder.children())
 
     def covered(self) -> list[Place]:
         """Return the segments and snapshots that the newest snapshot makes superfluous."""

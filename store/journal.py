@@ -35,7 +35,10 @@ _SEGMENTS_AT_MOST = 8
 # How often a listing is taken anew when files of it have gone meanwhile.
 _LOOKS = 20
 
-_REMEDY = "Run `samkit embed --repair`: it takes the record away and makes its rows again."
+_REMEDY = (
+    "Run `samkit embed --recipe ID --repair`, ID being the end of the folder's name: it takes the record away and "
+    "makes its rows again."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +50,10 @@ class ShardRecord:
     data: str
     recipe: str
     keys: tuple[RowKey, ...]
-    #: XXH3-64 of each row's bytes, little-endian, C order.
+    #: XXH3-64 of each row's bytes, little-endian, C order, and of its scales after them.
     checksums: tuple[int, ...]
+    #: Digest of what zarr reads the arrays by, ``features/zarr.json`` and, for int8, ``scales/zarr.json``.
+    descriptions: Mapping[str, str]
     #: (C, h, w) of a row.
     row_shape: tuple[int, int, int]
     dtype: str
@@ -92,6 +97,7 @@ class ShardRecord:
                     "keys": tuple(RowKey.parse(key) for key in kept["keys"]),
                     "checksums": tuple(kept["checksums"]),
                     "row_shape": (channels, rows, columns),
+                    "descriptions": dict(kept["descriptions"]),
                     "compute": dict(kept["compute"]),
                 }
             )
@@ -152,15 +158,22 @@ class Journal:
 
     @staticmethod
     def files_of(folder: Place) -> list[str]:
-        """Return the paths of a journal's segments and records in its folder, in order, segments first."""
-        return [*_segments_of(folder), *(name for name in folder.children() if name.endswith(RECORD_SUFFIX))]
+        """Return the paths of a journal's segments and records in its folder, in order, segments first.
+
+        Records are listed before segments: what a compaction moves from the one to the other in between is seen twice,
+        and in the other order it would not be seen at all.
+        """
+        alone = [name for name in folder.children() if name.endswith(RECORD_SUFFIX)]
+        return [*_segments_of(folder), *alone]
 
     def refresh(self) -> None:
         """Read the records that have appeared since the last look."""
         for _ in range(_LOOKS):
-            if self._read_new(self.files_of(self.folder)):
+            complete = self._read_new(self.files_of(self.folder))
+            # While somebody compacts the journal, what was listed may be gone, and a listing may miss what replaces it:
+            # it is done when a second listing names nothing new.
+            if complete and all(map(self._knows, self.files_of(self.folder))):
                 return
-            # Somebody compacts the journal: what was listed is in a segment now, which the next listing names.
         message = f"{self.folder}: files are listed there and cannot be found. Look at the disk, then: samkit verify"
         raise DamagedStore(message)
 
@@ -232,12 +245,8 @@ class Journal:
         return first
 
     def loose(self) -> list[str]:
-        """Return the files of records that lie alone, those that are unreadable left out."""
-        return [
-            name
-            for name in self.folder.children()
-            if name.endswith(RECORD_SUFFIX) and name not in self._leave_out and self._knows(name)
-        ]
+        """Return the files of records that lie alone, read already or not; those known to be unreadable left out."""
+        return [name for name in self.folder.children() if name.endswith(RECORD_SUFFIX) and name not in self._leave_out]
 
     def compact(self) -> int:
         """Gather the records that lie alone into a segment; return how many.
@@ -246,25 +255,24 @@ class Journal:
         the workspace's lease, see `store.lease`.
         """
         self._catch_up()
-        alone = self.loose()
+        alone = [name for name in self.loose() if self._knows(name)]
         if not alone:
             return 0
         merged = dict(self._segments) if len(self._segments) >= _SEGMENTS_AT_MOST else {}
         shards = [shard for listed in merged.values() for shard in listed]
         shards += [name.removesuffix(RECORD_SUFFIX) for name in alone]
         written = self._write_segment(shards)
-        for name in (*merged, *alone):
-            if name != written:
-                (self.folder / name).remove()
-                self._segments.pop(name, None)
+        superseded = [name for name in (*merged, *alone) if name != written]
+        self.folder.remove_children(superseded)
+        for name in superseded:
+            self._segments.pop(name, None)
         return len(alone)
 
     def retire(self, shards: Iterable[str]) -> None:
         """Take the records of some shards away: their rows are missing from then on. Hold the workspace's lease."""
         gone = set(shards)
         self._catch_up()
-        for shard in sorted(gone):
-            (self.folder / f"{shard}{RECORD_SUFFIX}").remove()
+        self.folder.remove_children(f"{shard}{RECORD_SUFFIX}" for shard in sorted(gone))
         for name, listed in list(self._segments.items()):
             if gone & set(listed):
                 # What stays is written before the old segment goes: no moment is without it.

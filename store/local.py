@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,6 +184,10 @@ class LocalPlace(Place):
 
         return LocalStore(self.path, read_only=True)
 
+    def said(self) -> AbstractContextManager[None]:
+        """Nothing to turn: the system's errors name the path."""
+        return nullcontext()
+
     def _files(self) -> Iterator[Path]:
         for folder, folders, names in os.walk(self.path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -237,6 +241,16 @@ class LocalPlace(Place):
         elif self.path.exists():
             self.disk.unlink(self.path)
             self.disk.sync(self.path.parent)
+
+    def remove_children(self, names: Iterable[str]) -> None:
+        """Remove several files of this folder."""
+        removed = False
+        for name in names:
+            if (self.path / name).exists():
+                self.disk.unlink(self.path / name)
+                removed = True
+        if removed:
+            self.disk.sync(self.path)
 
     def refresh(self) -> bool:
         """Set the time of the file, or of one file of the folder, to now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -114,6 +115,10 @@ class Place(ABC):
     def zarr_store(self) -> Store:
         """Return what zarr reads this folder by."""
 
+    @abstractmethod
+    def said(self) -> AbstractContextManager[None]:
+        """Turn what an object store's library raises inside the block into a message, for reads that zarr does."""
+
     # -- writing -----------------------------------------------------------------------------------
 
     @abstractmethod
@@ -149,12 +154,21 @@ class Place(ABC):
         """Remove the file or the folder; nobody sees half of it gone in a directory. Nothing there is fine."""
 
     @abstractmethod
+    def remove_children(self, names: Iterable[str]) -> None:
+        """Remove several files of this folder, in few requests; those that are not there are fine."""
+
+    @abstractmethod
     def refresh(self) -> bool:
         """Make it count as written now, so that `gc` takes it for work under way; False where only writing does."""
 
     @abstractmethod
     def remove_leftovers(self, older_than: float) -> int:
         """Remove what killed writers left below this folder under hidden names, if older; return how many."""
+
+
+def as_bytes(data: Data) -> bytes:
+    """Return the content of a file in one piece."""
+    return data if isinstance(data, bytes) else b"".join(data)
 
 
 def place_of(where: str | Path | Place) -> Place:
@@ -167,7 +181,9 @@ def place_of(where: str | Path | Place) -> Place:
     """
     if isinstance(where, Place):
         return where
-    if found := _URL.match(str(where)):
+    if (found := _URL.match(str(where))) and found[1].lower() in ("file", "local"):
+        where = Path("/" + str(where)[found.end() :])
+    elif found:
         # Only then: fsspec and what it brings take time to import.
         from .remote import RemotePlace
 

@@ -8,20 +8,30 @@ shard by its record, a volume by the index, a run by its ``run.json``, put last.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 
 from .errors import StoreError, UsageError
-from .places import Data, Place
+from .places import Data, Place, as_bytes
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+# Whose PUT is whole or not at all, and may be conditional. s3 is tested over HTTP, memory in one process; every
+# workspace begins with a look at whether the store does as it is asked (`Workspace.create`).
+_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "abfs", "az", "memory")
+# One PUT up to S3's limit: the parts of an upload that a kill left behind are paid for, and nobody sees them.
+_ONE_PUT_BYTES = 5 << 30
+# What S3 answers to two conditional PUTs of one moment: neither was done, ask again.
+_CONFLICTS, _CONFLICT_TRIES, _SECONDS_BETWEEN_TRIES = ("ConditionalRequestConflict", "409"), 8, 0.2
+_TAKEN = ("PreconditionFailed", "412")
 # What others write must be seen: a listing that fsspec remembers would hide it.
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}
 
@@ -34,9 +44,6 @@ def _file_system(protocol: str) -> Any:  # noqa: ANN401 - fsspec has no types
     except ImportError as error:
         extra = " (samkit[s3] brings it for s3://)" if protocol in ("s3", "s3a") else ""
         message = f"{protocol}://: {error}{extra}. Or give a directory."
-        raise UsageError(message) from error
-    except ValueError as error:
-        message = f"{protocol}:// is not a kind of URL that fsspec knows ({error}). Give a directory, or an s3:// URL."
         raise UsageError(message) from error
 
 
@@ -59,6 +66,12 @@ class RemotePlace(Place):
         """
         protocol, _, path = url.partition("://")
         place = cls(protocol, path.strip("/"))
+        if protocol not in _PROTOCOLS:
+            message = (
+                f"{url}: a workspace needs a store that writes an object whole and only if it is absent; samkit uses "
+                f"{', '.join(f'{known}://' for known in _PROTOCOLS)}. Give one of these, or a directory."
+            )
+            raise UsageError(message)
         if not place.path:
             message = f"{url}: name a bucket and a folder in it, {protocol}://BUCKET/WORKSPACE."
             raise UsageError(message)
@@ -92,7 +105,7 @@ class RemotePlace(Place):
     def exists(self) -> bool:
         """Whether there is an object of this key."""
         # Not `isfile`: it takes a broken connection for "there is none".
-        with self._said():
+        with self.said():
             try:
                 return bool(self._fs.info(self.path)["type"] == "file")
             except FileNotFoundError:
@@ -100,7 +113,7 @@ class RemotePlace(Place):
 
     def read_bytes(self) -> bytes:
         """Return the content of the object."""
-        with self._said():
+        with self.said():
             return bytes(self._fs.cat_file(self.path))
 
     def read_into(self, wanted: Sequence[tuple[int, memoryview]], size_bytes: int) -> None:
@@ -118,11 +131,11 @@ class RemotePlace(Place):
             message = f"{self} has {size_bytes} bytes, and byte {ends[-1]} was asked for"
             raise EOFError(message)
         try:
-            with self._said():
+            with self.said():
                 parts = self._fs.cat_ranges([self.path] * len(runs), starts, ends, on_error="raise")
         except StoreError as error:
             # A range past the end is refused like a broken connection is; the length tells which it was.
-            with self._said():
+            with self.said():
                 found = self._fs.size(self.path)
             if found == size_bytes:
                 raise
@@ -144,7 +157,7 @@ class RemotePlace(Place):
         names = list(names)
         if not names:
             return {}
-        with self._said():
+        with self.said():
             found = self._fs.cat([(self / name).path for name in names], on_error="return")
             if isinstance(found, bytes):  # one path in, one content out
                 return {names[0]: found}
@@ -159,7 +172,7 @@ class RemotePlace(Place):
 
     def children(self) -> list[str]:
         """Return the names below this prefix, in order."""
-        with self._said():
+        with self.said():
             try:
                 listed = self._fs.ls(self.path, detail=False)
             except FileNotFoundError:
@@ -186,7 +199,7 @@ class RemotePlace(Place):
         return FsspecStore.from_url(str(self), storage_options=_OPTIONS, read_only=True)
 
     def _found(self) -> dict[str, Any]:
-        with self._said():
+        with self.said():
             found = self._fs.find(self.path, detail=True)
         paths = {path.strip("/").removeprefix(self.path).strip("/"): info for path, info in found.items()}
         return {path: info for path, info in sorted(paths.items()) if not path.startswith(".")}
@@ -195,32 +208,55 @@ class RemotePlace(Place):
 
     def publish(self, data: Data) -> None:
         """Put the object."""
-        with self._said():
-            self._fs.pipe_file(self.path, _joined(data))
+        with self._writing():
+            self._fs.pipe_file(self.path, as_bytes(data), **self._one_put)
 
     def publish_if_absent(self, data: Data) -> bool:
         """Put the object unless there is one of this key; the store decides, so one writer wins."""
-        try:
-            with self._said():
-                self._fs.pipe_file(self.path, _joined(data), mode="create")
-        except FileExistsError:
-            return False
-        return True
+        content = as_bytes(data)
+        for attempt in range(1, _CONFLICT_TRIES + 1):
+            try:
+                with self._writing():
+                    self._fs.pipe_file(self.path, content, mode="create", **self._one_put)
+            except FileExistsError:
+                return False
+            except StoreError as error:
+                code = _code_of(error)
+                if code in _TAKEN:
+                    return False
+                if code not in _CONFLICTS or attempt == _CONFLICT_TRIES:
+                    raise
+                time.sleep(_SECONDS_BETWEEN_TRIES * attempt)
+            else:
+                return True
+        return False
 
     def publish_folder(self, files: Mapping[str, Data], keep: Callable[[], bool] = lambda: False) -> None:
         """Put all objects of a folder, the last of them after the others."""
         if keep():
             return
         *before, last = files
-        with self._said():
+        with self._writing():
             if before:
-                self._fs.pipe({(self / name).path: _joined(files[name]) for name in before})
-            self._fs.pipe_file((self / last).path, _joined(files[last]))
+                contents = {(self / name).path: as_bytes(files[name]) for name in before}
+                self._fs.pipe(contents, **self._one_put)
+            self._fs.pipe_file((self / last).path, as_bytes(files[last]), **self._one_put)
+
+    @property
+    def _one_put(self) -> dict[str, Any]:
+        return {"chunksize": _ONE_PUT_BYTES} if self.protocol in ("s3", "s3a") else {}
 
     def remove(self) -> None:
         """Remove the object, or all below the prefix."""
-        with self._said(), suppress(FileNotFoundError):
+        with self.said(), suppress(FileNotFoundError):
             self._fs.rm(self.path, recursive=True)
+
+    def remove_children(self, names: Iterable[str]) -> None:
+        """Remove several objects below this prefix by one request for a thousand."""
+        paths = [(self / name).path for name in names]
+        if paths:
+            with self.said(), suppress(FileNotFoundError):
+                self._fs.rm(paths)
 
     def refresh(self) -> bool:
         """Return False: an object's time is that of its PUT, so its writer puts it again."""
@@ -233,7 +269,16 @@ class RemotePlace(Place):
     # -- parts -------------------------------------------------------------------------------------
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
+        try:
+            with self.said():
+                yield
+        except FileNotFoundError as error:
+            message = f"{self}: the bucket does not exist ({error}). Make it, or check its name. Nothing was written."
+            raise StoreError(message) from error
+
+    @contextmanager
+    def said(self) -> Iterator[None]:
         """Turn what the object store's library raises into a message; what is or is not there stays as it is."""
         try:
             yield
@@ -248,19 +293,28 @@ class RemotePlace(Place):
             raise StoreError(message) from error
 
 
+def _code_of(error: BaseException) -> str | None:
+    """Return the code in an S3 server's answer, from the chain of errors that it became."""
+    link: BaseException | None = error
+    while link is not None:
+        response = getattr(link, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code"))
+        link = link.__cause__ or link.__context__
+    return None
+
+
 def _trouble() -> tuple[type[Exception], ...]:
     """Return what an object store's library raises for a refusal or a broken connection."""
     botocore = sys.modules.get("botocore.exceptions")
     return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError, botocore.ClientError)
 
 
-def _joined(data: Data) -> bytes:
-    return data if isinstance(data, bytes) else b"".join(data)
-
-
 def _seconds(found: Mapping[str, Any]) -> float:
-    """Return the time of a listed object; stores name it differently."""
+    """Return the time of a listed object; stores name it differently. What is unknown is new, and `gc` leaves it."""
     for name in ("LastModified", "mtime", "updated", "last_modified", "created"):
         if (value := found.get(name)) is not None:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
             return float(value) if isinstance(value, int | float) else float(value.timestamp())
-    return 0.0
+    return time.time()

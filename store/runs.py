@@ -5,15 +5,19 @@ A run's folder appears whole, by one rename, when training and scoring are done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
-from .arrays import TORN_ARRAY, open_array
-from .documents import read_json, read_sealed
+from .documents import bytes_digest, parse_json, read_json, unsealed
 from .errors import DamagedStore, MissingRun, UsageError
 from .keys import content_id
 from .places import Place, place_of
@@ -66,15 +70,30 @@ class RunSettings:
 
 
 class Run:
-    """A finished run."""
+    """A finished run.
 
-    def __init__(self, folder: Place) -> None:
+    Parameters
+    ----------
+    folder
+        Where it lies.
+    content
+        Its ``run.json``, where that was read already.
+
+    Raises
+    ------
+    DamagedStore
+        When ``run.json`` is missing, or not as it was written.
+    """
+
+    def __init__(self, folder: Place, content: bytes | None = None) -> None:
         self.folder = folder
         place = folder / "run.json"
-        manifest = read_sealed(place, ("settings", "record", "scores"), "Remove the folder and train the run again.")
+        told = read_json(place) if content is None else parse_json(content, place)
+        manifest = unsealed(told, place, ("settings", "record", "scores"), "Remove the folder and train the run again.")
         try:
             self.settings = RunSettings.from_json(manifest["settings"])
-            #: seconds, peak memory, steps done, code version, the encoder's and the ingest recipe, ...
+            #: seconds, peak memory, steps done, when it was finished, code version, the encoder's and the ingest
+            #: recipe, digests of the other files, ...
             self.record: dict[str, Any] = dict(manifest["record"])
             #: One entry a scored volume: id, subject, shape, scores by class, accuracy.
             self.scores: list[dict[str, Any]] = list(manifest["scores"])
@@ -93,38 +112,112 @@ class Run:
         return f"{self.settings.head}@{self.settings.subjects}#{self.settings.draw}"
 
     @property
-    def predictions(self) -> dict[str, zarr.Array[Any]]:
-        """Predicted label maps of the scored volumes, (slices, rows, columns), by volume id."""
-        folder = self.folder / "predictions"
-        try:
-            return {volume["volume_id"]: open_array(folder / volume["volume_id"]) for volume in self.scores}
-        except TORN_ARRAY as error:
-            message = f"{folder}: a prediction is missing or torn ({error}). Remove the run and train it again."
-            raise DamagedStore(message) from error
+    def predictions(self) -> Predictions:
+        """Predicted label maps of the scored volumes by volume id, each read and verified when it is asked for."""
+        return Predictions(self)
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """Loss and learning rate by step, validation where there was any."""
-        return list(read_json(self.folder / "steps.json"))
+        """Loss and learning rate by step, validation where there was any.
+
+        Raises
+        ------
+        DamagedStore
+            When they are missing, or not what was written.
+        """
+        name = "steps.json"
+        return list(parse_json(self.read_files([name])[name], self.folder / name))
+
+    def read_files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the content of files of the run by their paths in it, verified against the digests in its record.
+
+        Raises
+        ------
+        DamagedStore
+            When one of them is missing, or not what was written.
+        """
+        digests = self.record.get("files", {})
+        found = self.folder.read_children(names)
+        for name in names:
+            if name not in found:
+                self._damaged(f"{name} is missing")
+            if name not in digests:
+                self._damaged(f"{name} has no digest in run.json, so that nobody can tell whether it is whole")
+            if bytes_digest(found[name]) != digests[name]:
+                self._damaged(f"{name} is not what was written: it does not match its digest in run.json")
+        return found
+
+    def _damaged(self, what: str) -> NoReturn:
+        message = f"run {self.id} ({self.alias}): {what}. Remove {self.folder} and train the run again."
+        raise DamagedStore(message)
+
+
+class Predictions(Mapping[str, NDArray[np.unsignedinteger[Any]]]):
+    """The label maps that a run predicted, by volume id, (slices, rows, columns), in the order of its scores.
+
+    Each is read when it is asked for, and only after its files have matched their digests in the run's record.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._ids = [str(volume["volume_id"]) for volume in run.scores]
+
+    def __getitem__(self, volume_id: str) -> NDArray[np.unsignedinteger[Any]]:
+        if volume_id not in self._ids:
+            message = f"run {self._run.id} has not scored {volume_id!r}; it has scored {', '.join(self._ids)}"
+            raise KeyError(message)
+        folder = f"predictions/{volume_id}/"
+        kept = [name for name in self._run.record.get("files", {}) if name.startswith(folder)]
+        # At least its description, so that a prediction of which the record knows nothing is refused.
+        content = self._run.read_files(kept or [f"{folder}zarr.json"])
+        # What was verified is what is decoded: the files are not read a second time.
+        buffer = default_buffer_prototype().buffer
+        files = {name.removeprefix(folder): buffer.from_bytes(data) for name, data in content.items()}
+        return np.asarray(zarr.open_array(MemoryStore(files), mode="r")[:])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, volume_id: object) -> bool:
+        return volume_id in self._ids
 
 
 class Runs(Mapping[str, Run]):
-    """The finished runs of a workspace, by id, oldest first."""
+    """The finished runs of a workspace, by id, oldest first.
+
+    The order is that of the time in their records, so that a copy of a workspace has the same ``latest``.
+    """
 
     def __init__(self, folder: Place) -> None:
         self.folder = folder
 
     def __getitem__(self, run_id: str) -> Run:
-        if run_id not in self._ids():
+        if run_id not in self:
             message = f"no run {run_id!r} in {self.folder}. `samkit status` lists the runs there are."
             raise MissingRun(message)
         return Run(self.folder / run_id)
 
+    def __contains__(self, run_id: object) -> bool:
+        # A hidden name is a run that is being written, and a path leads elsewhere.
+        one_name = isinstance(run_id, str) and not run_id.startswith(".") and "/" not in run_id
+        return one_name and (self.folder / f"{run_id}/run.json").exists()
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._ids())
+        return iter(self._contents())
 
     def __len__(self) -> int:
-        return len(self._ids())
+        return len(self._contents())
+
+    def values(self) -> ValuesView[Run]:
+        """Return the runs, oldest first, from one listing."""
+        return self._opened().values()
+
+    def items(self) -> ItemsView[str, Run]:
+        """Return (id, run) pairs, oldest first, from one listing."""
+        return self._opened().items()
 
     def find(self, text: str) -> Run:
         """Find the one run that ``text`` names: an id, a path, ``latest`` or ``head@subjects#draw``.
@@ -134,17 +227,15 @@ class Runs(Mapping[str, Run]):
         MissingRun
             When there is none, or more than one; the choices are listed.
         """
-        ids = self._ids()
-        if not ids:
+        contents = self._contents()
+        if not contents:
             message = f"no runs in {self.folder.parent} yet. Train one: samkit train-head linear --volumes 1"
             raise MissingRun(message)
-        if text == "latest":
-            return Run(self.folder / ids[-1])
         # A path counts only if it leads here: another workspace may have a run of the same name.
-        name = text.rstrip("/").rpartition("/")[2]
-        if name in ids and (name == text or place_of(text).same_as(self.folder / name)):
-            return Run(self.folder / name)
-        runs = list(self.values())
+        name = list(contents)[-1] if text == "latest" else text.rstrip("/").rpartition("/")[2]
+        if name in contents and (text in (name, "latest") or place_of(text).same_as(self.folder / name)):
+            return Run(self.folder / name, contents[name])
+        runs = [Run(self.folder / name, content) for name, content in contents.items()]
         named = [run for run in runs if text in (run.alias, run.alias.split("#")[0])]
         if len(named) == 1:
             return named[0]
@@ -156,10 +247,31 @@ class Runs(Mapping[str, Run]):
         message = f"no run {text!r}. {hint}There are: {_listed(runs)}."
         raise MissingRun(message)
 
-    def _ids(self) -> list[str]:
-        times = {name: (self.folder / name / "run.json").modified() for name in self.folder.children()}
-        finished = [name for name, time in times.items() if time]
-        return sorted(finished, key=lambda name: (times[name], name))
+    def _opened(self) -> dict[str, Run]:
+        return {name: Run(self.folder / name, content) for name, content in self._contents().items()}
+
+    def _contents(self) -> dict[str, bytes]:
+        """Return the ``run.json`` of every finished run by its id, oldest first: one listing, one reading of each."""
+        manifests = {f"{name}/run.json": name for name in self.folder.children()}
+        found = {manifests[path]: content for path, content in self.folder.read_children(manifests).items()}
+        times = {name: self._finished(name, content) for name, content in found.items()}
+        return {name: found[name] for name in sorted(found, key=lambda name: (times[name], name))}
+
+    def _finished(self, name: str, content: bytes) -> float:
+        """Return when a run was finished; of one that does not say so, or is damaged, when its file was written."""
+        try:
+            return float(json.loads(content)["record"]["finished"])
+        except (KeyError, TypeError, ValueError):  # whoever opens it says what is wrong with it
+            return (self.folder / name / "run.json").modified()
+
+
+def touched_by(runs: Mapping[str, Run], volume_ids: Iterable[str]) -> list[Run]:
+    """Return the runs that were trained on one of these volumes or scored on one, in the order of ``runs``.
+
+    They are those that become stale when the volumes go, see `stale_because`.
+    """
+    touched = set(volume_ids)
+    return [run for run in runs.values() if touched & {*run.settings.drawn_volumes, *run.settings.scored_volumes}]
 
 
 def stale_because(run: Run, volumes: Mapping[str, Volume]) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -18,10 +18,10 @@ import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from .arrays import CHUNK_NAMES, TORN_ARRAY
+from .arrays import CHUNK_NAMES
 from .errors import StoreError
 from .places import Data, Place
 
@@ -29,6 +29,8 @@ from .places import Data, Place
 DATA_FILE = "0.0.0.0"  # noqa: S104 - a file's name, not an address
 # (rows, C), of the scales of int8.
 SCALES_FILE = "0.0"
+# What zarr reads an array by.
+DESCRIPTION = "zarr.json"
 # zarr's shard index: offset and length of every chunk as 64-bit integers, then the CRC-32C of these.
 _INDEX_ENTRY_BYTES = 16
 _INDEX_CHECKSUM_BYTES = 4
@@ -53,7 +55,7 @@ def shard_files(rows: NDArray[Any]) -> dict[str, Data]:
     little_endian = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
     data = little_endian.reshape(-1).view(np.uint8).data
     return {
-        "zarr.json": _description(_shard, rows.shape, rows.dtype),
+        DESCRIPTION: _description(_shard, rows.shape, rows.dtype),
         DATA_FILE: [data, _index(len(rows), little_endian[0].nbytes)],
     }
 
@@ -61,11 +63,11 @@ def shard_files(rows: NDArray[Any]) -> dict[str, Data]:
 def scales_files(scales: NDArray[np.float32]) -> dict[str, Data]:
     """Return the files of the scales of a shard of int8, by name: an array (N, C), one uncompressed chunk."""
     data = np.ascontiguousarray(scales, dtype="<f4").tobytes()
-    return {"zarr.json": _description(_scales, scales.shape, scales.dtype), SCALES_FILE: data}
+    return {DESCRIPTION: _description(_scales, scales.shape, scales.dtype), SCALES_FILE: data}
 
 
-def fault_for_zarr(folder: Place, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
-    """Say what is wrong with the parts of a shard that zarr needs and `read_rows` does not: description and index."""
+def fault_of_index(folder: Place, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
+    """Say what is wrong with the length of a shard's file and the index at its end, which only zarr reads it by."""
     row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
     expected = _index(shape[0], row_bytes)
     found = np.empty(len(expected), np.uint8)
@@ -76,27 +78,7 @@ def fault_for_zarr(folder: Place, shape: tuple[int, ...], dtype: np.dtype[Any]) 
         (folder / DATA_FILE).read_into([(size_bytes - len(expected), found.data)], size_bytes)
     except (FileNotFoundError, NotADirectoryError, EOFError) as error:
         return str(error)
-    if found.tobytes() != expected:
-        return "the index at the end of its file was changed"
-    return _fault_of_description(folder, _description(_shard, shape, dtype))
-
-
-def fault_of_scales(folder: Place, shape: tuple[int, ...]) -> str | None:
-    """Say what is wrong with what zarr reads the scales of a shard by, their numbers apart."""
-    return _fault_of_description(folder, _description(_scales, shape, np.dtype(np.float32)))
-
-
-def _fault_of_description(folder: Place, expected: bytes) -> str | None:
-    try:
-        found = (folder / "zarr.json").read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return "its zarr.json is missing"
-    try:
-        # Another release of zarr may have written it with other words; what they mean is compared.
-        same = found == expected or _metadata(found) == _metadata(expected)
-    except TORN_ARRAY as error:
-        return f"its zarr.json is torn ({error})"
-    return None if same else "its zarr.json was changed"
+    return None if found.tobytes() == expected else "the index at the end of its file was changed"
 
 
 def read_rows(folder: Place, row_count: int, wanted: Sequence[tuple[int, NDArray[Any]]]) -> None:
@@ -142,8 +124,11 @@ def read_all(jobs: Sequence[Callable[[], None]], nbytes: int) -> None:
         for job in jobs:
             job()
     else:
-        for _ in _readers(os.getpid()).map(lambda job: job(), jobs):
-            pass
+        running = [_readers(os.getpid()).submit(job) for job in jobs]
+        # All of them, even after an error: a job that goes on would write into memory that its caller uses again.
+        wait(running)
+        for done in running:
+            done.result()
 
 
 def _shard(files: dict[str, Buffer], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -181,13 +166,7 @@ def _description(
     """Return the zarr.json of an array."""
     files: dict[str, Buffer] = {}
     describe(files, shape, dtype)
-    return files["zarr.json"].to_bytes()
-
-
-def _metadata(description: bytes) -> object:
-    """Return what a zarr.json says, as zarr understands it."""
-    files: dict[str, Buffer] = {"zarr.json": default_buffer_prototype().buffer.from_bytes(description)}
-    return zarr.open_array(MemoryStore(files), mode="r").metadata
+    return files[DESCRIPTION].to_bytes()
 
 
 def _index(row_count: int, row_bytes: int) -> bytes:

@@ -156,7 +156,11 @@ class Volume:
         self.record = record
         #: Label value to name, background left out.
         self.label_names = dict(label_names)
-        self._folder = workspace / record.pixels
+        self._workspace = workspace
+
+    @property
+    def _folder(self) -> Place:
+        return self._workspace / self.record.pixels
 
     def __repr__(self) -> str:
         label = "labelled" if self.record.label_digest else "no label"
@@ -264,13 +268,15 @@ class Volume:
     def _read(self, name: str, chosen: slice) -> NDArray[Any]:
         """Read planes of an array that is kept open: whoever reads one slice will read the next."""
         try:
-            return self._planes(_kept_open(self._folder / name))[chosen]
+            with self._folder.said():
+                return self._planes(_kept_open(self._folder / name))[chosen]
         except TORN_ARRAY as error:
             self._damaged(name, f"missing or torn ({error})")
 
     def _open(self, name: str) -> Planes:
         try:
-            return self._planes(open_array(self._folder / name))
+            with self._folder.said():
+                return self._planes(open_array(self._folder / name))
         except TORN_ARRAY as error:
             self._damaged(name, f"missing or torn ({error})")
 
@@ -421,7 +427,7 @@ def _write_arrays(workspace: Place, name: str, pixels: Pixels, planes: int) -> t
 
     def lies_there() -> bool:
         # An earlier generation with the same content may be in use: it is left alone if it is whole.
-        return file_digests(folder) == digests and folder.refresh()
+        return folder.refresh() and file_digests(folder) == digests
 
     folder.publish_folder(files, keep=lies_there)
     return relative, digests

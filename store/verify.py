@@ -7,7 +7,7 @@ description and index of a shard).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ from .slices import file_digests
 from .splits import Split
 from .workspace import Workspace
 
-Part = Literal["volume", "split", "embeddings", "journal record", "shard", "run"]
+Part = Literal["index", "volume", "split", "embeddings", "journal record", "shard", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +37,15 @@ class Checked:
 def verify(workspace: Workspace) -> Iterator[Checked]:
     """Read everything once and yield what was looked at, in the order volumes, splits, embeddings, runs.
 
-    Nothing is changed. The volumes index was verified when the workspace was opened.
+    Nothing is changed.
     """
+    for name, wrong in workspace.index.faults():
+        yield Checked(part="index", name=name, fault=wrong)
     intact: dict[str, bool] = {}  # by folder: the volumes of a pack share one
     for volume in workspace.volumes.values():
         folder = volume.record.pixels
         if folder not in intact:
-            intact[folder] = file_digests(workspace.path / folder) == dict(volume.record.files)
+            intact[folder] = _is_intact(workspace.path / folder, volume.record.files)
         fault = None
         if not intact[folder] and (volume.record.plane is None or not volume.intact()):
             fault = (
@@ -61,15 +63,22 @@ def verify(workspace: Workspace) -> Iterator[Checked]:
         yield from _check_embeddings(workspace, workspace.path / "embeddings" / name)
     splits = set()
     for name in (workspace.path / "runs").children():
-        fault = _fault_of_run(workspace.path / "runs" / name)
-        yield Checked(part="run", name=name, fault=fault)
-        splits |= set() if fault else {Run(workspace.path / "runs" / name).settings.split}
+        broken = _fault_of_run(workspace.path / "runs" / name)
+        yield Checked(part="run", name=name, fault=broken)
+        splits |= set() if broken else {Run(workspace.path / "runs" / name).settings.split}
     for name in sorted(splits):
         if not (workspace.path / "splits" / f"{name}.json").exists():
             fault = (
                 "runs were drawn from it and it is gone. Restore it from a copy: a split made anew may be another one."
             )
             yield Checked(part="split", name=f"{name}.json", fault=fault)
+
+
+def _is_intact(folder: Place, files: Mapping[str, str]) -> bool:
+    try:
+        return file_digests(folder) == dict(files)
+    except OSError:  # a bad sector; the others are to be looked at all the same
+        return False
 
 
 def damaged_shards(embeddings: Embeddings) -> Iterator[tuple[str, str]]:
@@ -120,6 +129,11 @@ def _fault_of_split(place: Place) -> str | None:
 
 def _fault_of_run(folder: Place) -> str | None:
     remedy = f"Remove {folder} and train the run again."
+    if not (folder / "run.json").exists():
+        return (
+            "run.json is missing: a kill while the run was put into an object store, or a deleted file. Train it "
+            "again: `samkit gc` takes the rest when it is old."
+        )
     try:
         run = Run(folder)
     except SamkitError as error:

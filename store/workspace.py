@@ -88,9 +88,15 @@ class Workspace:
         """
         place = place_of(path)
         cls.check_place(place)
-        (place / "workspace.json").publish_if_absent(
-            sealed_json({"format": FORMAT_VERSION, "made_by": f"samkit {version('samkit')}"})
-        )
+        description = sealed_json({"format": FORMAT_VERSION, "made_by": f"samkit {version('samkit')}"})
+        (place / "workspace.json").publish_if_absent(description)
+        if (place / "workspace.json").publish_if_absent(description):
+            message = (
+                f"{place}: this store writes over what is there although it was asked to write only if nothing is; two "
+                f"commands at once would lose each other's work. Give a store that can (S3 and what follows it), a "
+                f"newer version of the library that serves {place}, or a directory."
+            )
+            raise StoreError(message)
         made = cls(place)
         if label_names:
             made.set_label_names(label_names)
@@ -100,6 +106,8 @@ class Workspace:
     def check_place(path: str | Path | Place) -> None:
         """Refuse a place where no workspace can be made; see `create`."""
         place = place_of(path)
+        if (place / "volumes").children():
+            raise DamagedStore(_lost_description(place))
         if place.exists() or place.children():
             message = (
                 f"{place} exists and is not a samkit workspace; nothing was written into it. "
@@ -217,11 +225,8 @@ class Workspace:
         """Return all embeddings by recipe id, oldest first; ``pattern`` chooses folders below ``embeddings/``."""
         folder = self.path / "embeddings"
         kept = [folder / name for name in folder.children() if fnmatch.fnmatchcase(name, pattern)]
-        begun = {place: time for place in kept if (time := (place / "recipe.json").modified())}
-        opened = [
-            Embeddings.open(place, self.volumes) for place in sorted(begun, key=lambda one: (begun[one], one.name))
-        ]
-        return {embeddings.recipe.id: embeddings for embeddings in opened}
+        opened = [Embeddings.open(place, self.volumes) for place in kept if (place / "recipe.json").exists()]
+        return {one.recipe.id: one for one in sorted(opened, key=lambda one: (one.created, one.recipe.id))}
 
     def embeddings(self, name: str | None = None) -> Embeddings:
         """Open the embeddings of an encoder's newest recipe, or of one recipe by its id.
@@ -270,10 +275,21 @@ class Workspace:
         place = self.path / "splits" / f"{name}.json"
         return Split.read(place) if place.exists() else None
 
-    def keep_split(self, split: Split) -> None:
-        """Keep a split under its name."""
+    def keep_split(self, split: Split) -> Split:
+        """Keep a split under its name; return the one that stands.
+
+        A split is made once: where another command has made it meanwhile, that one stands, and the subjects of this
+        one that it does not know join its pool.
+        """
         check_identifier("split name", split.name)
-        (self.path / "splits" / f"{split.name}.json").publish(sealed_json(split.to_json()))
+        place = self.path / "splits" / f"{split.name}.json"
+        if place.publish_if_absent(sealed_json(split.to_json())):
+            return split
+        standing = Split.read(place)
+        joined = standing.joined_by({*split.pool, *split.test})
+        if joined != standing:
+            place.publish(sealed_json(joined.to_json()))
+        return joined
 
 
 def open_workspace(path: str | Path | Place = DEFAULT_WORKSPACE) -> Workspace:
@@ -307,10 +323,19 @@ def check_identifier(kind: str, text: str) -> str:
     return text
 
 
+def _lost_description(path: Place) -> str:
+    return (
+        f"{path / 'workspace.json'} is missing, and the rest of a workspace is there. It says nothing of this dataset: "
+        f"copy that of any other workspace here (samkit ingest ANY-FILE --workspace OTHER makes one)."
+    )
+
+
 def _check_description(path: Place) -> None:
     """Refuse a place that is no workspace, and one of a later format before anything else of it is looked at."""
     place = path / "workspace.json"
     if not place.exists():
+        if (path / "volumes").children():
+            raise DamagedStore(_lost_description(path))
         message = f"{path} is not a samkit workspace. Make one: samkit ingest FOLDER --workspace {path}"
         raise NotAWorkspace(message)
     description = read_json(place)

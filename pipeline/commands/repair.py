@@ -26,10 +26,10 @@ def retire_damaged(workspace: Workspace, recipe: Recipe) -> None:
     kept = workspace.recipes(recipe.folder_name).get(recipe.id)
     if kept is None:
         return
-    faults = dict(damaged_shards(kept))
-    for fault in faults.values():
-        console.warn(fault)
-    if faults:
-        with lease(workspace.path, "samkit embed --repair"):
+    with lease(workspace.path, "samkit embed --repair"):
+        faults = dict(damaged_shards(kept))
+        for fault in faults.values():
+            console.warn(fault)
+        if faults:
             kept.retire(list(faults))
     console.say(f"{counted(len(faults), 'damaged shard')} of {kept.folder.name} taken away")

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import samkit as package
-from samkit.pipeline.cluster import ShardFailure, _Queue
+from samkit.pipeline.cluster import ShardFailure, _Queue, map_shards
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
 from samkit.store.embeddings import ShardPlan
+from samkit.store.errors import DamagedStore, StoreError, UnusableVoxels, WeightsError
 from samkit.store.journal import ShardRecord
 from samkit.store.keys import RowKey
 
@@ -97,6 +98,7 @@ def record(writer: str) -> ShardRecord:
         recipe="r",
         keys=(),
         checksums=(),
+        descriptions={},
         row_shape=(1, 1, 1),
         dtype="float16",
         compute={},
@@ -105,3 +107,36 @@ def record(writer: str) -> ShardRecord:
         code_version="test",
         writer=writer,
     )
+
+
+class TestAFailure:
+    """Of a shard, which costs only the shard; or of what all shards need, which ends the run."""
+
+    @pytest.fixture
+    def computing(self, monkeypatch):
+        """Compute shards with a worker that fails, and say how many it was given."""
+        given = []
+
+        def compute(error: Exception) -> list[ShardRecord | ShardFailure]:
+            class Failing:
+                def __init__(self, *_: object) -> None: ...
+
+                def __call__(self, plan: ShardPlan) -> ShardRecord:
+                    given.append(plan)
+                    raise error
+
+            monkeypatch.setattr("samkit.pipeline.cluster.ShardWorker", Failing)
+            return list(map_shards(SimpleNamespace(writer="me"), shards(3), ["cpu"]))
+
+        compute.given = given
+        return compute
+
+    @pytest.mark.parametrize("error", [UnusableVoxels("not finite"), DamagedStore("torn")])
+    def test_of_its_own_slices_costs_only_the_shard(self, computing, error):
+        assert computing(error) == [ShardFailure(rows=1, reason=str(error))] * 3
+
+    @pytest.mark.parametrize("error", [StoreError("no connection"), WeightsError("other weights"), OSError(28, "full")])
+    def test_of_what_every_shard_needs_ends_the_run_at_once(self, computing, error):
+        with pytest.raises(type(error)):
+            computing(error)
+        assert len(computing.given) == 1

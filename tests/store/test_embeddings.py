@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from samkit.store.documents import sealed
 from samkit.store.embeddings import Embeddings, ShardPlan, cut_into_shards
 from samkit.store.errors import DamagedStore, MissingEmbeddings, StoreError, UsageError
-from samkit.store.journal import ShardRecord
+from samkit.store.journal import Journal, ShardRecord
 from samkit.store.keys import Recipe, RowKey
 from samkit.store.local import Disk, LocalPlace
 from samkit.store.places import Data, Place
@@ -494,8 +494,10 @@ def test_a_record_of_another_recipe_is_refused(workspace: Workspace, shard: Shar
 
 def test_the_recipe_is_written_before_the_first_row(embeddings: Embeddings, recipe: Recipe):
     kept = json.loads((embeddings.folder / "recipe.json").read_bytes())
+    assert 0 <= time.time() - kept["created"] < 60
     assert kept == sealed(
         {
+            "created": kept["created"],
             "id": recipe.id,
             "recipe": recipe.to_json(),
             "tolerance": recipe.tolerance,
@@ -765,7 +767,7 @@ def test_a_damaged_description_of_the_scales_is_a_fault_that_reading_does_not_mi
 ):
     record = keep(bytes_embeddings, KEYS[:2])
     (scales_file(bytes_embeddings, record).parent / "zarr.json").write_text("{")
-    assert "zarr.json is torn" in (bytes_embeddings.fault_of(record) or "")
+    assert "scales/zarr.json is missing or was changed" in (bytes_embeddings.fault_of(record) or "")
     np.testing.assert_array_equal(bytes_embeddings.read(KEYS[:2]), as_read(rows_of(KEYS[:2])))
 
 
@@ -794,3 +796,33 @@ def test_retiring_takes_the_scales_away_too(bytes_embeddings: Embeddings, keep: 
     bytes_embeddings.retire([record.shard])
     assert (bytes_embeddings.folder / "scales").children() == []
     assert (bytes_embeddings.folder / "features").children() == []
+
+
+def test_data_of_a_shard_that_was_made_again_while_its_record_went_stays(
+    embeddings: Embeddings, keep: Keep, rows_of: Rows, monkeypatch: pytest.MonkeyPatch
+):
+    """Another `embed` finds the shard missing and is faster than the removal of its data, which has the same name."""
+    record = keep(embeddings, KEYS[:2])
+    retire = Journal.retire
+
+    def retire_and_lose_the_race(self: Journal, shards: Iterable[str]) -> None:
+        retire(self, shards)
+        keep(reopened(embeddings), KEYS[:2])
+
+    monkeypatch.setattr(Journal, "retire", retire_and_lose_the_race)
+    embeddings.retire([record.shard])
+    np.testing.assert_array_equal(reopened(embeddings).read(KEYS[:2]), rows_of(KEYS[:2]))
+
+
+def test_data_that_was_taken_for_a_leftover_just_before_its_record_is_written_again(
+    embeddings: Embeddings, keep: Keep, rows_of: Rows, monkeypatch: pytest.MonkeyPatch
+):
+    commit = Journal.commit
+
+    def commit_after_the_data_went(self: Journal, record: ShardRecord) -> bool:
+        (embeddings.folder / "features" / record.data).remove()
+        return commit(self, record)
+
+    monkeypatch.setattr(Journal, "commit", commit_after_the_data_went)
+    keep(embeddings, KEYS[:2])
+    np.testing.assert_array_equal(reopened(embeddings).read(KEYS[:2]), rows_of(KEYS[:2]))

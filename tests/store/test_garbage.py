@@ -250,13 +250,22 @@ def test_old_data_that_a_record_names_stays(embedded: Embedded):
 @pytest.mark.parametrize("old", [True, False])
 def test_slices_of_a_removed_volume_go_when_they_are_old(workspace: Workspace, *, old: bool):
     gone, kept = (workspace.path / workspace.volumes[name].record.pixels for name in ("a", "b"))
+    workspace.remove_volumes(["a"])
     if old:
         make_old(workspace)
-    workspace.remove_volumes(["a"])
     assert summary(gc(workspace)).get("slices", 0) == int(old)
     assert bool(gone.files()) != old
     assert kept.files()
     assert faults(workspace) == []
+
+
+def test_old_slices_stay_for_a_day_after_their_volume_was_removed(workspace: Workspace):
+    """Whoever opened the workspace before may still read them."""
+    gone = workspace.path / workspace.volumes["a"].record.pixels
+    make_old(workspace)
+    workspace.remove_volumes(["a"])
+    assert "slices" not in summary(gc(workspace))
+    assert gone.files()
 
 
 def test_slices_that_another_ingest_committed_meanwhile_stay(
@@ -353,7 +362,12 @@ def test_a_pack_is_written_anew_without_the_volumes_that_were_removed(workspace:
     left = open_workspace(workspace.path).volumes["s0"]
     assert left.image.planes_in_file == 3
     assert left.record.pixels != before
+    # A reader that was opened before still uses the old pack; the next gc takes it when that is long ago.
+    assert (workspace.path / before).files() != {}
+    make_old(workspace)
+    gc(workspace)
     assert (workspace.path / before).files() == {}
+    check_packed(workspace, packed, "s1", "s3")
 
 
 def test_a_pack_of_which_nothing_was_removed_is_not_touched(workspace: Workspace, packed: dict[str, Pixels]):
@@ -535,3 +549,26 @@ def assert_rows_left(embedded: Embedded) -> None:
             assert opened.embeddings(recipe_id)[volume_id].tobytes() == embedded.rows[recipe_id, volume_id]
     assert opened.volumes["s2"].read_slice(0).shape == (1, 8, 5)
     assert faults(embedded.workspace) == []
+
+
+def test_shards_go_in_batches_while_what_stays_of_them_is_written(embedded: Embedded, monkeypatch: pytest.MonkeyPatch):
+    """A disk that is nearly full has room for a batch, not for all survivors before the first shard goes."""
+    monkeypatch.setattr("samkit.store.garbage._SHARDS_RETIRED_TOGETHER", 1)
+    monkeypatch.setattr("samkit.store.embeddings.ROWS_PER_SHARD", 1)
+    steps: list[str] = []
+    write, retire = Embeddings.write, Embeddings.retire
+
+    def writing(self: Embeddings, *args: object, **named: object) -> ShardRecord:
+        steps.append("write")
+        return write(self, *args, **named)
+
+    def retiring(self: Embeddings, shards: list[str]) -> None:
+        steps.extend(["retire"] * len(shards))
+        retire(self, shards)
+
+    monkeypatch.setattr(Embeddings, "write", writing)
+    monkeypatch.setattr(Embeddings, "retire", retiring)
+    embedded.workspace.remove_volumes(["a"])
+    gc(embedded.workspace)
+    assert "retire" in steps[: len(steps) - steps[::-1].index("write")], "nothing went before the last was written"
+    embedded.check("b", "c", "d")

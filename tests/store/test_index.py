@@ -308,8 +308,22 @@ def test_a_flip_in_any_byte_of_a_segment_that_is_read_is_refused(folder: LocalPl
             (folder / name).publish(good)
 
 
-def test_a_flip_in_any_byte_of_the_snapshot_is_refused(full: LocalPlace):
+def test_a_flip_in_any_byte_of_the_snapshot_is_told_and_the_segments_are_read_instead(full: LocalPlace):
     file = full / "00000002.snapshot.jsonl"
+    good, lines = file.read_bytes(), read(full).lines
+    for place in range(0, len(good), 3):
+        flip(file, place)
+        assert read(full).lines == lines
+        ((name, fault),) = VolumesIndex(full).faults()
+        assert name == file.name
+        assert "Remove it: the segments say the same." in fault
+        file.publish(good)
+    assert list(VolumesIndex(full).faults()) == []
+
+
+def test_a_flip_in_any_byte_of_the_snapshot_is_refused_where_its_segments_are_gone(full: LocalPlace):
+    file = full / "00000002.snapshot.jsonl"
+    (full / "00000001.jsonl").remove()
     good = file.read_bytes()
     for place in range(0, len(good), 3):
         flip(file, place)

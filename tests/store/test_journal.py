@@ -17,7 +17,7 @@ from samkit.store.documents import canonical_json, readable_json, sealed, sealed
 from samkit.store.errors import DamagedStore
 from samkit.store.journal import Journal, ShardRecord, drop_damaged, read_records
 from samkit.store.keys import RowKey, shard_id
-from samkit.store.local import LocalPlace
+from samkit.store.local import Disk, LocalPlace
 
 RECIPE_ID = "0123456789ab"
 
@@ -42,6 +42,7 @@ def record(*numbers: int, **others: Any) -> ShardRecord:
         "recipe": RECIPE_ID,
         "keys": keys(*numbers),
         "checksums": tuple(numbers),
+        "descriptions": {"features/zarr.json": "0" * 32},
         "row_shape": (2, 3, 4),
         "dtype": "float16",
         "compute": {"device": "cpu", "threads": 2},
@@ -150,7 +151,7 @@ def test_a_record_without_one_of_its_fields_is_damage(field: str):
     [("keys", ["no key"]), ("keys", ["a//full"]), ("row_shape", [2]), ("compute", 3), ("checksums", None)],
 )
 def test_a_record_with_a_field_of_another_form_is_damage(field: str, value: object):
-    with pytest.raises(DamagedStore, match=r"Run `samkit embed --repair`"):
+    with pytest.raises(DamagedStore, match=r"Run `samkit embed --recipe ID --repair`"):
         ShardRecord.from_json(sealed({**record(1).to_json(), field: value}))
 
 
@@ -311,12 +312,12 @@ def test_a_reader_that_has_read_the_segments_of_before_reads_on_after_they_were_
 def test_a_kill_between_the_segment_and_the_removal_of_its_records_is_harmless(
     folder: LocalPlace, monkeypatch: pytest.MonkeyPatch
 ):
-    def die(_: LocalPlace) -> None:
+    def die(*_: object) -> None:
         raise Killed
 
     journal = filled(folder, range(4))
     with monkeypatch.context() as patched:
-        patched.setattr(LocalPlace, "remove", die)
+        patched.setattr(LocalPlace, "remove_children", die)
         with pytest.raises(Killed):
             journal.compact()
     assert len(Journal.files_of(folder)) == 5
@@ -329,7 +330,7 @@ def test_a_kill_between_the_segment_and_the_removal_of_its_records_is_harmless(
 
 
 def test_a_kill_at_any_step_of_merging_loses_no_row(folder: LocalPlace, monkeypatch: pytest.MonkeyPatch):
-    real = LocalPlace.remove
+    real = Disk.unlink
     for left in range(10):
         for number in range(9):
             filled(folder, [number])
@@ -337,13 +338,14 @@ def test_a_kill_at_any_step_of_merging_loses_no_row(folder: LocalPlace, monkeypa
                 Journal(folder).compact()
         steps = iter(range(left))
 
-        def die_later(self: LocalPlace, steps: Iterable[int] = steps) -> None:
-            if next(iter(steps), None) is None:
+        def die_later(self: Disk, path: Path, steps: Iterable[int] = steps) -> None:
+            # What is hidden is a part of writing the segment.
+            if not path.name.startswith(".") and next(iter(steps), None) is None:
                 raise Killed
-            real(self)
+            real(self, path)
 
         with monkeypatch.context() as patched:
-            patched.setattr(LocalPlace, "remove", die_later)
+            patched.setattr(Disk, "unlink", die_later)
             try:
                 Journal(folder).compact()
             except Killed:
@@ -471,7 +473,7 @@ def test_a_segment_that_was_cut_off_is_damage(folder: LocalPlace):
     filled(folder, range(3)).compact()
     (name,) = segments(folder)
     (folder / name).publish(b"".join((folder / name).read_bytes().splitlines(keepends=True)[:2]))
-    with pytest.raises(DamagedStore, match=r"cut it off.*samkit embed --repair"):
+    with pytest.raises(DamagedStore, match=r"cut it off.*samkit embed --recipe ID --repair"):
         Journal(folder)
 
 
@@ -527,3 +529,45 @@ def test_dropping_a_damaged_record_leaves_the_others(folder: LocalPlace):
     (folder / f"{record(0).shard}.json").publish(b"{")
     drop_damaged(folder, f"{record(0).shard}.json")
     assert list(Journal(folder).records) == [record(1).shard]
+
+
+def test_a_reader_that_lists_while_a_compaction_moves_everything_misses_no_row(
+    folder: LocalPlace, monkeypatch: pytest.MonkeyPatch
+):
+    """The whole compaction happens between its listing of the one folder and that of the other, whichever is first."""
+    filled(folder, range(5))
+    real = LocalPlace.children
+    listed = 0
+
+    def children(self: LocalPlace) -> list[str]:
+        nonlocal listed
+        found = real(self)
+        listed += 1
+        if listed == 1:
+            with monkeypatch.context() as undisturbed:
+                undisturbed.setattr(LocalPlace, "children", real)
+                assert Journal(folder).compact() == 5
+        return found
+
+    monkeypatch.setattr(LocalPlace, "children", children)
+    assert len(Journal(folder)) == 5
+
+
+def test_a_listing_that_misses_a_segment_written_while_it_ran_is_taken_again(
+    folder: LocalPlace, monkeypatch: pytest.MonkeyPatch
+):
+    """What a directory answers while names come and go may hold neither the old one nor the new."""
+    filled(folder, range(5)).compact()
+    real = LocalPlace.children
+    listings: list[list[str]] = []
+
+    def children(self: LocalPlace) -> list[str]:
+        found = real(self)
+        if self.name == "compacted":
+            listings.append(found)
+            if len(listings) == 1:
+                return []
+        return found
+
+    monkeypatch.setattr(LocalPlace, "children", children)
+    assert len(Journal(folder)) == 5

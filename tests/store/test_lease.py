@@ -34,6 +34,7 @@ def held_by(place: LocalPlace, **changes: Any) -> None:
     """Leave the lease of a process, by default this one."""
     mine = {
         "host": socket.gethostname(),
+        "system": lease_module._system(),
         "process": os.getpid(),
         "process_started": psutil.Process().create_time(),
         "since": time.time(),
@@ -67,7 +68,7 @@ def test_a_second_holder_is_told_process_host_purpose_and_for_how_long(place: Lo
     with pytest.raises(WorkspaceBusy) as caught, lease(place, "samkit embed --repair"):
         pass
     message = str(caught.value)
-    assert f"`samkit gc`, process {os.getpid()} on {socket.gethostname()}, for 5 min" in message
+    assert f"`samkit gc` (process {os.getpid()} on {socket.gethostname()}) is cleaning up, for 5 min" in message
     assert "Nothing was changed" in message
     assert str(place / LEASE_FILE) in message
 
@@ -94,7 +95,7 @@ def test_another_process_holds_it_for_everybody(place: LocalPlace):
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == "held"
-        with pytest.raises(WorkspaceBusy, match=f"process {holder.pid}"), lease(place, "samkit gc"):
+        with pytest.raises(WorkspaceBusy, match=f"process {holder.pid} on"), lease(place, "samkit gc"):
             pass
     finally:
         holder.communicate("done\n", timeout=60)
@@ -159,16 +160,16 @@ def test_among_threads_one_at_a_time_holds_it(place: LocalPlace):
 
 def test_what_another_took_over_while_this_one_looked_is_left_alone(place: LocalPlace, monkeypatch: pytest.MonkeyPatch):
     held_by(place, process=a_process_that_has_ended())
-    look, others = lease_module._holder, []
+    look, others = lease_module._content, []
 
-    def look_and_be_late(at: Place) -> dict[str, Any] | None:
+    def look_and_be_late(at: Place) -> bytes | None:
         found = look(at)
         if not others:
             others.append(lease(place, "the faster one"))
             others[0].__enter__()
         return found
 
-    monkeypatch.setattr(lease_module, "_holder", look_and_be_late)
+    monkeypatch.setattr(lease_module, "_content", look_and_be_late)
     with pytest.raises(WorkspaceBusy, match="the faster one"), lease(place, "the late one"):
         pass
     assert (place / LEASE_FILE).exists()
@@ -196,3 +197,32 @@ def test_a_lease_that_was_written_although_the_answer_was_lost_is_held(
     with lease(place, "samkit gc"):
         assert (place / LEASE_FILE).exists()
     assert not (place / LEASE_FILE).exists()
+
+
+def test_a_lease_that_was_taken_while_this_one_found_none_is_left_alone(
+    place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+):
+    """It was released between the first try and the look, and somebody else was faster: that is the ordinary case."""
+    look, others = lease_module._content, []
+    first = lease(place, "the first one")
+    first.__enter__()
+
+    def look_late(at: Place) -> bytes | None:
+        if others or at.name != LEASE_FILE:
+            return look(at)
+        others.append(lease(place, "the faster one"))
+        first.__exit__(None, None, None)
+        found = look(at)
+        others[0].__enter__()
+        return found
+
+    monkeypatch.setattr(lease_module, "_content", look_late)
+    with pytest.raises(WorkspaceBusy, match="the faster one"), lease(place, "the late one"):
+        pass
+    assert b"the faster one" in (place / LEASE_FILE).read_bytes()
+
+
+def test_a_machine_of_the_same_name_is_another_machine(place: LocalPlace):
+    held_by(place, system="another start/4026531836", process=a_process_that_has_ended())
+    with pytest.raises(WorkspaceBusy), lease(place, "samkit gc"):
+        pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ from contracts.place import PlaceContract
 from samkit.store import remote
 from samkit.store.arrays import array_files, open_array
 from samkit.store.errors import StoreError, UsageError
+from samkit.store.local import LocalPlace
 from samkit.store.places import Place, place_of
 from samkit.store.remote import RemotePlace
+from samkit.store.workspace import Workspace
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_a_url_without_a_bucket_is_refused(url: str):
 
 
 def test_a_protocol_that_nobody_knows_is_refused():
-    with pytest.raises(UsageError, match=r"nosuch:// is not a kind of URL that fsspec knows .* Give a directory"):
+    with pytest.raises(UsageError, match=r"nosuch://bucket/folder: .* samkit uses s3://.* or a directory"):
         place_of("nosuch://bucket/folder")
 
 
@@ -114,3 +116,76 @@ def test_zarr_reads_an_array_from_there(place: Place):
     (place / "image").publish_folder(dict(array_files(values)))
     np.testing.assert_array_equal(np.asarray(open_array(place / "image")[:]), values)
     np.testing.assert_array_equal(zarr.open_array(f"{place}/image", mode="r")[:], values)
+
+
+# -- what other servers answer ---------------------------------------------------------------------
+
+
+def answering(code: str, times: int) -> Callable[..., None]:
+    """A PUT that a server refuses with a code, as s3fs passes it on, some times; then it is done."""
+    answers = [code] * times
+
+    def put(*_: object, **__: object) -> None:
+        if answers:
+            refusal = Exception(code)
+            refusal.response = {"Error": {"Code": answers.pop()}}  # type: ignore[attr-defined]
+            raise OSError(22, "refused") from refusal
+
+    return put
+
+
+@pytest.fixture
+def put(monkeypatch: pytest.MonkeyPatch, place: RemotePlace) -> Callable[[Callable[..., None]], None]:
+    def replace(by: Callable[..., None]) -> None:
+        monkeypatch.setattr(type(place._fs), "pipe_file", lambda self, *a, **k: by(*a, **k))
+        monkeypatch.setattr("samkit.store.remote._SECONDS_BETWEEN_TRIES", 0)
+
+    return replace
+
+
+@pytest.mark.parametrize("code", ["PreconditionFailed", "412"])
+def test_a_refused_condition_is_told_as_there_already_whatever_else_the_server_says(place, put, code: str):
+    put(answering(code, 1))
+    assert (place / "new.json").publish_if_absent(b"x") is False
+
+
+def test_two_conditional_puts_of_one_moment_are_tried_again(place, put):
+    put(answering("ConditionalRequestConflict", 3))
+    assert (place / "new.json").publish_if_absent(b"x") is True
+
+
+def test_a_conflict_that_does_not_end_is_told(place, put):
+    put(answering("ConditionalRequestConflict", 100))
+    with pytest.raises(StoreError, match="the object store answered"):
+        (place / "new.json").publish_if_absent(b"x")
+
+
+def test_any_other_refusal_is_told_at_once(place, put):
+    put(answering("AccessDenied", 1))
+    with pytest.raises(StoreError, match="the object store answered"):
+        (place / "new.json").publish_if_absent(b"x")
+
+
+def test_a_bucket_that_is_not_there_is_told(place, put):
+    def missing(*_: object, **__: object) -> None:
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    put(missing)
+    with pytest.raises(StoreError, match="the bucket does not exist"):
+        (place / "new.json").publish(b"x")
+
+
+def test_a_store_that_writes_over_what_is_there_is_refused_as_a_workspace(place, put):
+    put(lambda *_, **__: None)
+    with pytest.raises(StoreError, match="writes over what is there"):
+        Workspace.create(place / "workspace")
+
+
+def test_a_file_url_is_a_directory(tmp_path: Path):
+    assert place_of(f"file://{tmp_path}/w") == LocalPlace(tmp_path / "w")
+
+
+@pytest.mark.parametrize("url", ["sftp://host/folder", "http://host/folder", "zip://x/y"])
+def test_stores_that_can_be_torn_are_refused(url: str):
+    with pytest.raises(UsageError, match="writes an object whole and only if it is absent"):
+        place_of(url)

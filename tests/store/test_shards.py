@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,21 @@ def test_scales_of_another_length_are_torn(tmp_path: Path, change: int):
 def test_missing_scales_are_torn(tmp_path: Path):
     with pytest.raises(TornShard, match="is missing"):
         read_scales(LocalPlace(tmp_path / "nowhere"), 5, [(0, np.zeros(3, np.float32))])
+
+
+def test_an_error_is_raised_when_all_readers_have_stopped_and_not_before(monkeypatch: pytest.MonkeyPatch):
+    """One that goes on would write into memory that its caller has given to the next reading."""
+    monkeypatch.setattr("samkit.store.shards._READING_THREADS", 2)
+    filled: list[str] = []
+
+    def fail() -> None:
+        message = "torn"
+        raise TornShard(message)
+
+    def fill_slowly() -> None:
+        time.sleep(0.2)
+        filled.append("late")
+
+    with pytest.raises(TornShard, match="torn"):
+        read_all([fail, fill_slowly], nbytes=1 << 30)
+    assert filled == ["late"]
