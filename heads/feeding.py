@@ -5,6 +5,7 @@ Shapes: N slices, B of them in a batch, C channels, h w cells of the embedding, 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from ..store.slices import Volume
 from .base import LOGIT_CELLS_PER_FEATURE_CELL
 from .frame import Frame
 from .inference import class_values, to_class_index
+
+# zlib's fastest: a label map is mostly runs of one value, and every batch unpacks some.
+_COMPRESSION_LEVEL = 1
 
 
 def frame_of(volume: Volume, embeddings: Embeddings) -> Frame:
@@ -48,8 +52,9 @@ def check_embedded(embeddings: Embeddings, volumes: Sequence[Volume], *, what: s
 class LabelledSlices:
     """The slices of some labelled volumes: features by index, labels on the logit grid.
 
-    Both are read once and kept in memory where they fit, and streamed from the store where they do not: then
-    memory does not grow with the number of volumes.
+    Both are read once, verified, and kept in memory where they fit. Where they do not, features are streamed from the
+    store, verified in every batch, and labels are kept compressed: a few hundred bytes a slice on a grid of 64 cells, a
+    kB on SAM's of 256. So memory hardly grows with the number of volumes, and no label is read twice.
 
     Parameters
     ----------
@@ -58,33 +63,37 @@ class LabelledSlices:
     volumes
         Labelled and embedded.
     memory_bytes
-        What features and labels together may take in memory.
+        What features and labels together may take in memory; above it features are streamed.
 
     Raises
     ------
     MissingEmbeddings
         When a slice has no row.
+    DamagedStore
+        When a label is not the one that was ingested.
     """
 
     def __init__(self, embeddings: Embeddings, volumes: Sequence[Volume], memory_bytes: int) -> None:
         check_embedded(embeddings, volumes, what="drawn")
         self._embeddings = embeddings
-        self._places = [(volume, position) for volume in volumes for position in range(volume.record.shape[0])]
         self._keys: list[RowKey] = [key for volume in volumes for key in volume.row_keys()]
         first = embeddings.read(self._keys[:1])
         #: (C, h, w)
         self.feature_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
         self._grid = self.feature_shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
-        #: Whether every batch is read from the store.
+        #: Whether the features of every batch are read from the store.
         self.streamed = (first.nbytes + self._grid**2) * len(self._keys) > memory_bytes
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
-        labels = []
-        for volume in volumes:
-            label = self._on_grid(volume, _label_of(volume))
-            if not self.streamed:
-                labels.append(label)
-        if not self.streamed:
-            self._kept = torch.from_numpy(embeddings.read(self._keys)), torch.from_numpy(np.concatenate(labels))
+        #: A label map each, where features are streamed.
+        self._compressed: list[bytes] = []
+        if self.streamed:
+            for volume in volumes:
+                self._compressed += [
+                    zlib.compress(plane.tobytes(), _COMPRESSION_LEVEL) for plane in self._labels(volume)
+                ]
+        else:
+            labels = np.concatenate([self._labels(volume) for volume in volumes])
+            self._kept = torch.from_numpy(embeddings.read(self._keys)), torch.from_numpy(labels)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -99,12 +108,8 @@ class LabelledSlices:
         """Return the class indices of some slices on the logit grid, (B, G, G) uint8, `losses.IGNORED` outside."""
         if self._kept is not None:
             return self._kept[1][torch.as_tensor(indices)]
-        planes = []
-        for volume, position in (self._places[index] for index in indices):
-            label = volume.label  # verified whole when training began; here only the slice is decoded
-            if label is not None:
-                planes.append(self._on_grid(volume, np.asarray(label[position : position + 1])))
-        return torch.from_numpy(np.concatenate(planes))
+        planes = [np.frombuffer(zlib.decompress(self._compressed[index]), np.uint8) for index in indices]
+        return torch.from_numpy(np.stack(planes).reshape(-1, self._grid, self._grid))
 
     def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield shuffled batches for ever: every slice once before any comes again."""
@@ -115,8 +120,9 @@ class LabelledSlices:
                 chosen = order[first : first + batch_size].tolist()
                 yield self.features(chosen).to(device), self.labels(chosen).long().to(device)
 
-    def _on_grid(self, volume: Volume, label: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
-        index = to_class_index(label, class_values(volume.label_names))
+    def _labels(self, volume: Volume) -> NDArray[np.uint8]:
+        """Return the class indices of a volume's slices on the logit grid, (slices, G, G), read and verified."""
+        index = to_class_index(_label_of(volume), class_values(volume.label_names))
         return frame_of(volume, self._embeddings).label_to_grid(index, self._grid)
 
 

@@ -1,14 +1,16 @@
 """Splits and draws: which subjects train, which validate, which are scored. Pure functions.
 
 The order of subjects comes from a hash of their names and the seed, not from a shuffle: a
-subject that joins later is slotted in and moves no other, and draws are nested (the draw
-of one subject lies inside the draw of five).
+subject that joins later is slotted in and moves no other, one that is removed leaves the
+others in their order, and draws are nested (the draw of one subject lies inside the draw of
+five). A split keeps the names of removed subjects, because they may come back; what is drawn
+and what is scored are those of its subjects that are present.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ..store.errors import UsageError
@@ -19,6 +21,8 @@ from ..store.splits import Split
 TEST_SHARE = 0.3
 # From three labelled subjects on, one can be spared for early stopping.
 SUBJECTS_FOR_VALIDATION = 3
+# A message names so many subjects, and counts the rest.
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +67,8 @@ def make_split(subjects: Iterable[str], *, name: str = "default", seed: int = 0)
     return Split(name=name, seed=seed, pool=tuple(sorted(pool)), test=tuple(sorted(test)))
 
 
-def draw_subjects(split: Split, count: int, number: int) -> Draw:
-    """Draw ``count`` subjects of the pool.
+def draw_subjects(split: Split, count: int, number: int, present: Collection[str]) -> Draw:
+    """Draw ``count`` subjects of those of the pool that are present.
 
     Parameters
     ----------
@@ -74,21 +78,73 @@ def draw_subjects(split: Split, count: int, number: int) -> Draw:
         Labelled subjects, at least 1.
     number
         Which draw; different numbers are different orders of the pool.
+    present
+        The subjects that have a labelled volume in the workspace now.
 
     Raises
     ------
     UsageError
-        When the pool has fewer subjects than asked for.
+        When the pool has fewer subjects than asked for; those that were removed are named.
     """
-    if not 1 <= count <= len(split.pool):
+    pool = [subject for subject in split.pool if subject in present]
+    if not 1 <= count <= len(pool):
+        test = len(split.test) - len(removed_subjects(split.test, present))
+        asked = f" Ask for 1 to {len(pool)}." if pool else ""
+        if gone := removed_subjects(split.pool, present):
+            asked += (
+                f" Removed, or without a label now: {listed_subjects(gone)}; they can be drawn when they are ingested "
+                f"again (samkit ingest SOURCE)."
+            )
         message = (
-            f"--volumes {count}: the pool of split {split.name!r} has {len(split.pool)} labelled subjects "
-            f"({len(split.test)} more are kept for the score). Ask for 1 to {len(split.pool)}."
+            f"--volumes {count}: the pool of split {split.name!r} has {len(pool)} labelled subjects ({test} more are "
+            f"kept for the score).{asked}"
         )
         raise UsageError(message)
-    subjects = tuple(_ordered(split.pool, f"draw/{split.seed}/{number}")[:count])
+    subjects = tuple(_ordered(pool, f"draw/{split.seed}/{number}")[:count])
     # The last of the draw validates, so that the smaller draws inside it train on the same subjects.
     return Draw(number=number, subjects=subjects, validation=subjects[-1] if count >= SUBJECTS_FOR_VALIDATION else None)
+
+
+def scored_subjects(split: Split, present: Collection[str]) -> tuple[str, ...]:
+    """Return the test subjects that are present, in the order of the split.
+
+    Parameters
+    ----------
+    split
+        Whose test part is kept for the score.
+    present
+        The subjects that have a labelled volume in the workspace now.
+
+    Raises
+    ------
+    UsageError
+        When all of them were removed; they are named.
+    """
+    scored = tuple(subject for subject in split.test if subject in present)
+    if not scored:
+        message = (
+            f"every test subject of split {split.name!r} was removed, or has no label now "
+            f"({listed_subjects(split.test)}), so there is nothing to score on. Ingest them again: samkit ingest "
+            f"SOURCE. Only if they shall never come back, remove splits/{split.name}.json from the workspace: "
+            f"samkit train-head then parts the subjects anew, and later runs do not compare with earlier ones."
+        )
+        raise UsageError(message)
+    return scored
+
+
+def removed_subjects(subjects: Iterable[str], present: Collection[str]) -> list[str]:
+    """Return those of some subjects of a split that have no labelled volume in the workspace now."""
+    return sorted(set(subjects) - set(present))
+
+
+def listed_subjects(subjects: Collection[str]) -> str:
+    """Return the names of some subjects, cut where there are many.
+
+    >>> listed_subjects(["p0", "p3"])
+    'p0, p3'
+    """
+    shown = ", ".join(list(subjects)[:_NAMED])
+    return shown + (f" and {len(subjects) - _NAMED} more" if len(subjects) > _NAMED else "")
 
 
 def _ordered(subjects: Iterable[str], salt: str) -> list[str]:

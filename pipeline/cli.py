@@ -294,6 +294,12 @@ def verify_command(
     recompute: Annotated[
         int, typer.Option(help="Encode so many rows again, chosen at random, and tell the error of the stored ones.")
     ] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Encode the rows again that an earlier --recompute chose; by default others each time."
+        ),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="Whose rows, by its id; the newest recipe by default.")] = None,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
@@ -302,7 +308,9 @@ def verify_command(
     """Read everything once and say whether it is what was written; nothing is changed."""
     from .commands.verify import run_verify
 
-    return run_verify(workspace, as_json=as_json, recompute=recompute, recipe_id=recipe, weights=weights, device=device)
+    return run_verify(
+        workspace, as_json=as_json, recompute=recompute, seed=seed, recipe_id=recipe, weights=weights, device=device
+    )
 
 
 @app.command("remove")

@@ -313,14 +313,24 @@ def _take(
     )
     if change == "unchanged":
         return None, taken
-    predecessor = None
-    if there is not None:
-        predecessor = {
-            "ingest_recipe": there.record.ingest_recipe,
-            "slice_digests": there.record.slice_digests,
-            "label_digest": there.record.label_digest,
-        }
+    predecessor = None if there is None else _predecessor(record, there.record)
     return (replace(record, predecessor=predecessor), Pixels(image=image, label=label)), taken
+
+
+def _predecessor(new: VolumeRecord, old: VolumeRecord) -> Mapping[str, Any] | None:
+    """Return what is remembered of the generation before: of the slices that these ones took the place of.
+
+    Where only a label or a detail is new, the slices are still those that replaced the predecessor's.
+    """
+    same_slices = new.slice_digests == old.slice_digests
+    # Without a predecessor, a record of another source is taken for a clash when it is committed.
+    if same_slices and (old.predecessor is not None or new.identity == old.identity):
+        return old.predecessor
+    return {
+        "ingest_recipe": old.ingest_recipe,
+        "slice_digests": old.slice_digests,
+        "label_digest": old.label_digest,
+    }
 
 
 def _fitting_label(

@@ -344,7 +344,7 @@ def _overlays(workspace: Workspace, run: Run) -> list[_Picture]:
     for place in sorted(places):
         dice, volume_id = graded[place]
         title = f"{run.alias}: {places[place]} volume, {volume_id}, Dice {100 * dice:.1f} %"
-        data = _overlay(workspace.volumes[volume_id], np.asarray(predictions[volume_id]))
+        data = _overlay(workspace.volumes[volume_id], predictions[volume_id])
         pictures.append(_Picture(title=title, data=data))
     return pictures
 

@@ -29,7 +29,7 @@ from ..heads.fitting import FitOptions, Step, fit
 from ..heads.inference import segment
 from ..heads.losses import IGNORED
 from ..heads.metrics import judge
-from ..heads.sampling import Draw, draw_subjects, make_split
+from ..heads.sampling import Draw, draw_subjects, make_split, scored_subjects
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
@@ -66,7 +66,7 @@ class TrainOptions:
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:
     """Return a split, made when first needed; new labelled subjects join its pool. `train` keeps it."""
-    labelled = {volume.subject for volume in workspace.volumes.values() if volume.labelled}
+    labelled = labelled_subjects(workspace)
     kept = workspace.split(name)
     if kept is None and name != "default":
         message = f"no split {name!r} in {workspace.path}. Without --split the default one is made."
@@ -75,10 +75,15 @@ def split_of(workspace: Workspace, name: str = "default") -> Split:
 
 
 def settings_of(
-    workspace: Workspace, embeddings: Embeddings, head_config: dict[str, Any], draw: Draw, options: TrainOptions
+    workspace: Workspace,
+    embeddings: Embeddings,
+    options: TrainOptions,
+    *,
+    split: Split,
+    draw: Draw,
+    head_config: dict[str, Any],
 ) -> RunSettings:
     """Return everything that decides a run's result."""
-    split = split_of(workspace, options.split)
     return RunSettings(
         head=options.head,
         head_config=head_config,
@@ -86,16 +91,21 @@ def settings_of(
         recipe_id=embeddings.recipe.id,
         split=split.name,
         split_digest=split.digest,
-        subjects=options.subjects,
-        draw=options.draw,
+        subjects=len(draw.subjects),
+        draw=draw.number,
         drawn=draw.subjects,
         validation=draw.validation,
         drawn_volumes=_contents(labelled_volumes(workspace, draw.subjects)),
-        scored_volumes=_contents(labelled_volumes(workspace, split.test)),
+        scored_volumes=_contents(_test_volumes(workspace, split)),
         label_names=workspace.label_names,
         training=options.fit.to_json(),
         seed=options.seed,
     )
+
+
+def labelled_subjects(workspace: Workspace) -> set[str]:
+    """Return the subjects that have a labelled volume in the workspace now: those who may be drawn and scored."""
+    return {volume.subject for volume in workspace.volumes.values() if volume.labelled}
 
 
 def labelled_volumes(workspace: Workspace, subjects: Sequence[str]) -> list[Volume]:
@@ -134,17 +144,18 @@ def train(
     Raises
     ------
     UsageError
-        More subjects than there are, or no labels.
+        More subjects than there are, no labels, or no test subject left.
     MissingEmbeddings
         Slices that have not been embedded.
     """
     split = split_of(workspace, options.split)
-    draw = draw_subjects(split, options.subjects, options.draw)
+    draw, test = _parts(workspace, embeddings, split, options)
+    if split != workspace.split(split.name):
+        # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
+        split = workspace.keep_split(split)
+        draw, test = _parts(workspace, embeddings, split, options)
     memory_bytes = _free_memory_bytes() if options.memory_bytes is None else options.memory_bytes
     started = time.perf_counter()
-    test = labelled_volumes(workspace, split.test)
-    # Before the minutes of fitting, not after them.
-    check_embedded(embeddings, test, what="test")
     training = LabelledSlices(embeddings, labelled_volumes(workspace, draw.training), memory_bytes)
     head = head_class.build(
         HeadContext(
@@ -154,9 +165,7 @@ def train(
             seed=options.seed,
         )
     )
-    if split != workspace.split(split.name):
-        workspace.keep_split(split)
-    settings = settings_of(workspace, embeddings, head.config, draw, options)
+    settings = settings_of(workspace, embeddings, options, split=split, draw=draw, head_config=head.config)
     if settings.run_id in workspace.runs:
         return workspace.runs[settings.run_id]
     seconds = {"features": time.perf_counter() - started}
@@ -174,6 +183,8 @@ def train(
 
     started = time.perf_counter()
     scored = []
+    # All of the run waits in memory, because its folder appears whole. Predictions wait as they are kept, compressed
+    # label maps: a few kB a slice (zstd of planes of few values), small beside the features of one volume.
     files: dict[str, bytes] = {}
     for number, volume in enumerate(test):
         prediction = segment(head, embeddings[volume.id], frame_of(volume, embeddings), workspace.label_names)
@@ -185,6 +196,8 @@ def train(
     files["head.safetensors"] = weights
     files["steps.json"] = readable_json([step.to_json() for step in steps])
     record = {
+        # By this runs are ordered: times of files do not survive a copy.
+        "finished": round(time.time(), 3),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": len(steps),
         "trainable_parameters": head.parameter_count(),
@@ -217,6 +230,21 @@ def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
 
 
 # -- parts -----------------------------------------------------------------------------------------
+
+
+def _parts(
+    workspace: Workspace, embeddings: Embeddings, split: Split, options: TrainOptions
+) -> tuple[Draw, list[Volume]]:
+    """Return the draw and the volumes to be scored, all of them embedded: refused before the minutes of fitting."""
+    draw = draw_subjects(split, options.subjects, options.draw, labelled_subjects(workspace))
+    test = _test_volumes(workspace, split)
+    check_embedded(embeddings, test, what="test")
+    check_embedded(embeddings, labelled_volumes(workspace, draw.subjects), what="drawn")
+    return draw, test
+
+
+def _test_volumes(workspace: Workspace, split: Split) -> list[Volume]:
+    return labelled_volumes(workspace, scored_subjects(split, labelled_subjects(workspace)))
 
 
 def _contents(volumes: Sequence[Volume]) -> dict[str, str]:

@@ -86,8 +86,8 @@ def say_changes(workspace: Workspace, plan: EmbeddingPlan) -> None:
     for volume in workspace.volumes.values():
         before = volume.record.predecessor
         new = missing & set(volume.row_keys())
-        if before is None or not new:
-            continue
+        if before is None or not new or tuple(before["slice_digests"]) == volume.slice_digests:
+            continue  # never embedded, or other pixels are not the reason
         told = "; ".join(recipe_differences(before["ingest_recipe"], volume.ingest_recipe))
         volumes[told or "other pixels at the source"] += 1
         slices[told or "other pixels at the source"] += len(new)

@@ -76,11 +76,14 @@ def run_embed(
     if repair:
         drop_unreadable_records(workspace)
     find_encoder(encoder_name)
-    if recipe_id is None and (weights, size, precision, pixel_normalisation) == (None,) * 4:
+    goes_on = recipe_id is None and (weights, size, precision, pixel_normalisation) == (None,) * 4
+    if goes_on:
         recipe_id = _current_recipe(workspace, encoder_name)
     if recipe_id is not None:
         kept = workspace.embeddings(recipe_id)
         recipe = replace(kept.recipe, storage_precision=storage_precision or kept.recipe.storage_precision)
+        if goes_on and storage_precision is None:
+            _say_goes_on(recipe)
         if repair:
             retire_damaged(workspace, recipe)
         if not dry_run and _derive(workspace, recipe):
@@ -119,6 +122,12 @@ def run_embed(
         console.say(f"next: mend what is named above, then samkit embed --recipe {embeddings.recipe.id}{flag}")
         return SOME_FAILED
     return _say_next(workspace_path)
+
+
+def _say_goes_on(recipe: Recipe) -> None:
+    """Say what a command that names no recipe goes on with: the newest one, however its rows are kept."""
+    others = " or ".join(f"--store {other}" for other in STORAGE_PRECISIONS if other != recipe.storage_precision)
+    console.say(f"goes on with recipe {recipe.id}, rows in {recipe.storage_precision} (others: {others})")
 
 
 def _say_next(workspace_path: str) -> int:
@@ -222,7 +231,7 @@ def describe_encoder(encoder: Encoder) -> str:
     )
     return (
         f"{recipe.encoder} ({origin}), {recipe.input_px} px, {recipe.compute_precision}, "
-        f"{channels}x{height}x{width} a slice, recipe {recipe.id}"
+        f"{channels}x{height}x{width} a slice in {recipe.storage_precision}, recipe {recipe.id}"
     )
 
 

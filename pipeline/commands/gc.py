@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ...store.errors import UsageError
 from ...store.garbage import collect
 from ...store.lease import lease
+from ...store.runs import touched_by
 from ...store.workspace import open_workspace
 from .. import console
 from ..console import counted
@@ -15,6 +16,8 @@ from ..exit_codes import DONE
 from .hints import workspace_flag
 
 _SECONDS_PER_HOUR = 3600.0
+# A message names so many runs, and counts the rest.
+_NAMED = 5
 
 
 def run_gc(workspace_path: str, *, older_than_hours: float, dry_run: bool) -> int:
@@ -46,8 +49,16 @@ def run_remove(workspace_path: str, volume_ids: Sequence[str]) -> int:
         near = ", ".join(list(workspace.volumes)[:5])
         message = f"no volume {', '.join(unknown)} in {workspace_path}, which has {near}, ...; nothing was removed."
         raise UsageError(message)
+    touched = touched_by(workspace.runs, volume_ids)
     workspace.remove_volumes(volume_ids)
     flag = workspace_flag(workspace_path)
     console.say(f"{counted(len(set(volume_ids)), 'volume')} removed, {len(workspace.volumes)} left")
+    if touched:
+        shown = ", ".join(run.id for run in touched[:_NAMED])
+        more = f" and {len(touched) - _NAMED} more" if len(touched) > _NAMED else ""
+        console.warn(
+            f"{counted(len(touched), 'run')} trained or scored on them: {shown}{more}. They are stale now, and keep "
+            f"their predictions of these volumes until their folders below runs/ are removed"
+        )
     console.say(f"next: samkit gc{flag} frees what only they held (add --older-than 0 if nothing else is running)")
     return DONE

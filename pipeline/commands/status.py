@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...store.keys import RowKey
 from ...store.runs import stale_because
 from ...store.workspace import Workspace, open_workspace
 from .. import console
@@ -30,10 +31,11 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
             f"geometry unknown for {dataset['geometry_unknown']} volumes: distances are in voxels, masks have no affine"
         )
     if status["embeddings"]:
-        columns = ["embeddings", "rows", "missing", "orphaned", "size", "made by"]
+        columns = ["embeddings", "kept as", "rows", "missing", "orphaned", "size", "made by"]
         rows = [
             [
                 entry["name"] + ("" if entry["trained"] else " (untrained)"),
+                entry["recipe"]["storage_precision"],
                 str(entry["rows"]),
                 str(entry["missing"]),
                 str(entry["orphaned"]),
@@ -42,7 +44,7 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
             ]
             for entry in status["embeddings"]
         ]
-        console.table("Embeddings", columns, rows)
+        console.table("Embeddings", columns, rows, numbers_from=2)
     if status["runs"]:
         rows = [[entry["id"], entry["alias"], entry["recipe"], entry["stale"] or ""] for entry in status["runs"]]
         console.table("Runs", ["run", "alias", "embeddings", "stale"], rows, numbers_from=None)
@@ -52,8 +54,16 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
 
 def status_of(workspace: Workspace) -> dict[str, Any]:
     """Return the state of a workspace as plain values."""
-    volumes = list(workspace.volumes.values())
-    wanted = {key for volume in volumes for key in volume.row_keys()}
+    wanted: set[RowKey] = set()
+    subjects: set[str] = set()
+    labelled = slices = geometry_unknown = 0
+    # Once over the volumes, holding none of them: there may be a hundred thousand.
+    for volume in workspace.volumes.values():
+        wanted.update(volume.row_keys())
+        subjects.add(volume.subject)
+        labelled += volume.labelled
+        slices += len(volume.slice_digests)
+        geometry_unknown += volume.affine is None
     embeddings = []
     for kept in workspace.recipes().values():
         there = set(kept.journal)
@@ -81,7 +91,7 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
         for run in workspace.runs.values()
     ]
     flag = workspace_flag(workspace.path)
-    if not volumes:
+    if not workspace.volumes:
         following = f"samkit ingest FOLDER{flag}"
     elif not embeddings:
         following = f"samkit embed{flag}"
@@ -94,11 +104,11 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
     return {
         "workspace": str(workspace.path),
         "dataset": {
-            "volumes": len(volumes),
-            "subjects": len({volume.subject for volume in volumes}),
-            "labelled": sum(volume.labelled for volume in volumes),
-            "slices": sum(len(volume.slice_digests) for volume in volumes),
-            "geometry_unknown": sum(volume.affine is None for volume in volumes),
+            "volumes": len(workspace.volumes),
+            "subjects": len(subjects),
+            "labelled": labelled,
+            "slices": slices,
+            "geometry_unknown": geometry_unknown,
             "labels": ", ".join(f"{value}={name}" for value, name in workspace.label_names.items()),
         },
         "embeddings": embeddings,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ...heads.base import find_head
 from ...heads.fitting import FitOptions
-from ...heads.sampling import draw_subjects
+from ...heads.sampling import draw_subjects, listed_subjects, removed_subjects, scored_subjects
 from ...stages.encoders.devices import find_device
 from ...stages.report import tabulate
-from ...stages.train import TrainOptions, labelled_volumes, split_of, train
+from ...stages.train import TrainOptions, labelled_subjects, labelled_volumes, split_of, train
 from ...store.errors import UsageError
 from ...store.workspace import open_workspace
 from .. import console
@@ -41,15 +41,24 @@ def run_train(
     workspace = open_workspace(workspace_path)
     embeddings = workspace.embeddings(encoder)
     parted = split_of(workspace, split)
-    first = draw_subjects(parted, subjects, 0)
+    present = labelled_subjects(workspace)
+    first = draw_subjects(parted, subjects, 0, present)
+    scored = scored_subjects(parted, present)
     volumes = len(labelled_volumes(workspace, first.subjects))
     untrained = "" if embeddings.trained else " (untrained)"
+    if gone := removed_subjects([*parted.pool, *parted.test], present):
+        console.warn(
+            f"removed, or without a label now, and so neither drawn nor scored: {listed_subjects(gone)}. Runs from "
+            f"before that compare with those from now on only where they did not use them: samkit status tells"
+        )
     console.say(
-        f"{head} on {embeddings.recipe.encoder}{untrained} {embeddings.recipe.id}: {subjects} of {len(parted.pool)} "
-        f"subjects ({counted(volumes, 'labelled volume')} in the first draw), "
-        f"scored on {counted(len(parted.test), 'test subject')}"
+        f"{head} on {embeddings.recipe.encoder}{untrained} {embeddings.recipe.id}, rows in "
+        f"{embeddings.recipe.storage_precision}: {subjects} of {len({*parted.pool} & present)} subjects "
+        f"({counted(volumes, 'labelled volume')} in the first draw), "
+        f"scored on {counted(len(scored), 'test subject')}"
     )
     runs = []
+    before = set(workspace.runs)
     for draw in range(draws):
         options = TrainOptions(
             head=head,
@@ -61,7 +70,6 @@ def run_train(
             device=device,
             memory_bytes=memory_bytes,
         )
-        before = set(workspace.runs)
         with console.progress_bar("fitting", fit.steps, "steps") as bar:
             run = train(workspace, embeddings, head_class, options, progress=bar.reach)
         runs.append(run)

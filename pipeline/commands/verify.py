@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from ...store.errors import UsageError
+from ...store.embeddings import Embeddings
+from ...store.errors import MissingEmbeddings, UsageError
 from ...store.verify import Checked, verify
 from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..console import counted
 from ..exit_codes import DONE, FAILED
+from .hints import workspace_flag
+
+if TYPE_CHECKING:
+    from ...stages.verify import Recomputed
+
+# Few digits, because somebody may type them.
+_SEEDS = 1_000_000
 
 
 def run_verify(
@@ -19,13 +30,20 @@ def run_verify(
     *,
     as_json: bool,
     recompute: int = 0,
+    seed: int | None = None,
     recipe_id: str | None = None,
     weights: str | None = None,
     device: str = "cpu",
 ) -> int:
-    """Look at every checksum and digest, and encode ``recompute`` rows again; list what is wrong with its remedy."""
+    """Look at every checksum and digest, and encode ``recompute`` rows again; list what is wrong with its remedy.
+
+    ``seed`` chooses the rows; None for another choice each time.
+    """
     if recompute < 0:
         message = f"--recompute {recompute}: give how many rows to encode again, 1 or more."
+        raise UsageError(message)
+    if seed is not None and not recompute:
+        message = f"--seed {seed} chooses the rows that --recompute encodes again. Add how many: --recompute 20"
         raise UsageError(message)
     workspace = open_workspace(workspace_path)
     looked, damaged = _look(workspace)
@@ -40,8 +58,16 @@ def run_verify(
     if recompute and damaged:
         console.warn("nothing was encoded again: first mend what is damaged")
     elif recompute:
-        told["recomputed"], fine = _recompute(workspace, recompute, recipe_id, weights, device, quiet=as_json)
-        failed = not fine
+        embeddings = _with_rows(workspace, recipe_id)
+        # Another choice each time, so that a check of every night comes to see all rows.
+        seed = secrets.randbelow(_SEEDS) if seed is None else seed
+        done = _recompute(workspace, embeddings, recompute, seed, weights=weights, device=device)
+        told["seed"] = seed
+        told["recomputed"] = [{"volume": row.volume_id, "key": str(row.key), "error": row.error} for row in done]
+        failed = any(not row.within for row in done)
+        if not as_json:
+            again = f"samkit verify --recompute {recompute} --seed {seed} --recipe {embeddings.recipe.id}"
+            _say_recomputed(embeddings, done, device, again + workspace_flag(workspace_path))
     if as_json:
         console.say(json.dumps(told, indent=1))
     return FAILED if failed else DONE
@@ -59,31 +85,61 @@ def _look(workspace: Workspace) -> tuple[Counter[str], list[Checked]]:
     return looked, damaged
 
 
+def _with_rows(workspace: Workspace, recipe_id: str | None) -> Embeddings:
+    """Return the embeddings whose rows are encoded again.
+
+    Raises
+    ------
+    MissingEmbeddings
+        When no slice of the workspace has a row there: a check of nothing would always succeed.
+    """
+    embeddings = workspace.embeddings(recipe_id)
+    if not any(key in embeddings.journal for volume in workspace.volumes.values() for key in volume.row_keys()):
+        others = [kept.folder.name for kept in workspace.recipes().values() if kept.recipe != embeddings.recipe]
+        message = (
+            f"{embeddings.folder} has no row of a slice of this workspace, so there is nothing to encode again. Run "
+            f"`samkit embed --recipe {embeddings.recipe.id}`, or name another recipe with --recipe ID "
+            f"(there are: {', '.join(others) or 'no others'})."
+        )
+        raise MissingEmbeddings(message)
+    return embeddings
+
+
 def _recompute(
-    workspace: Workspace, count: int, recipe_id: str | None, weights: str | None, device: str, *, quiet: bool
-) -> tuple[list[dict[str, object]], bool]:
-    """Encode rows of a recipe again and say how far the stored ones are from that."""
+    workspace: Workspace, embeddings: Embeddings, count: int, seed: int, *, weights: str | None, device: str
+) -> list[Recomputed]:
+    """Encode rows of a recipe again."""
     from ...stages.embed import load_recipe
     from ...stages.verify import recompute
     from .weights import weights_of
 
-    embeddings = workspace.embeddings(recipe_id)
     encoder = load_recipe(embeddings.recipe, weights_of(embeddings.recipe, weights, trained=embeddings.trained), device)
     done = []
     with console.progress_bar("encoding again", min(count, len(embeddings.journal)), "rows") as bar:
-        for row in recompute(workspace, embeddings, encoder, count):
+        for row in recompute(workspace, embeddings, encoder, count, seed):
             done.append(row)
             bar.advance()
+    return done
+
+
+def _say_recomputed(embeddings: Embeddings, done: Sequence[Recomputed], device: str, again: str) -> None:
+    """Say how far the stored rows are from those that were encoded again."""
+    recipe = embeddings.recipe
+    console.say(
+        f"{counted(len(done), 'row')} of {embeddings.folder.name} encoded again on {device}: relative L2 error at "
+        f"most {max(row.error for row in done):.1e} (the recipe allows {recipe.tolerance:g})"
+    )
+    console.say(f"the same rows once more: {again}")
     far = [row for row in done if not row.within]
-    if not quiet:
-        worst = max((row.error for row in done), default=0.0)
+    for row in far:
+        console.complain(f"a slice of {row.volume_id} ({row.key}): relative L2 error {row.error:.1e}")
+    if far:
+        made_on = (embeddings.compute or {}).get("device", "an unknown device")
         console.say(
-            f"{counted(len(done), 'row')} of {embeddings.folder.name} encoded again on {device}: relative L2 error at "
-            f"most {worst:.1e} (the recipe allows {embeddings.recipe.tolerance:g})"
+            f"these rows are what was written, so samkit embed --recipe {recipe.id} --repair leaves them as they are. "
+            f"First compare what made them: they were computed on {made_on}, and again on {device} (--device), with "
+            f"the weights {recipe.weights_sha256[:8]} (--weights); does another device agree with the stored rows or "
+            f"with the new ones? If the stored ones are wrong, the last resort is to remove the folder "
+            f"{embeddings.folder}, to embed again with the same flags, and to remove the runs that were trained on "
+            f"them and train them again."
         )
-        for row in far:
-            console.complain(f"a slice of {row.volume_id} ({row.key}): relative L2 error {row.error:.1e}")
-        if far:
-            console.say(f"compute them again: remove {embeddings.folder} and run samkit embed")
-    told = [{"volume": row.volume_id, "key": str(row.key), "error": row.error} for row in done]
-    return [dict(one) for one in told], not far

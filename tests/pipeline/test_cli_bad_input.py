@@ -478,8 +478,9 @@ def test_a_url_that_nobody_serves_is_wrong_usage_and_makes_no_folder(samkit, tmp
     monkeypatch.chdir(tmp_path)
     ended = samkit(*command, "--workspace", "nosuch://bucket/folder")
     assert ended.code == 2
-    assert "nosuch:// is not a kind of URL that fsspec knows" in ended.said
-    assert "Give a directory, or an s3:// URL" in ended.said
+    assert "nosuch://bucket/folder: a workspace needs a store that writes an object whole" in ended.said
+    assert "s3://" in ended.said
+    assert "or a directory" in ended.said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -171,6 +171,26 @@ def test_training_before_the_new_volumes_are_embedded_says_what_to_type(samkit, 
     assert "samkit embed" in ended.said
 
 
+def test_training_after_a_removal_counts_those_who_are_left_and_names_the_others(samkit, job):
+    split = package.open_workspace(job.workspace).split()
+    samkit("remove", split.pool[0], *job.flag)
+    ended = samkit(*TRAIN, *job.flag)
+    assert ended.code == 0
+    assert f"1 of {len(split.pool) - 1} subjects (1 labelled volume in the first draw)" in ended.said
+    assert f"neither drawn nor scored: {split.pool[0]}" in ended.err
+
+
+def test_training_without_a_test_subject_left_is_refused_with_their_names(samkit, job):
+    split = package.open_workspace(job.workspace).split()
+    samkit("remove", *split.test, *job.flag)
+    ended = samkit(*TRAIN, *job.flag)
+    assert ended.code == 2
+    assert f"every test subject of split 'default' was removed, or has no label now ({', '.join(split.test)})" in (
+        ended.said
+    )
+    assert "samkit ingest SOURCE" in ended.said
+
+
 # -- status and report -----------------------------------------------------------------------------
 
 

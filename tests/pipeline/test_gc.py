@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import samkit as package
+from samkit.store.embeddings import Embeddings
 from samkit.store.lease import lease
 from samkit.store.local import LocalPlace
 
@@ -67,6 +68,18 @@ def test_removing_a_volume_that_is_not_there_removes_nothing(samkit, ingested):
     assert len(package.open_workspace(ingested.workspace).volumes) == 2
 
 
+def test_removing_a_volume_names_the_runs_that_become_stale(samkit, job):
+    (run,) = package.open_workspace(job.workspace).runs.values()
+    (volume, *_) = run.settings.drawn_volumes
+    ended = samkit("remove", volume, *job.flag)
+    assert ended.code == 0
+    assert f"1 run trained or scored on them: {run.id}" in ended.said
+
+
+def test_removing_a_volume_that_no_run_used_names_none(samkit, ingested):
+    assert "stale" not in samkit("remove", "a", *ingested.flag).said
+
+
 def test_gc_refuses_a_negative_age(samkit, ingested):
     ended = samkit("gc", "--older-than", "-1", *ingested.flag)
     assert ended.code == 2
@@ -77,7 +90,8 @@ def test_gc_names_the_process_that_keeps_house_already(samkit, ingested):
     with lease(LocalPlace(ingested.workspace), "samkit gc"):
         ended = samkit("gc", *ingested.flag)
     assert ended.code == 1
-    assert "is being kept by `samkit gc`, process" in ended.said
+    assert "`samkit gc` (process" in ended.said
+    assert "is cleaning up" in ended.said
     assert "housekeeping.json" in ended.said
 
 
@@ -129,3 +143,21 @@ def test_they_refuse_a_place_without_a_workspace(samkit, tmp_path, command):
     ended = samkit(*command, "--workspace", tmp_path / "nothing")
     assert ended.code == 1
     assert "is not a samkit workspace" in ended.said
+
+
+def test_a_long_embedding_gathers_its_records_on_the_way(samkit, ingested, monkeypatch):
+    """So that one that is killed leaves few files to be read, however far it came."""
+    monkeypatch.setattr("samkit.store.embeddings.ROWS_PER_SHARD", 1)
+    monkeypatch.setattr("samkit.store.embeddings._RECORDS_WORTH_COMPACTING", 2)
+    monkeypatch.setattr("samkit.pipeline.commands.embed._SHARDS_BETWEEN_COMPACTIONS", 3)
+    alone: list[int] = []
+    compact = Embeddings.compact
+
+    def look_after(self: Embeddings) -> None:
+        compact(self)
+        alone.append(len(list((ingested.workspace / "embeddings" / self.folder.name / "journal").glob("*.json"))))
+
+    monkeypatch.setattr(Embeddings, "compact", look_after)
+    assert samkit(*EMBED, *ingested.flag).code == 0
+    assert alone == [0, 0, 0]
+    assert len(package.open_workspace(ingested.workspace).embeddings("nano").journal) == 8

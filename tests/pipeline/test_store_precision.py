@@ -97,6 +97,42 @@ def test_an_unknown_precision_is_refused_with_the_known_ones(samkit, ingested):
     assert "float16, float32, int8" in ended.said
 
 
+# -- which precision it is, said -------------------------------------------------------------------
+
+
+def test_embed_says_what_rows_are_kept_as(samkit, ingested):
+    said = samkit("embed", *SMALL, "--store", "int8", *ingested.flag).said
+    assert "256x4x4 a slice in int8, recipe" in said
+
+
+def test_embed_without_store_says_that_it_goes_on_in_int8_and_what_else_there_is(samkit, ingested, recipe_of):
+    samkit("embed", *SMALL, "--store", "int8", *ingested.flag)
+    said = samkit("embed", *ingested.flag).said
+    recipe_id = recipe_of("int8").recipe.id
+    assert f"goes on with recipe {recipe_id}, rows in int8 (others: --store float16 or --store float32)" in said
+
+
+def test_nothing_goes_on_where_a_recipe_is_described(samkit, ingested):
+    assert "goes on with" not in samkit("embed", *SMALL, *ingested.flag).said
+    assert "goes on with" not in samkit("embed", *SMALL, *ingested.flag).said
+    assert "goes on with" not in samkit("embed", "--store", "int8", *ingested.flag).said
+
+
+def test_training_says_what_rows_it_reads(samkit, ingested, recipe_of):
+    samkit("embed", *SMALL, "--store", "int8", *ingested.flag)
+    said = samkit("train-head", "linear", "--volumes", "1", "--steps", "2", *ingested.flag).said
+    assert f"{recipe_of('int8').recipe.id}, rows in int8: 1 of 1 subjects" in said
+
+
+def test_status_tells_recipes_of_one_encoder_apart_by_what_rows_are_kept_as(samkit, ingested, recipe_of):
+    for precision in ("float32", "int8"):
+        samkit("embed", *SMALL, "--store", precision, *ingested.flag)
+    lines = samkit("status", *ingested.flag).out.splitlines()
+    for precision in ("float32", "int8"):
+        (line,) = (line for line in lines if recipe_of(precision).folder.name in line)
+        assert line.split()[2:5] == [precision, "8", "0"]  # after the name and (untrained)
+
+
 # -- verify --recompute ----------------------------------------------------------------------------
 
 
@@ -128,6 +164,52 @@ def test_rows_that_are_not_what_the_encoder_answers_are_told(samkit, ingested, m
     ended = samkit("verify", "--recompute", "3", *ingested.flag)
     assert ended.code == 1
     assert "relative L2 error 1.0e-02" in ended.said
+    (kept,) = package.open_workspace(ingested.workspace).recipes().values()
+    said = ended.said.partition("these rows are what was written")[2]
+    assert f"samkit embed --recipe {kept.recipe.id} --repair leaves them as they are" in said
+    assert said.index("computed on cpu") < said.index("the last resort is to remove the folder")
+
+
+def rows_of_check(ended) -> set[str]:
+    return {row["key"] for row in json.loads(ended.out)["recomputed"]}
+
+
+def test_each_check_looks_at_other_rows(samkit, ingested):
+    samkit("embed", *SMALL, *ingested.flag)
+    check = ("verify", "--recompute", "1", "--json", *ingested.flag)
+    # Were it always one of 8 rows, as it was; that 16 choices agree by chance happens once in 8 ** 15.
+    assert len(set.union(*(rows_of_check(samkit(*check)) for _ in range(16)))) > 1
+
+
+def test_the_same_seed_looks_at_the_same_rows(samkit, ingested):
+    samkit("embed", *SMALL, *ingested.flag)
+    check = ("verify", "--recompute", "3", "--json", *ingested.flag)
+    first = samkit(*check)
+    again = samkit(*check, "--seed", json.loads(first.out)["seed"])
+    assert rows_of_check(again) == rows_of_check(first)
+
+
+def test_a_check_says_how_to_look_at_the_same_rows_again(samkit, ingested, recipe_of):
+    samkit("embed", *SMALL, *ingested.flag)
+    said = samkit("verify", "--recompute", "3", "--seed", "41", *ingested.flag).said
+    recipe_id = recipe_of("float16").recipe.id
+    assert f"samkit verify --recompute 3 --seed 41 --recipe {recipe_id} --workspace {ingested.workspace}" in said
+
+
+def test_a_recipe_without_a_row_is_refused_with_the_command_that_makes_them(samkit, ingested, recipe_of):
+    samkit("embed", *SMALL, *ingested.flag)
+    embeddings = recipe_of("float16")
+    embeddings.retire(list(embeddings.journal.records))
+    ended = samkit("verify", "--recompute", "3", *ingested.flag)
+    assert ended.code == 1
+    assert f"samkit embed --recipe {embeddings.recipe.id}" in ended.said
+    assert "encoded again" not in ended.said
+
+
+def test_a_seed_without_rows_to_encode_is_wrong_usage(samkit, ingested):
+    ended = samkit("verify", "--seed", "3", *ingested.flag)
+    assert ended.code == 2
+    assert "--recompute 20" in ended.said
 
 
 def test_a_negative_number_of_rows_is_refused(samkit, ingested):

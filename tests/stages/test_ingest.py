@@ -73,6 +73,52 @@ def test_a_changed_label_is_reported_apart_and_changes_no_pixels(samkit, data):
     assert record("a").label_digest != old.label_digest
 
 
+def test_a_changed_label_leaves_what_is_known_of_the_slices_before(samkit, data):
+    samkit("ingest", data)
+    samkit("ingest", data, "--window", "300/150")
+    before = record("a").predecessor
+    change_voxel(data / "labels/a.nii.gz", 0)
+    assert "a new label" in samkit("ingest", data, "--window", "300/150").said
+    assert record("a").predecessor == before
+    assert before["ingest_recipe"]["intensity"]["rule"] == "percentiles"
+
+
+def test_slices_that_were_repaired_leave_what_is_known_of_those_before(samkit, data):
+    samkit("ingest", data)
+    samkit("ingest", data, "--window", "300/150")
+    before = record("a").predecessor
+    (Path("samkit-workspace") / record("a").pixels / "image/zarr.json").unlink()
+    assert "a repaired" in samkit("ingest", data, "--window", "300/150").said
+    assert record("a").predecessor == before
+
+
+def test_a_changed_label_alone_makes_no_predecessor(samkit, data):
+    samkit("ingest", data)
+    change_voxel(data / "labels/a.nii.gz", 0)
+    samkit("ingest", data)
+    assert record("a").predecessor is None
+
+
+def test_a_dataset_that_moved_and_got_another_label_is_taken(samkit, data, tmp_path):
+    samkit("ingest", data)
+    data.rename(tmp_path / "moved")
+    change_voxel(tmp_path / "moved/labels/a.nii.gz", 0)
+    ended = samkit("ingest", tmp_path / "moved")
+    assert ended.code == 0
+    assert "a new label" in ended.said
+
+
+def test_embed_tells_the_window_that_changed_though_a_label_changed_after_it(samkit, data):
+    samkit("ingest", data)
+    samkit("embed", "--size", "64")
+    samkit("ingest", data, "--window", "300/150")
+    change_voxel(data / "labels/a.nii.gz", 0)
+    samkit("ingest", data, "--window", "300/150")
+    said = samkit("embed", "--size", "64", "--dry-run").said
+    assert "scale: percentiles -> window 300/150 in 2 of 2 volumes" in said
+    assert "other pixels at the source" not in said
+
+
 def test_a_changed_label_marks_the_runs_that_used_it(samkit, data):
     samkit("ingest", data)
     samkit("embed", "--size", "64")

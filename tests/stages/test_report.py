@@ -20,6 +20,7 @@ from PIL import Image
 import samkit as package
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
+from samkit.store.arrays import array_files
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,17 @@ def ingest_anew(samkit, folder: Path, workspace: Path, names: list[str]) -> None
     for name in names:
         write_nifti_pair(folder, name, draw_subject(50, shape=(5, 40, 30), spacing_mm=(9.0, 6.0, 7.0)))
     assert samkit("ingest", folder, "--replace", "--workspace", workspace).code == 0
+
+
+def test_a_prediction_that_was_changed_is_not_pictured_but_refused(samkit, copied):
+    run = next(run for run in package.open_workspace(copied).runs.values() if run.settings.head == "linear")
+    for volume in run.scores:  # whichever the page would show
+        prediction = run.predictions[volume["volume_id"]]
+        (run.folder / "predictions" / volume["volume_id"]).publish_folder(array_files(np.zeros_like(prediction)))
+    ended = samkit("report", "--workspace", copied)
+    assert ended.code == 1
+    assert f"run {run.id} (linear@1#0): predictions/" in ended.said
+    assert f"is not what was written: it does not match its digest in run.json. Remove {run.folder}" in ended.said
 
 
 def test_a_stale_run_enters_no_average_and_is_listed_with_its_reason(samkit, copied, tmp_path):

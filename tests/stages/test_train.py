@@ -1,5 +1,7 @@
 """A run repeats bitwise, learns, and never sees what it is scored on."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,12 @@ from samkit.heads.fitting import FitOptions
 from samkit.heads.frame import Frame
 from samkit.heads.inference import segment
 from samkit.heads.linear import Linear
+from samkit.heads.sampling import draw_subjects
 from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.train import TrainOptions, labelled_volumes, split_of, train
 from samkit.store.errors import MissingEmbeddings, UsageError
+from samkit.store.splits import Split
 from samkit.store.workspace import Workspace
 
 
@@ -175,6 +179,7 @@ def test_a_run_says_what_it_cost_and_what_made_it(tmp_path, tiny):
     assert all(seconds >= 0 for seconds in run.record["seconds"].values())
     assert run.record["peak_memory_bytes"] > 1_000_000
     assert run.record["code_version"]
+    assert 0 <= time.time() - run.record["finished"] < 60
     assert run.record["encoder_trained"] is False
     assert len(run.steps) == run.record["steps"] == 6
 
@@ -253,6 +258,99 @@ def test_a_new_subject_joins_the_pool_and_moves_nobody(tmp_path):
     after = split_of(workspace)
     assert after.test == before.test
     assert set(after.pool) == {*before.pool, "newcomer"}
+
+
+# Subjects that were removed -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def five(tmp_path, tiny):
+    """A workspace of five subjects with a split, and their embeddings."""
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    embeddings = embed(workspace, tiny)
+    trained(workspace, embeddings)
+    return workspace, embeddings, workspace.split()
+
+
+def test_a_removed_subject_is_not_drawn(five):
+    workspace, embeddings, _ = five
+    first = trained(workspace, embeddings).settings.drawn
+    workspace.remove_volumes(first)
+    run = trained(workspace, embeddings)
+    assert run.record["training_volumes"] == list(run.settings.drawn)
+    assert not set(run.settings.drawn) & set(first)
+
+
+def test_as_many_subjects_are_trained_on_as_the_run_says(five):
+    workspace, embeddings, split = five
+    workspace.remove_volumes([draw_subjects(split, 1, 0, split.pool).subjects[0]])
+    run = trained(workspace, embeddings, subjects=2)
+    assert run.settings.subjects == len(run.settings.drawn) == len(run.settings.drawn_volumes) == 2
+    assert run.record["training_slices"] == 2 * 3
+
+
+def test_more_subjects_than_are_left_are_refused_with_those_who_were_removed(five):
+    workspace, embeddings, split = five
+    workspace.remove_volumes([split.pool[0]])
+    with pytest.raises(UsageError, match=rf"--volumes {len(split.pool)}: .*without a label now: {split.pool[0]};"):
+        trained(workspace, embeddings, subjects=len(split.pool))
+
+
+def test_without_a_test_subject_nothing_is_trained(five):
+    workspace, embeddings, split = five
+    workspace.remove_volumes(split.test)
+    before = set(workspace.runs)
+    with pytest.raises(UsageError, match=rf"every test subject .*{split.test[0]}"):
+        trained(workspace, embeddings)
+    assert set(workspace.runs) == before
+
+
+def test_the_test_subjects_that_are_left_are_scored(five):
+    workspace, embeddings, split = five
+    workspace.remove_volumes(split.test[:1])
+    run = trained(workspace, embeddings)
+    assert {scored["subject"] for scored in run.scores} == set(run.settings.scored_volumes) == set(split.test[1:])
+
+
+def test_the_split_keeps_the_name_of_a_removed_subject_so_that_it_comes_back_to_its_place(five):
+    workspace, embeddings, split = five
+    first = trained(workspace, embeddings)
+    (gone,) = first.settings.drawn
+    workspace.remove_volumes([gone])
+    trained(workspace, embeddings)
+    assert workspace.split() == split
+    add_volume(workspace, gone, *boxes(int(gone.removeprefix("subject"))))
+    assert trained(workspace, embeddings).id == first.id
+
+
+# Two first trainings at once ------------------------------------------------------------------------------------
+
+
+def test_a_split_that_another_command_made_meanwhile_is_the_one_that_is_used(tmp_path, tiny, monkeypatch):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    embeddings = embed(workspace, tiny)
+    mine = split_of(workspace)
+    theirs = Split(name="default", seed=0, pool=tuple(sorted(mine.test + mine.pool[2:])), test=mine.pool[:2])
+    keep_split = Workspace.keep_split
+
+    def keep_after_the_other(self, split):
+        keep_split(self, theirs)
+        return keep_split(self, split)
+
+    monkeypatch.setattr(Workspace, "keep_split", keep_after_the_other)
+    run = trained(workspace, embeddings, subjects=len(mine.pool))
+    assert workspace.split() == theirs
+    assert run.settings.split_digest == theirs.digest
+    assert set(run.settings.scored_volumes) == set(theirs.test)
+    assert set(run.settings.drawn) == set(theirs.pool)
+
+
+def test_what_is_refused_makes_no_split(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    embeddings = embed(workspace, tiny)
+    with pytest.raises(UsageError):
+        trained(workspace, embeddings, subjects=9)
+    assert workspace.split() is None
 
 
 # The whole thing learns ------------------------------------------------------------------------------------------
