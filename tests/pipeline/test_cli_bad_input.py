@@ -512,7 +512,12 @@ def test_a_url_without_a_folder_is_wrong_usage(samkit):
 
 @pytest.mark.parametrize(
     ("number", "told"),
-    [(errno.ENOSPC, "The disk is full"), (errno.EROFS, "mounted read-only"), (errno.EIO, "Check the path")],
+    [
+        (errno.ENOSPC, "The disk is full"),
+        (errno.EACCES, "check the permissions"),
+        (errno.EROFS, "mounted read-only"),
+        (errno.EIO, "Check the path"),
+    ],
 )
 def test_a_disk_that_refuses_fails_with_the_reason_and_nothing_is_lost(
     samkit, job, write_pair, tmp_path, monkeypatch, rows_of, number, told
