@@ -17,6 +17,7 @@ import numpy as np
 from measure import SAMKIT, cost_of, keep, sample
 
 from samkit.store.embeddings import Embeddings
+from samkit.store.keys import RowKey
 from samkit.store.precision import STORAGE_PRECISIONS, stored_row_bytes
 from samkit.store.workspace import open_workspace
 
@@ -64,7 +65,7 @@ def main() -> None:
     keep("precision", title, columns, rows, {"rows": len(keys), "size_px": SIZE, **numbers})
 
 
-def _reading(kept: dict[str, Embeddings], keys: list) -> dict[str, list[float]]:  # type: ignore[type-arg]
+def _reading(kept: dict[str, Embeddings], keys: list[RowKey]) -> dict[str, list[float]]:
     random = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {precision: [] for precision in kept}
     for _ in range(ROUNDS):

@@ -90,6 +90,7 @@ class Embeddings:
         *,
         trained: bool,
         attachments: Mapping[str, str] | None = None,
+        created: float = 0.0,
         leave_out: Collection[str] = (),
     ) -> None:
         self.folder = folder
@@ -101,7 +102,7 @@ class Embeddings:
         self.journal = Journal(folder / "journal", leave_out)
         self._volumes = volumes
         #: When the recipe was begun, seconds since 1970: "the newest" does not change with a copy of the files.
-        self.created = 0.0
+        self.created = created
         #: Volumes by digest of their slices, for messages; made when the first is needed.
         self._volumes_of: dict[str, list[str]] | None = None
 
@@ -124,10 +125,15 @@ class Embeddings:
                 f"no row of it is used. Restore the name, or remove the folder and run `samkit embed`."
             )
             raise DamagedStore(message)
-        trained, attachments = bool(kept["trained"]), dict(kept["attachments"])
-        opened = cls(folder, recipe, volumes, trained=trained, attachments=attachments, leave_out=leave_out)
-        opened.created = float(kept["created"])
-        return opened
+        return cls(
+            folder,
+            recipe,
+            volumes,
+            trained=bool(kept["trained"]),
+            attachments=dict(kept["attachments"]),
+            created=float(kept["created"]),
+            leave_out=leave_out,
+        )
 
     @classmethod
     def create(
@@ -344,14 +350,15 @@ class Embeddings:
             self._damaged(record, f"its rows are {record.row_shape} {record.dtype}, others {other}")
 
     def fault_of(self, record: ShardRecord) -> str | None:
-        """Say what is wrong with a shard, of its rows or of what zarr reads it by; None where it is as written."""
+        """Say what is wrong with a shard and what to do, of its rows or of what zarr reads it by; None for nothing."""
         try:
             self.stored(record)
-            return self._fault_for_zarr(record)
+            what = self._fault_for_zarr(record)
         except DamagedStore as error:
             return str(error)
         except OSError as error:  # a bad sector; the others are to be looked at all the same
-            return f"shard {record.shard} of {self.folder.name}: it cannot be read ({error})."
+            what = f"it cannot be read ({error})"
+        return None if what is None else self._told(record, what)
 
     def _fault_for_zarr(self, record: ShardRecord) -> str | None:
         shape = (len(record.keys), *record.row_shape)
@@ -361,7 +368,7 @@ class Embeddings:
             found = (self.folder / kind / record.data).read_children([file]).get(file)
             if found is None or bytes_digest(found) != digest:
                 what = f"its {name} is missing or was changed"
-        return None if what is None else f"shard {record.shard} of {self.folder.name}: {what}."
+        return what
 
     def retire(self, shards: Collection[str]) -> None:
         """Take shards away: first their records, so that their rows are missing, then their data. Hold the lease."""
@@ -374,6 +381,10 @@ class Embeddings:
                 (self.folder / "scales" / name).remove()
 
     def _damaged(self, record: ShardRecord, what: str) -> NoReturn:
+        raise DamagedStore(self._told(record, what))
+
+    def _told(self, record: ShardRecord, what: str) -> str:
+        """Return what is said of a damaged shard: which volumes it hurts, and the command that mends it."""
         if self._volumes_of is None:
             self._volumes_of = defaultdict(list)
             for volume in self._volumes.values():
@@ -381,13 +392,11 @@ class Embeddings:
                     self._volumes_of[digest].append(volume.id)
         touched = sorted({name for key in record.keys for name in self._volumes_of.get(key.slice_digest, ())})
         more = f" and {len(touched) - _NAMED} more" if len(touched) > _NAMED else ""
-        message = (
+        return (
             f"shard {record.shard} of {self.folder.name}: {what}. "
             f"It holds slices of {', '.join(touched[:_NAMED]) or 'no volume'}{more}. "
-            f"Run `samkit embed --recipe {self.recipe.id} "
-            f"--repair` to make these {len(record.keys)} rows again."
+            f"Run `samkit embed --recipe {self.recipe.id} --repair` to make these {len(record.keys)} rows again."
         )
-        raise DamagedStore(message)
 
     # -- writing -----------------------------------------------------------------------------------
 

@@ -189,7 +189,7 @@ def _collect_data(embeddings: Embeddings, before: float, *, dry_run: bool) -> It
 
 
 def _collect_predecessors(workspace: Workspace, *, dry_run: bool) -> Iterator[Garbage]:
-    """Forget how earlier generations of volumes were made: their slices go with the next step."""
+    """Forget how earlier generations of volumes were made; their slices go like all that no volume names."""
     old = [volume.record for volume in workspace.volumes.values() if volume.record.predecessor is not None]
     if old:
         if not dry_run:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .documents import canonical_json, parse_json, read_sealed_lines, sealed_json, sealed_lines, unsealed
-from .errors import DamagedStore, NewerFormat, StoreError
-from .keys import FORMAT_VERSION
+from .errors import DamagedStore, StoreError
+from .keys import FORMAT_VERSION, refuse_later_format
 from .places import Place
 
 # A snapshot is written when so many segments have come since the last one.
@@ -266,13 +266,7 @@ def _header(segment: int, previous: str | None, label_names: Mapping[int, str] |
 
 
 def _check_header(place: Place, header: object) -> None:
-    found = header.get("format") if isinstance(header, dict) else None
-    if isinstance(found, int) and found > FORMAT_VERSION:
-        message = (
-            f"{place} was written in format {found} by a later samkit; this samkit reads formats up to "
-            f"{FORMAT_VERSION}. Update it: pip install --upgrade samkit"
-        )
-        raise NewerFormat(message)
+    refuse_later_format(place, header.get("format") if isinstance(header, dict) else None)
     if not isinstance(header, dict) or not {"format", "segment", "previous", "label_names"} <= set(header):
         message = f"{place}: its first line is not the header of a segment. {_REMEDY}"
         raise DamagedStore(message)

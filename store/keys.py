@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .documents import canonical_json, check_fields
-from .errors import UsageError
+from .errors import NewerFormat, UsageError
 
 # The version of everything in FORMAT.md: a reader refuses a higher one.
 FORMAT_VERSION = 1
@@ -26,6 +26,22 @@ FORMAT_VERSION = 1
 _DIGEST_BYTES = 16
 # 48 bits name a recipe or a run inside one workspace, where there are thousands at most.
 _ID_DIGITS = 12
+
+
+def refuse_later_format(place: object, found: object, made_by: str = "a later samkit") -> None:
+    """Refuse what a later samkit wrote, before anything else of it is looked at.
+
+    Raises
+    ------
+    NewerFormat
+        With both formats and the command that updates samkit.
+    """
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        message = (
+            f"{place} was written in format {found} by {made_by}; this samkit reads formats up to {FORMAT_VERSION}. "
+            f"Update it: pip install --upgrade samkit"
+        )
+        raise NewerFormat(message)
 
 
 def array_digest(array: NDArray[Any]) -> str:

@@ -63,7 +63,7 @@ class StoredRows:
         if self.scales is not None and rows.scales is not None:
             self.scales[first : first + len(rows)] = rows.scales
 
-    def take(self, chosen: NDArray[np.intp] | slice) -> StoredRows:
+    def take(self, chosen: slice) -> StoredRows:
         """Return some of the rows."""
         return StoredRows(values=self.values[chosen], scales=None if self.scales is None else self.scales[chosen])
 

@@ -113,10 +113,8 @@ def _check_embeddings(workspace: Workspace, folder: Place) -> Iterator[Checked]:
         yield Checked(part="embeddings", name=folder.name, fault=str(error))
         return
     yield Checked(part="embeddings", name=folder.name)
-    remedy = f" Compute its rows again: samkit embed --recipe {embeddings.recipe.id} --repair"
     for record in embeddings.journal.records.values():
-        wrong = embeddings.fault_of(record)
-        yield Checked(part="shard", name=record.shard, fault=None if wrong is None else wrong + remedy)
+        yield Checked(part="shard", name=record.shard, fault=embeddings.fault_of(record))
 
 
 def _fault_of_split(place: Place) -> str | None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from .documents import read_json, sealed_json, unsealed
 from .embeddings import Embeddings
-from .errors import DamagedStore, IdentifierTaken, MissingEmbeddings, NewerFormat, NotAWorkspace, StoreError, UsageError
+from .errors import DamagedStore, IdentifierTaken, MissingEmbeddings, NotAWorkspace, StoreError, UsageError
 from .index import IndexChange, IndexState, VolumesIndex, index_line
-from .keys import FORMAT_VERSION, Recipe
+from .keys import FORMAT_VERSION, Recipe, refuse_later_format
 from .places import DEFAULT_WORKSPACE, Place, place_of
 from .runs import Runs, check_name
 from .slices import Volume, VolumeRecord
@@ -339,13 +339,8 @@ def _check_description(path: Place) -> None:
         message = f"{path} is not a samkit workspace. Make one: samkit ingest FOLDER --workspace {path}"
         raise NotAWorkspace(message)
     description = read_json(place)
-    found = description.get("format") if isinstance(description, dict) else None
-    if isinstance(found, int) and found > FORMAT_VERSION:
-        message = (
-            f"{path} was written in format {found} by {description.get('made_by', 'a later samkit')}; "
-            f"this samkit reads formats up to {FORMAT_VERSION}. Update it: pip install --upgrade samkit"
-        )
-        raise NewerFormat(message)
+    if isinstance(description, dict):
+        refuse_later_format(path, description.get("format"), description.get("made_by", "a later samkit"))
     kept = unsealed(description, place, ("format", "made_by"), "Restore it from a copy.")
     if not isinstance(kept["format"], int):
         message = f"{place}: it says format {kept['format']!r}, not a number. Restore it from a copy."

@@ -121,15 +121,21 @@ def test_zarr_reads_an_array_from_there(place: Place):
 # -- what other servers answer ---------------------------------------------------------------------
 
 
+class Refusal(Exception):
+    """What botocore raises: the server's answer is in it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.response = {"Error": {"Code": code}}
+
+
 def answering(code: str, times: int) -> Callable[..., None]:
     """A PUT that a server refuses with a code, as s3fs passes it on, some times; then it is done."""
     answers = [code] * times
 
     def put(*_: object, **__: object) -> None:
         if answers:
-            refusal = Exception(code)
-            refusal.response = {"Error": {"Code": answers.pop()}}  # type: ignore[attr-defined]
-            raise OSError(22, "refused") from refusal
+            raise OSError(22, "refused") from Refusal(answers.pop())
 
     return put
 
