@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import zarr
@@ -41,6 +42,11 @@ def array_files(values: NDArray[Any], *, planes_per_shard: int | None = None) ->
     planes_per_shard
         Planes in one file; None for all of them.
     """
+    return dict(array_files_in_turn(values, planes_per_shard=planes_per_shard))
+
+
+def array_files_in_turn(values: NDArray[Any], *, planes_per_shard: int | None = None) -> Iterator[tuple[str, bytes]]:
+    """Yield what `array_files` returns file by file: of a large array only one shard is encoded at a time."""
     planes = max(1, min(planes_per_shard or values.shape[0], values.shape[0]))
     files: dict[str, Buffer] = {}
     array = zarr.create_array(
@@ -55,8 +61,15 @@ def array_files(values: NDArray[Any], *, planes_per_shard: int | None = None) ->
         # A plane of zeros is a plane: a missing chunk would read as zeros too, and nobody could tell.
         config={"write_empty_chunks": True},
     )
-    array[:] = values
-    return {name: content.to_bytes() for name, content in files.items()}
+    yield from _taken_out(files)
+    for first in range(0, values.shape[0], planes):
+        array[first : first + planes] = values[first : first + planes]
+        yield from _taken_out(files)
+
+
+def _taken_out(files: dict[str, Buffer]) -> Iterator[tuple[str, bytes]]:
+    for name in list(files):
+        yield name, files.pop(name).to_bytes()
 
 
 def inside(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:

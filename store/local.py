@@ -9,13 +9,13 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .places import Data, Place
+from .places import Data, Files, Place, pairs_of
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -213,12 +213,12 @@ class LocalPlace(Place):
         self.disk.sync(self.path.parent)
         return True
 
-    def publish_folder(self, files: Mapping[str, Data], keep: Callable[[], bool] = lambda: False) -> None:
+    def publish_folder(self, files: Files, keep: Callable[[], bool] = lambda: False) -> None:
         """Write a folder under a hidden name and move it here; a kill between two renames leaves neither."""
         with self._hidden() as part:
             self.disk.make_folder(part)
             folders = {part}
-            for relative, data in files.items():
+            for relative, data in pairs_of(files):
                 file = part / relative
                 for folder in reversed(file.relative_to(part).parents):
                     if part / folder not in folders:

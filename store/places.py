@@ -21,6 +21,9 @@ DEFAULT_WORKSPACE = "samkit-workspace"
 # The content of a file: one piece, or several to be written one after the other.
 Data = bytes | Sequence[memoryview | bytes]
 
+# The files of a folder, by their paths in it.
+Files = Mapping[str, Data] | Iterable[tuple[str, Data]]
+
 # Path("s3://bucket/x") has one slash left; a Windows drive has one letter.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 
@@ -136,14 +139,15 @@ class Place(ABC):
         """
 
     @abstractmethod
-    def publish_folder(self, files: Mapping[str, Data], keep: Callable[[], bool] = lambda: False) -> None:
+    def publish_folder(self, files: Files, keep: Callable[[], bool] = lambda: False) -> None:
         """Write a folder with all of its files.
 
         Parameters
         ----------
         files
-            Content by path in the folder. On an object store, where folders cannot be moved, the last file is put
-            after all others: let it be the one that tells that the folder is there.
+            Content by path in the folder, or pairs of path and content that are made while they are written, so that
+            not all of a large folder is in memory. On an object store, where folders cannot be moved, the last file
+            is put after all others: let it be the one that tells that the folder is there.
         keep
             Asked only if something is at this place already, another writer's or an earlier one's: whether that
             stays and this copy is discarded. By default it is replaced.
@@ -164,6 +168,11 @@ class Place(ABC):
     @abstractmethod
     def remove_leftovers(self, older_than: float) -> int:
         """Remove what killed writers left below this folder under hidden names, if older; return how many."""
+
+
+def pairs_of(files: Files) -> Iterable[tuple[str, Data]]:
+    """Return (path, content) pairs of what `Place.publish_folder` takes."""
+    return files.items() if isinstance(files, Mapping) else files
 
 
 def as_bytes(data: Data) -> bytes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from .errors import StoreError, UsageError
-from .places import Data, Place, as_bytes
+from .places import Data, Files, Place, as_bytes, pairs_of
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _PROTOCOLS = ("s3", "s3a", "gs", "gcs", "abfs", "az", "memory")
 # One PUT up to S3's limit: the parts of an upload that a kill left behind are paid for, and nobody sees them.
 _ONE_PUT_BYTES = 5 << 30
+# Files of a folder that are sent side by side.
+_TOGETHER_BYTES = 64 << 20
 # What S3 answers to two conditional PUTs of one moment: neither was done, ask again.
 _CONFLICTS, _CONFLICT_TRIES, _SECONDS_BETWEEN_TRIES = ("ConditionalRequestConflict", "409"), 8, 0.2
 _TAKEN = ("PreconditionFailed", "412")
@@ -231,16 +233,23 @@ class RemotePlace(Place):
                 return True
         return False
 
-    def publish_folder(self, files: Mapping[str, Data], keep: Callable[[], bool] = lambda: False) -> None:
+    def publish_folder(self, files: Files, keep: Callable[[], bool] = lambda: False) -> None:
         """Put all objects of a folder, the last of them after the others."""
         if keep():
             return
-        *before, last = files
+        together: dict[str, bytes] = {}
         with self._writing():
-            if before:
-                contents = {(self / name).path: as_bytes(files[name]) for name in before}
-                self._fs.pipe(contents, **self._one_put)
-            self._fs.pipe_file((self / last).path, as_bytes(files[last]), **self._one_put)
+            for name, data in pairs_of(files):
+                # Many small files in few requests at once, large ones not all in memory.
+                if sum(map(len, together.values())) > _TOGETHER_BYTES:
+                    self._fs.pipe(together, **self._one_put)
+                    together = {}
+                together[(self / name).path] = as_bytes(data)
+            last = next(reversed(together))
+            content = together.pop(last)
+            if together:
+                self._fs.pipe(together, **self._one_put)
+            self._fs.pipe_file(last, content, **self._one_put)
 
     @property
     def _one_put(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Arrays are in display orientation: image (slices, channels, rows, columns) float
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, NoReturn, Self
@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
-from .arrays import TORN_ARRAY, array_files, inside, open_array
+from .arrays import TORN_ARRAY, array_files_in_turn, open_array
 from .documents import bytes_digest, check_fields
 from .errors import DamagedStore, StoreError
 from .keys import RowKey, array_digest, content_id
@@ -420,17 +420,21 @@ def write_packs(workspace: Place, volumes: Mapping[str, Pixels]) -> dict[str, Pa
 def _write_arrays(workspace: Place, name: str, pixels: Pixels, planes: int) -> tuple[str, dict[str, str]]:
     relative = f"slices/{name}"
     folder = workspace / relative
-    files = inside("image", array_files(pixels.image, planes_per_shard=planes))
-    if pixels.label is not None:
-        files |= inside("label", array_files(pixels.label, planes_per_shard=planes))
-    digests = {path: bytes_digest(content) for path, content in sorted(files.items())}
+    digests: dict[str, str] = {}
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        arrays = {"image": pixels.image} if pixels.label is None else {"image": pixels.image, "label": pixels.label}
+        for array, values in arrays.items():
+            for file, content in array_files_in_turn(values, planes_per_shard=planes):
+                digests[f"{array}/{file}"] = bytes_digest(content)
+                yield f"{array}/{file}", content
 
     def lies_there() -> bool:
         # An earlier generation with the same content may be in use: it is left alone if it is whole.
         return folder.refresh() and file_digests(folder) == digests
 
-    folder.publish_folder(files, keep=lies_there)
-    return relative, digests
+    folder.publish_folder(files(), keep=lies_there)
+    return relative, dict(sorted(digests.items()))
 
 
 def _on_grid(length: int) -> int:
