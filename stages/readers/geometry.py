@@ -1,4 +1,4 @@
-"""Display orientation and the fit of two grids. Pure functions on affines and shapes.
+"""Display orientation, the fit of a label to its image, and shear. Pure functions on affines, shapes and arrays.
 
 Conventions: an affine maps source indices (i, j, k) to millimetres in RAS+ (x to the patient's right, y to anterior,
 z to superior). A display array is (slices, rows, columns). The way from one to the other is a permutation of axes and
@@ -16,20 +16,31 @@ nose on the left of a sagittal one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import aff2axcodes, io_orientation
+from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 
 from ...store.errors import GeometryMismatch, UsageError
+from .labels import count_values
 
 if TYPE_CHECKING:
     from .base import Affine
 
-__all__ = ["Fit", "Orientation", "Plane", "choose_orientation", "compare_grids", "display_spacing_mm", "spacing_mm"]
+__all__ = [
+    "FittedLabel",
+    "Orientation",
+    "Plane",
+    "choose_orientation",
+    "display_spacing_mm",
+    "fit_label",
+    "is_sheared",
+    "shear_mm",
+    "spacing_mm",
+]
 
 Plane = Literal["axial", "coronal", "sagittal", "stored"]
 """``stored``: the file has no geometry, and the array is taken as it is."""
@@ -45,6 +56,15 @@ _DISPLAY: dict[Plane, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] 
 _TIE = 0.01  # spacings within 1 % count as equal: headers round 0.9765625 to 0.977
 _SILENT_VOXELS = 0.01  # float32 headers and rounded decimals stay below; nobody should be told
 _WARNING_VOXELS = 0.1  # other tools' rounding (LiTS: 3e-4 mm) stays below; half a voxel would shift a border
+_TIE_VOXELS = 1e-3  # what lies in the middle between two voxels goes to the upper one, rounding noise or not
+
+# All 48 orders of axes, as nibabel writes them (see `_nearest_order`).
+_ORDERS = [
+    np.array(list(zip(axes, flips, strict=True)), dtype=np.float64)
+    for axes in permutations(range(3))
+    for flips in product([1, -1], repeat=3)
+]
+_AS_STORED = _ORDERS[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +79,8 @@ class Orientation:
     """What the slices are; ``stored`` where the source has no geometry."""
 
     def apply(self, array_ijk: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the display array (slices, rows, columns), a view of the (i, j, k) array."""
-        return np.flip(np.transpose(array_ijk, self.axes), self._flipped)
+        """Return the display array (slices, rows, columns), a view of the (i, j, k) array; a channel axis stays last."""
+        return np.flip(np.transpose(array_ijk, (*self.axes, *range(3, array_ijk.ndim))), self._flipped)
 
     def undo(self, array_src: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the source array (i, j, k), a view of the (slices, rows, columns) array: `apply` inverted exactly."""
@@ -100,14 +120,16 @@ class Orientation:
         return tuple(axis for axis, flipped in enumerate(self.flips) if flipped)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fit:
-    """How well a label lies on its image, where it does."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FittedLabel:
+    """A label map on the grid of its image."""
 
-    displacement_voxels: float | None
-    """The farthest corner's way from the image's to the label's, in voxels of the image; None: geometry unknown."""
-    warning: str | None
-    """What to tell the user; None when there is nothing to tell."""
+    values: npt.NDArray[np.unsignedinteger[Any]]
+    """(i, j, k), of the image's shape; a view of what was given where no voxel had to be computed."""
+    warning: str | None = None
+    """What to warn the user of; None when there is nothing."""
+    notes: tuple[str, ...] = ()
+    """What was done to the label, one sentence each."""
 
 
 def spacing_mm(affine: Affine) -> tuple[float, float, float]:
@@ -168,61 +190,107 @@ def choose_orientation(affine: Affine | None, shape: tuple[int, int, int], axis:
     return Orientation(axes=(slices, rows, columns), flips=(flip_slices, flip_rows, flip_columns), plane=plane)
 
 
-def compare_grids(
-    image_shape: tuple[int, ...],
-    image_affine: Affine | None,
-    label_shape: tuple[int, ...],
+def fit_label(
+    values: npt.NDArray[np.unsignedinteger[Any]],
     label_affine: Affine | None,
+    image_shape: tuple[int, int, int],
+    image_affine: Affine | None,
     *,
-    place: str = "the label",
-) -> Fit:
-    """Check that a label lies on the grid of its image.
+    resample: bool = False,
+    place: str,
+) -> FittedLabel:
+    """Bring a label map onto the grid of its image: as it is, by reordering its axes, or by resampling where told.
 
     The measure is the largest distance, over the eight corner voxels, between where the image's and where the label's
-    affine put that corner, in voxels of the image.
+    affine put that corner, in voxels of the image: up to 0.01 is taken in silence, up to 0.1 with a warning.
 
     Parameters
     ----------
-    image_shape, label_shape
+    values
+        The label map, (i, j, k).
+    image_shape
         (i, j, k).
-    image_affine, label_affine
-        (i, j, k) to RAS+ millimetres; where either is None only the shapes are compared.
+    label_affine, image_affine
+        (i, j, k) to RAS+ millimetres, also sheared ones; where either is None only the shapes are compared.
+    resample
+        Take a label on any other grid: each voxel of the image gets the label of the nearest voxel, and background
+        outside the label's grid. (Whether they belong together then is the user's word.)
     place
         The label's name, for messages.
 
     Returns
     -------
-    Fit
-        Up to 0.01 voxel without a word, up to 0.1 with a warning.
+    FittedLabel
+        Values of shape `image_shape`. A label whose axes are only permuted or flipped is reordered exactly, whether
+        or not `resample` is set.
 
     Raises
     ------
     GeometryMismatch
-        Another shape, or a corner farther away than 0.1 voxel.
+        The label lies on another grid, and `resample` is not set or not possible.
     """
-    if image_shape != label_shape:
-        cause = (
-            "The axes look permuted: was one of the two reoriented?"
-            if sorted(image_shape) == sorted(label_shape)
-            else "The label was probably drawn on a resampled or cropped copy of the image."
-        )
-        message = (
-            f"{place}: the label has shape {label_shape}, its image {image_shape}. {cause} "
-            f"Resample it onto the image with nearest neighbour, e.g. nilearn.image.resample_to_img."
-        )
-        raise GeometryMismatch(message)
+    shape = values.shape
     if image_affine is None or label_affine is None:
-        return Fit(displacement_voxels=None, warning=None)
-    displacement = _corner_displacement_voxels(image_shape, image_affine, label_affine)
-    if displacement <= _SILENT_VOXELS:
-        return Fit(displacement_voxels=displacement, warning=None)
-    if displacement <= _WARNING_VOXELS:
+        if shape != image_shape:
+            raise GeometryMismatch(_other_shape(place, shape, image_shape))
+        return FittedLabel(values=values)
+    here, change = _nearest_order(shape, label_affine, image_shape, image_affine)
+    if here <= _WARNING_VOXELS and change is not None:
+        notes = []
+        if not np.array_equal(change, _AS_STORED):
+            stored, wanted = ("".join(aff2axcodes(affine)) for affine in (label_affine, image_affine))
+            notes.append(f"its label is stored in another order of axes ({stored}, the image {wanted}): reordered")
         warning = (
-            f"{place}: the label lies {displacement:.3f} voxel from its image at the farthest corner "
+            f"{place}: the label lies {here:.3f} voxel from its image at the farthest corner "
             f"(up to {_WARNING_VOXELS} is taken); voxels are paired by index"
         )
-        return Fit(displacement_voxels=displacement, warning=warning)
-    raise GeometryMismatch(_mismatch(place, displacement, image_affine, label_affine))
+        return FittedLabel(
+            values=apply_orientation(values, change),
+            warning=warning if here > _SILENT_VOXELS else None,
+            notes=tuple(notes),
+        )
+    if not resample:
+        raise GeometryMismatch(_mismatch(place, here, (shape, label_affine), (image_shape, image_affine)))
+    to_label = np.linalg.inv(label_affine) @ image_affine
+    fitted = _resampled(values, to_label, image_shape)
+    note, loss = _told_of_resampling(values, fitted, here, abs(np.linalg.det(to_label)))
+    return FittedLabel(values=fitted, warning=None if loss is None else f"{place}: {loss}", notes=(note,))
+
+
+def shear_mm(affine: Affine, shape: tuple[int, int, int]) -> float:
+    """Return how far the last slice lies from where it would be in a stack at right angles, within its plane.
+
+    A gantry tilted by an angle a gives tan(a) times the length of the stack.
+
+    Parameters
+    ----------
+    affine
+        (i, j, k) to RAS+ millimetres, the slices along k.
+    shape
+        (i, j, k).
+    """
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    step = affine[:3, 2]
+    return float(np.linalg.norm(step - normal * (normal @ step))) * (shape[2] - 1)
+
+
+def is_sheared(affine: Affine, shape: tuple[int, int, int]) -> bool:
+    """Tell whether no grid with axes at right angles comes within 0.1 voxel of this one, at its farthest corner.
+
+    Such a grid has no NIfTI qform, and no place in patient space for readers built on ITK, which refuse the sform
+    alone ("ITK only supports orthonormal direction cosines": the cosine between two axes above 1e-4) and beside a qform
+    take that one in silence. Positions rounded to 0.01 mm give such cosines too, on grids that are straight for every
+    purpose: hence a tolerance in voxels, and hence the shape.
+
+    Parameters
+    ----------
+    affine
+        (i, j, k) to RAS+ millimetres.
+    shape
+        (i, j, k).
+    """
+    return _corner_displacement_voxels(shape, affine, _straightened(affine), shape) > _WARNING_VOXELS
 
 
 def _stored_orientation(axis: str | None) -> Orientation:
@@ -251,13 +319,115 @@ def _through_plane(affine: Affine, shape: tuple[int, int, int], nearest: list[tu
     return next(plane for plane in _DISPLAY if plane in tied)  # in the order axial, coronal, sagittal
 
 
-def _corner_displacement_voxels(shape: tuple[int, ...], image_affine: Affine, label_affine: Affine) -> float:
-    corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))], dtype=np.float64)
-    moved = corners @ (np.linalg.inv(image_affine) @ label_affine).T
-    return float(np.linalg.norm((moved - corners)[:, :3], axis=1).max())
+def _straightened(affine: Affine) -> Affine:
+    """Return the affine with axes at right angles that is nearest (as a NIfTI qform would be), spacing and origin kept.
+
+    The nearest rotation is the orthogonal factor of the polar decomposition of the direction cosines.
+    """
+    spacing = voxel_sizes(affine)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    straight = np.array(affine, dtype=np.float64)
+    straight[:3, :3] = left @ right * spacing
+    return straight
 
 
-def _mismatch(place: str, displacement: float, image_affine: Affine, label_affine: Affine) -> str:
+def _nearest_order(
+    label_shape: tuple[int, ...], label_affine: Affine, image_shape: tuple[int, ...], image_affine: Affine
+) -> tuple[float, npt.NDArray[Any] | None]:
+    """Return how far the label's corners lie from the image's in the order of axes in which they lie nearest.
+
+    With it comes that order (nibabel's "ornt": for each axis of the label, which axis it becomes, and -1 to flip it),
+    or None where the label has another shape in all of them. As stored wins over an order that is no nearer, as one
+    with a flip along a single plane.
+    """
+    fitting: list[tuple[float, npt.NDArray[Any]]] = []
+    others: list[float] = []
+    for change in _ORDERS:
+        ordered_shape = tuple(label_shape[int(axis)] for axis in np.argsort(change[:, 0]))
+        ordered_affine = label_affine @ inv_ornt_aff(change, label_shape)
+        displacement = _corner_displacement_voxels(image_shape, image_affine, ordered_affine, ordered_shape)
+        if ordered_shape == image_shape:
+            fitting.append((displacement, change))
+        others.append(displacement)
+    if not fitting:
+        return min(others), None
+    return min(fitting, key=lambda found: found[0])  # the first of equals, as stored before others
+
+
+def _corner_displacement_voxels(
+    image_shape: tuple[int, ...], image_affine: Affine, label_affine: Affine, label_shape: tuple[int, ...]
+) -> float:
+    image_corners, label_corners = (
+        np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))], dtype=np.float64)
+        for shape in (image_shape, label_shape)
+    )
+    placed = label_corners @ (np.linalg.inv(image_affine) @ label_affine).T
+    return float(np.linalg.norm((placed - image_corners)[:, :3], axis=1).max())
+
+
+def _resampled(
+    values: npt.NDArray[np.unsignedinteger[Any]], to_label: Affine, image_shape: tuple[int, int, int]
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Return the label of the nearest voxel for each voxel of the image; 0 outside the label's grid.
+
+    Parameters
+    ----------
+    to_label
+        4x4, from indices of the image to indices of the label.
+    """
+    from scipy.ndimage import affine_transform  # here, because it takes a moment to load
+
+    # Along a grid of half the spacing every other voxel lies in the middle between two: noise must not decide there.
+    offset = to_label[:3, 3] + _TIE_VOXELS
+    fitted = np.empty(image_shape, dtype=values.dtype, order="F")
+    # `grid-constant`: a voxel reaches half its width beyond its centre, also at the edge. No copy of either is made.
+    affine_transform(values, to_label[:3, :3], offset, output=fitted, order=0, mode="grid-constant", prefilter=False)
+    return fitted
+
+
+def _told_of_resampling(
+    before: npt.NDArray[np.unsignedinteger[Any]],
+    after: npt.NDArray[np.unsignedinteger[Any]],
+    displacement: float,
+    voxel_ratio: float,
+) -> tuple[str, str | None]:
+    """Say how far away the label was and what became of it, and warn of classes that are gone.
+
+    The ratio is the image's voxel over the label's, by volume.
+    """
+    far = (
+        f"its label was resampled onto the image by nearest neighbour: it lay {displacement:.3g} voxels away at the "
+        f"farthest corner"
+    )
+    had, has = count_values(before), count_values(after)
+    labelled_before, labelled_after = (sum(counts.values()) - counts.get(0, 0) for counts in (had, has))
+    if labelled_before == 0:
+        return f"{far}, and is empty", None
+    share = labelled_after * voxel_ratio / labelled_before
+    note = (
+        f"{far}; {labelled_before} labelled voxels became {labelled_after}, {100 * share:.4g} % of the labelled volume"
+    )
+    lost = [value for value in had if value not in has and value != 0]
+    gone = ", ".join(map(str, lost[:8]))
+    return note, f"nothing is left of class {gone} after its label was resampled" if lost else None
+
+
+def _other_shape(place: str, shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
+    cause = (
+        "The axes look permuted: was one of the two reoriented?"
+        if sorted(image_shape) == sorted(shape)
+        else "The label was probably drawn on a resampled or cropped copy of the image."
+    )
+    return (
+        f"{place}: the label has shape {shape}, its image {image_shape}. {cause} One of the two files does not say "
+        f"where its voxels lie, so --resample-labels cannot help: write the label on the grid of its image."
+    )
+
+
+def _mismatch(
+    place: str, displacement: float, label: tuple[tuple[int, ...], Affine], image: tuple[tuple[int, ...], Affine]
+) -> str:
+    (label_shape, label_affine), (image_shape, image_affine) = label, image
     image_codes, label_codes = ("".join(aff2axcodes(affine)) for affine in (image_affine, label_affine))
     image_spacing, label_spacing = (
         " x ".join(f"{size:.4g}" for size in spacing_mm(affine)) for affine in (image_affine, label_affine)
@@ -265,15 +435,18 @@ def _mismatch(place: str, displacement: float, image_affine: Affine, label_affin
     image_origin, label_origin = (
         "({:.2f}, {:.2f}, {:.2f})".format(*affine[:3, 3]) for affine in (image_affine, label_affine)
     )
-    if image_codes != label_codes:
+    if sorted(image_shape) != sorted(label_shape):
+        cause = "The label was probably drawn on a resampled or cropped copy of the image."
+    elif image_codes != label_codes:
         cause = "One of the two was reoriented."
     elif image_spacing != label_spacing:
         cause = "The label was probably drawn on a resampled copy."
     else:
         cause = "The label was probably written with the affine of another file."
     return (
-        f"{place}: the label lies {displacement:.3g} voxels from its image at the farthest corner; up to "
-        f"{_WARNING_VOXELS} is taken. Image: {image_codes}, {image_spacing} mm, origin {image_origin} mm; label: "
-        f"{label_codes}, {label_spacing} mm, origin {label_origin} mm. {cause} If you are sure that the voxels "
-        f"correspond, write the label with its image's affine; otherwise resample it with nearest neighbour."
+        f"{place}: the label lies {displacement:.3g} voxels from its image at the farthest corner, in whatever order "
+        f"of axes; up to {_WARNING_VOXELS} is taken. Image: shape {image_shape}, {image_codes}, {image_spacing} mm, "
+        f"origin {image_origin} mm; label: shape {label_shape}, {label_codes}, {label_spacing} mm, origin "
+        f"{label_origin} mm. {cause} If the two lie right in patient space, add --resample-labels (nearest neighbour); "
+        f"if the voxels correspond by index, write the label with its image's affine."
     )

@@ -14,7 +14,8 @@ import numpy as np
 
 from ...store.errors import UnreadableFile, UnusableVoxels
 from .base import LabelMap, Scan
-from .nifti import grid_of_affine, whole_labels
+from .labels import whole_labels
+from .nifti import grid_of_affine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +48,8 @@ def read_hdf5_image(path: Path, *, modality: str | None = None) -> Scan:
     return Scan(values=values, affine=None, modality=modality, grid=grid_of_affine((i, j, k), None))
 
 
-def read_hdf5_label(path: Path) -> LabelMap:
-    """Read the ``label`` dataset, as (W, H, Z).
+def read_hdf5_label(path: Path, *, threshold: float | None = None) -> LabelMap:
+    """Read the ``label`` dataset, as (W, H, Z); see `labels.whole_labels` for which values are taken.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def read_hdf5_label(path: Path) -> LabelMap:
     UnusableVoxels
         Not two- or three-dimensional, or not real numbers.
     """
-    return LabelMap(values=whole_labels(_read(path, LABEL), place=f"{path}:{LABEL}"), affine=None)
+    return LabelMap(values=whole_labels(_read(path, LABEL), place=f"{path}:{LABEL}", threshold=threshold), affine=None)
 
 
 def has_label(path: Path) -> bool:

@@ -1,81 +1,122 @@
 """NIfTI files: images and labels in, masks out.
 
 Conventions: index order (i, j, k) as stored; the affine is nibabel's (sform if its code is positive, else qform, else
-pixdim), in RAS+ millimetres. Values are rescaled by scl_slope and scl_inter in float64 and kept as float32, so that a
-scan gives the same numbers as NIfTI and as DICOM. Only geometry leaves the header: no description, no extensions.
+pixdim), in RAS+ millimetres. Integers of 8 and 16 bits that are not rescaled stay what they are; all else is rescaled
+by scl_slope and scl_inter in float64 and kept as float32, so that a scan gives the same numbers as NIfTI and as DICOM.
+Files are read plane by plane, of a 4-D file the bytes of one volume, so that the result is all that is ever held.
+Only geometry leaves the header: no description, no extensions.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from ...store.errors import GeometryMismatch, UnreadableFile, UnusableLabel, UnusableVoxels, UsageError
+from ...store.places import place_of
 from .base import Affine, LabelMap, Scan, SourceGrid
+from .geometry import is_sheared, spacing_mm
+from .labels import whole_planes
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
-__all__ = ["grid_of_affine", "read_nifti_image", "read_nifti_label", "whole_labels", "write_label_nifti"]
+__all__ = [
+    "grid_of_affine",
+    "read_nifti_image",
+    "read_nifti_label",
+    "write_label_nifti",
+    "write_label_nifti_index_space",
+]
 
-# What nibabel and gzip raise on damaged files. ValueError: a memory map longer than its file.
-_DAMAGE = (EOFError, HeaderDataError, ImageFileError, OSError, ValueError, zlib.error)
-
-# A label stored with scl_slope comes back as 2.00007 or 6.9999 (TorchIO#220, nibabel#1001): round, and check.
-WHOLE_TOLERANCE = 1e-3
+# What nibabel and gzip raise on damaged files. OverflowError: an infinite offset in the header.
+_DAMAGE = (EOFError, HeaderDataError, ImageFileError, OSError, OverflowError, ValueError, zlib.error)
 
 _MILLIMETRES = 2  # NIFTI_UNITS_MM
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT
 _NIFTI1_LARGEST = 32_767  # dim[] of NIfTI-1 is int16
 
+_KEPT_TYPES = frozenset(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16"))
+# Deflate makes at most 258 bytes of 2 bits (RFC 1951): a header that promises more than that of its file lies.
+_LARGEST_COMPRESSION = 1032
 
-def read_nifti_image(path: Path, *, modality: str | None = None) -> Scan:
+_INDEX_SPACE = ".index-space."
+_INDEX_SPACE_TOLD = (
+    "The NIfTI file beside this one holds voxels by their index (i, j, k) only and claims no place in patient space: "
+    "the grid of its scan is sheared (a tilted gantry), which a NIfTI cannot say to readers built on ITK. The matrix "
+    "affine_ras_mm takes (i, j, k, 1) to millimetres in RAS+: x to the patient's right, y to anterior, z to superior."
+)
+
+
+def read_nifti_image(path: Path, *, modality: str | None = None, volume_index: int | None = None) -> Scan:
     """Read a NIfTI image.
 
     Parameters
     ----------
     path
-        A ``.nii`` or ``.nii.gz`` file, of two or three dimensions (trailing ones do not count).
+        A ``.nii`` or ``.nii.gz`` file, of two to four dimensions (trailing ones do not count).
     modality
         What the layout knows; NIfTI itself does not say.
+    volume_index
+        Which volume of a 4-D file, from 0; None for a file of one volume.
 
     Returns
     -------
     Scan
-        ``values`` (i, j, k) float32, rescaled; a 2-D image has k = 1.
+        ``values`` (i, j, k): int8, uint8, int16 or uint16 as stored where nothing is rescaled, else float32; a 2-D
+        image has k = 1. Colour (RGB24, RGBA32 without its transparency) is (i, j, k, 3) uint8.
 
     Raises
     ------
     UnreadableFile
         Missing, truncated, not NIfTI, or with a geometry that cannot be inverted.
     UnusableVoxels
-        4-D, colour or complex.
+        4-D without a choice of volume, or a choice that it does not have; vectors (5-D); complex.
     """
-    image = _open(path)
-    stored, slope, intercept = _stored_values(path, image)
-    values = np.empty(stored.shape, dtype=np.float32, order="F")
-    for k in range(stored.shape[2]):  # plane by plane: a float64 copy of a whole CT is 1.7 GB
-        plane = stored[:, :, k]
-        values[:, :, k] = plane if (slope, intercept) == (1.0, 0.0) else plane.astype(np.float64) * slope + intercept
-    affine = _affine(path, image)
+    stored = _open(path, volume_index)
+    notes = _notes(stored)
+    if stored.dtype.names:
+        values: npt.NDArray[Any] = _colours(_read_raw(stored))
+        notes += ("colour with transparency: the transparency was left out",) if "A" in stored.dtype.names else ()
+    elif stored.as_stored and stored.dtype.newbyteorder("=") in _KEPT_TYPES:
+        values = _read_raw(stored)
+    else:
+        values = np.empty(stored.shape, dtype=np.float32, order="F")
+        with np.errstate(over="ignore"):  # beyond float32: infinite, and counted as such later
+            for k, plane in enumerate(_rescaled_planes(stored)):
+                values[:, :, k] = plane
     return Scan(
         values=values,
-        affine=affine,
+        affine=stored.affine,
         modality=modality,
-        grid=_grid(image.header, values.shape, affine),
-        notes=_notes(image.header),
+        grid=_grid(stored.header, stored.shape, stored.affine),
+        notes=notes,
     )
 
 
-def read_nifti_label(path: Path) -> LabelMap:
+def read_nifti_label(path: Path, *, volume_index: int | None = None, threshold: float | None = None) -> LabelMap:
     """Read a NIfTI label map; see `whole_labels` for which values are taken.
+
+    Parameters
+    ----------
+    path
+        As for `read_nifti_image`.
+    volume_index
+        Which volume of a 4-D file, from 0.
+    threshold
+        From where on a voxel of a soft label counts.
 
     Raises
     ------
@@ -84,61 +125,17 @@ def read_nifti_label(path: Path) -> LabelMap:
     UnusableLabel
         Values that are not whole numbers from 0 on.
     UnusableVoxels
-        4-D, colour or complex.
+        4-D without a choice of volume, or a choice that it does not have; vectors (5-D); colour or complex.
     """
-    image = _open(path)
-    stored, slope, intercept = _stored_values(path, image)
-    rescaled = stored if (slope, intercept) == (1.0, 0.0) else stored.astype(np.float64) * slope + intercept
-    return LabelMap(values=whole_labels(rescaled, place=str(path)), affine=_affine(path, image))
-
-
-def whole_labels(values: npt.NDArray[Any], *, place: str) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Return label values as the smallest unsigned integers that hold them.
-
-    Parameters
-    ----------
-    values
-        Any shape, any real type; whole within 0.001 and not negative.
-    place
-        The file, for messages.
-
-    Raises
-    ------
-    UnusableLabel
-        NaN or infinite, negative, or not whole; some of the values are shown.
-    """
-    if values.size == 0:
-        return values.astype(np.uint8)
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            count = int(np.count_nonzero(~np.isfinite(values)))
-            message = (
-                f"{place}: {count} of {values.size} label values are NaN or infinite. The label was probably written "
-                f"by a resampling tool that marks the outside so; write 0 there, e.g. numpy.nan_to_num(label)."
-            )
-            raise UnusableLabel(message)
-        rounded = np.rint(values)
-        broken = np.abs(values - rounded) > WHOLE_TOLERANCE
-        if broken.any():
-            some = ", ".join(f"{value:.4g}" for value in np.unique(values[broken])[:5])
-            message = (
-                f"{place}: {int(np.count_nonzero(broken))} of {values.size} label values are not whole numbers "
-                f"({some}, ...). It looks like a soft label (a probability), or one resampled with interpolation. Soft "
-                f"labels are not taken yet: threshold it (label > 0.5), or resample with nearest neighbour."
-            )
-            raise UnusableLabel(message)
-        values = rounded
-    lowest, highest = values.min(), values.max()
-    if lowest < 0:
-        some = ", ".join(f"{value:g}" for value in np.unique(values[values < 0])[:5])
+    stored = _open(path, volume_index)
+    if stored.dtype.names:
         message = (
-            f"{place}: {int(np.count_nonzero(values < 0))} of {values.size} label values are negative ({some}). "
-            f"Labels are whole numbers from 0 (background) on. If negative means 'not annotated', set it to 0."
+            f"{path}: the voxels of this label are colours (RGB); one whole number a voxel is taken. Write the number "
+            f"of its class for each colour."
         )
-        raise UnusableLabel(message)
-    return values.astype(np.min_scalar_type(int(highest)))
+        raise UnusableVoxels(message)
+    values = whole_planes(_rescaled_planes(stored), stored.shape, place=str(path), threshold=threshold)
+    return LabelMap(values=values, affine=stored.affine)
 
 
 def grid_of_affine(shape: tuple[int, int, int], affine: Affine | None) -> SourceGrid:
@@ -149,14 +146,16 @@ def grid_of_affine(shape: tuple[int, int, int], affine: Affine | None) -> Source
     shape
         (i, j, k).
     affine
-        (i, j, k) to RAS+ millimetres: written as sform and qform of code 1 (scanner). None: identity, codes 0.
+        (i, j, k) to RAS+ millimetres: written as sform and qform of code 1 (scanner); a sheared one as sform alone,
+        because tools that prefer a qform would misplace the mask in silence. None: identity, codes 0.
     """
     if affine is None:
         return SourceGrid(shape=shape, stored_shape=shape, affine=None)
     header = nib.Nifti2Header() if max(shape) > _NIFTI1_LARGEST else nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_sform(affine, code=_SCANNER)
-    header.set_qform(affine, code=_SCANNER, strip_shears=True)  # a quaternion cannot hold shear; the sform does
+    # A quaternion cannot hold shear; the sform does. Without a code it is there for its spacing only.
+    header.set_qform(affine, code=0 if is_sheared(affine, shape) else _SCANNER, strip_shears=True)
     header["xyzt_units"] = _MILLIMETRES
     return _grid(header, shape, affine)
 
@@ -182,6 +181,75 @@ def write_label_nifti(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid
     UsageError
         The name is not that of a NIfTI file.
     """
+    _check_mask(path, values_ijk, grid)
+    header = _mask_header(values_ijk, grid)
+    header["pixdim"][:4] = grid.pixdim
+    header["quatern_b"], header["quatern_c"], header["quatern_d"] = grid.quaternion
+    header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = grid.quaternion_offset
+    header["srow_x"], header["srow_y"], header["srow_z"] = grid.sform
+    header["qform_code"], header["sform_code"] = grid.qform_code, grid.sform_code
+    header["xyzt_units"] = grid.xyzt_units
+    _save(path, values_ijk, header)
+
+
+def write_label_nifti_index_space(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid) -> Path:
+    """Write a mask by voxel index, without a place in patient space, and the true affine beside it.
+
+    For sheared grids, which readers built on ITK (SimpleITK, 3D Slicer, ITK-SNAP) do not open as NIfTI, or put in a
+    wrong place in silence. The file has spacing and no more: qform and sform have code 0.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.nii`` or ``.nii.gz`` and contains ``.index-space.``, so that nobody takes it for patient space;
+        replaced if it exists. The folder must exist.
+    values_ijk
+        Integers of shape ``grid.shape``, in the source's index order.
+    grid
+        With its affine, sheared or not.
+
+    Returns
+    -------
+    Path
+        The JSON file beside it, ``NAME.affine.json`` for ``NAME.nii.gz``, written first: ``affine_ras_mm`` (4x4, from
+        (i, j, k, 1) to millimetres in RAS+), ``shape_ijk`` and what this is.
+
+    Raises
+    ------
+    GeometryMismatch
+        The mask has another shape than the grid, or the grid has no affine.
+    UnusableLabel
+        The mask is not of an integer type.
+    UsageError
+        The name does not say what it is.
+    """
+    _check_mask(path, values_ijk, grid)
+    if _INDEX_SPACE not in path.name:
+        message = (
+            f"{path}: a mask in index space has to say so in its name, or it will be taken for patient space. Call it "
+            f"{_without_ending(path)}{_INDEX_SPACE}nii.gz"
+        )
+        raise UsageError(message)
+    affine = grid.affine_array
+    if affine is None:
+        message = f"{path}: the source has no affine that could be written beside its mask. Write a plain NIfTI of it."
+        raise GeometryMismatch(message)
+    header = _mask_header(values_ijk, grid)
+    header["pixdim"][:4] = (1.0, *spacing_mm(affine))
+    header["qform_code"] = header["sform_code"] = 0
+    header["xyzt_units"] = _MILLIMETRES
+    beside = path.with_name(f"{_without_ending(path)}.affine.json")
+    stored = {"what": _INDEX_SPACE_TOLD, "affine_ras_mm": affine.tolist(), "shape_ijk": list(grid.shape)}
+    place_of(beside).publish(f"{json.dumps(stored, indent=2)}\n".encode())
+    _save(path, values_ijk, header)
+    return beside
+
+
+def _without_ending(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _check_mask(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid) -> None:
     if not path.name.endswith((".nii", ".nii.gz")):
         message = f"{path}: a mask is written as NIfTI. Give it a name that ends in .nii.gz (or .nii)."
         raise UsageError(message)
@@ -196,18 +264,21 @@ def write_label_nifti(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid
             f"{path}: a mask holds integers, not {values_ijk.dtype}. Take the argmax, or threshold, before writing."
         )
         raise UnusableLabel(message)
-    image_class: Any = nib.Nifti2Image if grid.nifti_version == 2 else nib.Nifti1Image
-    header = image_class.header_class()
+
+
+def _mask_header(values_ijk: npt.NDArray[Any], grid: SourceGrid) -> Any:  # noqa: ANN401 (of nibabel)
+    header_class: Any = nib.Nifti2Header if grid.nifti_version == 2 else nib.Nifti1Header
+    header = header_class()
     header.set_data_dtype(values_ijk.dtype)
     header.set_data_shape(grid.stored_shape)
-    header["pixdim"][:4] = grid.pixdim
-    header["quatern_b"], header["quatern_c"], header["quatern_d"] = grid.quaternion
-    header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = grid.quaternion_offset
-    header["srow_x"], header["srow_y"], header["srow_z"] = grid.sform
-    header["qform_code"], header["sform_code"] = grid.qform_code, grid.sform_code
-    header["xyzt_units"] = grid.xyzt_units
-    # No affine argument: nibabel would write its own idea of qform, sform and codes over the fields above.
-    image = image_class(values_ijk.reshape(grid.stored_shape), None, header)
+    return header
+
+
+def _save(path: Path, values_ijk: npt.NDArray[Any], header: Any) -> None:  # noqa: ANN401 (of nibabel)
+    """Write a file whole or not at all."""
+    image_class: Any = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    # No affine argument: nibabel would write its own idea of qform, sform and codes over the fields of the header.
+    image = image_class(values_ijk.reshape(header.get_data_shape()), None, header)
     part = path.with_name(f".{os.getpid()}.{path.name}")  # nibabel compresses by the ending, so that stays
     try:
         nib.save(image, part)
@@ -218,54 +289,165 @@ def write_label_nifti(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid
         part.unlink(missing_ok=True)
 
 
-def _open(path: Path) -> Any:  # noqa: ANN401 (a nibabel image: its types are not checked)
-    """Read the header, and refuse what is not NIfTI or has no real numbers in three dimensions."""
-    try:
-        image = nib.load(path)
-    except FileNotFoundError as error:
+# -- reading ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Stored:
+    """One volume in a file, not read yet."""
+
+    path: Path
+    header: Any
+    """Of nibabel, whose types are not checked."""
+    affine: Affine
+    shape: tuple[int, int, int]
+    volume: int
+    """Which one, from 0."""
+    volumes: int
+    """How many the file has."""
+    dtype: np.dtype[Any]
+    """As stored, with its byte order."""
+    slope: float
+    intercept: float
+    data: Any
+    """The file that holds the voxels, for `ImageOpener`."""
+    offset: int
+    """Of the volume's first byte, uncompressed."""
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether values are not rescaled."""
+        return (self.slope, self.intercept) == (1.0, 0.0)
+
+
+def _open(path: Path, volume_index: int | None) -> _Stored:
+    """Read the header, and refuse what is not NIfTI, what has no real numbers, and what cannot be in the file."""
+    if not path.exists():
         message = f"{path}: there is no such file. Is it a link to something that was never downloaded?"
-        raise UnreadableFile(message) from error
-    except _DAMAGE as error:
-        raise UnreadableFile(_damaged(path)) from error
+        raise UnreadableFile(message)
+    with _damage_named(path):
+        image: Any = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         message = f"{path}: read as {type(image).__name__}, not as NIfTI. Convert it to .nii.gz first."
         raise UnreadableFile(message)
-    dtype = image.get_data_dtype()
-    if dtype.names or dtype.kind not in "uif":
-        kind = "colour (RGB)" if dtype.names else f"{dtype}"
+    proxy: Any = image.dataobj
+    dtype = np.dtype(proxy.dtype)
+    if not dtype.names and dtype.kind not in "uif":
         message = (
-            f"{path}: the voxels are {kind}; one real number a voxel is taken. "
-            f"Convert it to grey values (or the magnitude of a complex image) first."
+            f"{path}: the voxels are {dtype}; one real number a voxel, or a colour, is taken. Write the magnitude of a "
+            f"complex image (numpy.abs) first."
         )
         raise UnusableVoxels(message)
-    return image
+    shape, volume, volumes = _volume(path, image.shape, volume_index)
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    offset = int(proxy.offset) + volume * size
+    data = proxy.file_like
+    _check_size(path, data, offset + size)
+    return _Stored(
+        path=path,
+        header=image.header,
+        affine=_affine(path, image),
+        shape=shape,
+        volume=volume,
+        volumes=volumes,
+        dtype=dtype,
+        slope=float(proxy.slope),
+        intercept=float(proxy.inter),
+        data=data,
+        offset=offset,
+    )
 
 
-def _stored_values(path: Path, image: Any) -> tuple[npt.NDArray[Any], float, float]:  # noqa: ANN401
-    """Return the raw values as (i, j, k), scl_slope and scl_inter."""
-    shape = _three_dimensions(path, image.shape)
-    try:
-        stored = np.asarray(image.dataobj.get_unscaled())
-    except _DAMAGE as error:
-        raise UnreadableFile(_damaged(path)) from error
-    return stored.reshape(shape), float(image.dataobj.slope), float(image.dataobj.inter)
-
-
-def _three_dimensions(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+def _volume(path: Path, shape: tuple[int, ...], volume_index: int | None) -> tuple[tuple[int, int, int], int, int]:
+    """Return the shape of one volume, which one it is, and of how many."""
     significant = list(shape)
     while len(significant) > 3 and significant[-1] == 1:
         significant.pop()
-    if len(significant) > 3:
+    if len(significant) > 4:
         message = (
-            f"{path}: the image has {len(significant)} dimensions, {shape}; 4-D images (time, channels) are not taken "
-            f"yet. Split it into 3-D files, e.g. `fslsplit` or nibabel.four_to_three(nibabel.load(...))."
+            f"{path}: the image has {len(significant)} dimensions, {shape}: vectors or tensors at each voxel. Up to "
+            f"four are taken; write the component that you need to a 3-D file."
         )
         raise UnusableVoxels(message)
-    if len(significant) < 2 or 0 in significant:
-        message = f"{path}: an image of shape {shape} has no slices. Two or three dimensions are taken."
+    if len(significant) < 2 or min(significant) < 1:
+        message = f"{path}: an image of shape {shape} has no slices. Two to four dimensions are taken."
         raise UnusableVoxels(message)
-    i, j, k = (*significant, 1)[:3]
-    return i, j, k
+    i, j, k, volumes = (*significant, 1, 1)[:4] if len(significant) < 4 else significant
+    choice = (
+        f"Choose one, from 0 to {volumes - 1}: --time-index N, or --channel N where the volumes are channels of one "
+        f"image (MR sequences, say)."
+    )
+    if volume_index is None and volumes > 1:
+        message = f"{path}: the file holds {volumes} volumes, shape {shape}, and one is taken at a time. {choice}"
+        raise UnusableVoxels(message)
+    if volume_index is not None and not 0 <= volume_index < volumes:
+        remedy = choice if volumes > 1 else "It is a 3-D file: leave the choice out, or say 0."
+        message = f"{path}: the file holds {volumes} volume(s), and there is no number {volume_index}. {remedy}"
+        raise UnusableVoxels(message)
+    return (i, j, k), volume_index or 0, volumes
+
+
+def _check_size(path: Path, data: Any, needed: int) -> None:  # noqa: ANN401 (a path, of nibabel)
+    """Refuse a header that promises more than its file can hold, before any memory is asked for."""
+    with _damage_named(path):
+        size = Path(data).stat().st_size
+        most = {".nii": size, ".img": size, ".gz": size * _LARGEST_COMPRESSION}.get(Path(data).suffix.lower())
+        if most is not None and needed > most:
+            message = f"{needed} bytes announced"
+            raise EOFError(message)
+
+
+def _raw_planes(stored: _Stored, into: npt.NDArray[Any] | None = None) -> Iterator[npt.NDArray[Any]]:
+    """Yield the planes [:, :, k] in order, as stored but in the machine's byte order.
+
+    Parameters
+    ----------
+    into
+        In Fortran order, of the volume's shape and type: where the planes are to lie. None: each is a new array.
+    """
+    i, j, k = stored.shape
+    native = stored.dtype.newbyteorder("=")
+    with _damage_named(stored.path), ImageOpener(stored.data, "rb") as file:
+        file.seek(stored.offset)
+        for number in range(k):
+            plane = np.empty((j, i), dtype=native) if into is None else into.T[number]
+            # (j, i) is contiguous, (i, j) its view; as bytes also where it holds colours.
+            if file.readinto(plane.view(np.uint8).data) != plane.nbytes:
+                message = f"plane {number} of {k} is cut short"
+                raise EOFError(message)
+            if native != stored.dtype:
+                plane.byteswap(inplace=True)
+            yield plane.T
+        if stored.volume == stored.volumes - 1:
+            file.read(1)  # past the end: there gzip compares its checksum
+
+
+def _read_raw(stored: _Stored) -> npt.NDArray[Any]:
+    values = np.empty(stored.shape, dtype=stored.dtype.newbyteorder("="), order="F")
+    for _ in _raw_planes(stored, into=values):
+        pass
+    return values
+
+
+def _rescaled_planes(stored: _Stored) -> Iterator[npt.NDArray[Any]]:
+    """Yield the planes: as stored where nothing is rescaled, else float64."""
+    for plane in _raw_planes(stored):
+        yield plane if stored.as_stored else plane.astype(np.float64) * stored.slope + stored.intercept
+
+
+def _colours(raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return (i, j, k) of (R, G, B[, A]) bytes as (i, j, k, 3), without a copy."""
+    bytes_kjic = raw.T[..., None].view(np.uint8)
+    return bytes_kjic[..., :3].transpose(2, 1, 0, 3)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what nibabel and gzip raise on damaged files into one kind of error."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UnreadableFile(_damaged(path)) from error
 
 
 def _affine(path: Path, image: Any) -> Affine:  # noqa: ANN401
@@ -285,7 +467,7 @@ def _grid(header: Any, shape: tuple[int, ...], affine: Affine) -> SourceGrid:  #
     pixdim = [float(value) for value in header["pixdim"][:4]]
     return SourceGrid(
         shape=(i, j, k),
-        stored_shape=tuple(int(size) for size in header.get_data_shape()),
+        stored_shape=_stored_shape(header, shape),
         affine=tuple(tuple(float(value) for value in row) for row in affine),
         pixdim=(pixdim[0], pixdim[1], pixdim[2], pixdim[3]),
         quaternion=(float(header["quatern_b"]), float(header["quatern_c"]), float(header["quatern_d"])),
@@ -298,10 +480,19 @@ def _grid(header: Any, shape: tuple[int, ...], affine: Affine) -> SourceGrid:  #
     )
 
 
-def _notes(header: Any) -> tuple[str, ...]:  # noqa: ANN401
-    if int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0:
-        return ()
-    return ("neither sform nor qform is set: spacing is from pixdim, left and right are NIfTI's default",)
+def _stored_shape(header: Any, shape: tuple[int, ...]) -> tuple[int, ...]:  # noqa: ANN401 (of nibabel)
+    """Return the shape of a mask for this file: the file's own, or one volume of a 4-D one."""
+    stored = tuple(int(size) for size in header.get_data_shape())
+    return stored if np.prod(stored, dtype=object) == np.prod(shape, dtype=object) else shape
+
+
+def _notes(stored: _Stored) -> tuple[str, ...]:
+    notes = []
+    if stored.volumes > 1:
+        notes.append(f"a 4-D file: volume {stored.volume} of 0 to {stored.volumes - 1} was taken")
+    if int(stored.header["sform_code"]) <= 0 and int(stored.header["qform_code"]) <= 0:
+        notes.append("neither sform nor qform is set: spacing is from pixdim, left and right are NIfTI's default")
+    return tuple(notes)
 
 
 def _damaged(path: Path) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from samkit.stages.readers.geometry import spacing_mm
@@ -17,10 +19,17 @@ from samkit.stages.readers.nifti import (
     grid_of_affine,
     read_nifti_image,
     read_nifti_label,
-    whole_labels,
     write_label_nifti,
+    write_label_nifti_index_space,
 )
-from samkit.store.errors import GeometryMismatch, UnreadableFile, UnusableLabel, UnusableVoxels, UsageError
+from samkit.store.errors import (
+    GeometryMismatch,
+    SamkitError,
+    UnreadableFile,
+    UnusableLabel,
+    UnusableVoxels,
+    UsageError,
+)
 
 AFFINE = nib.affines.from_matvec(
     np.array([[0.79, 0.05, 0.0], [-0.05, 0.79, 0.2], [0.0, -0.03, 4.9]]), np.array([-101.3, 12.7, 1000.1])
@@ -35,15 +44,37 @@ def save(path: Path, values: np.ndarray, affine: np.ndarray | None = AFFINE, **h
     return path
 
 
+def tilted(degrees: float, spacing: tuple[float, float, float] = (0.8, 0.9, 5.0)) -> np.ndarray:
+    """An oblique stack whose slices are shifted along their columns, as by a tilted gantry."""
+    shear = np.eye(3)
+    shear[1, 2] = np.tan(np.radians(degrees)) * spacing[2] / spacing[1]
+    turned = nib.eulerangles.euler2mat(0.2, 0.1, -0.3) @ np.diag(spacing) @ shear
+    return nib.affines.from_matvec(turned, [-101.3, 12.7, 1000.1])
+
+
 def ramp(*shape: int, dtype: str = "int16") -> np.ndarray:
     return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
 
 
 class TestReadingAnImage:
-    def test_values_keep_their_order_and_become_float32(self, tmp_path: Path):
-        scan = read_nifti_image(save(tmp_path / "a.nii.gz", ramp(4, 3, 2)))
-        assert scan.values.dtype == np.float32
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+    @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
+    def test_small_integers_stay_what_they_are(self, tmp_path: Path, dtype: str, ending: str):
+        scan = read_nifti_image(save(tmp_path / f"a{ending}", ramp(4, 3, 2, dtype=dtype)))
+        assert scan.values.dtype == dtype
         np.testing.assert_array_equal(scan.values, ramp(4, 3, 2))
+
+    @pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "float32", "float64"])
+    def test_all_other_numbers_become_float32(self, tmp_path: Path, dtype: str):
+        values = ramp(4, 3, 2, dtype=dtype) * 30_000
+        nib.save(nib.Nifti1Image(values, AFFINE, dtype=dtype), tmp_path / "a.nii.gz")
+        scan = read_nifti_image(tmp_path / "a.nii.gz")
+        assert scan.values.dtype == np.float32
+        np.testing.assert_array_equal(scan.values, values)
+
+    def test_float64_beyond_float32_is_infinite(self, tmp_path: Path):
+        scan = read_nifti_image(save(tmp_path / "a.nii", np.array([1e300, 1.0]).reshape(2, 1, 1)))
+        assert scan.values.ravel().tolist() == [np.inf, 1.0]
 
     def test_slope_and_intercept_are_applied(self, tmp_path: Path):
         image = nib.Nifti1Image(ramp(4, 3, 2), AFFINE)
@@ -51,7 +82,9 @@ class TestReadingAnImage:
         image.to_filename(tmp_path / "a.nii")
         reference = nib.load(tmp_path / "a.nii")
         assert reference.dataobj.slope != 1
-        np.testing.assert_allclose(read_nifti_image(tmp_path / "a.nii").values, reference.get_fdata(), rtol=1e-6)
+        scan = read_nifti_image(tmp_path / "a.nii")
+        assert scan.values.dtype == np.float32
+        np.testing.assert_allclose(scan.values, reference.get_fdata(), rtol=1e-6)
 
     def test_the_affine_is_nibabels(self, tmp_path: Path):
         path = save(tmp_path / "a.nii.gz", ramp(4, 3, 2))
@@ -77,20 +110,110 @@ class TestReadingAnImage:
         scan = read_nifti_image(save(tmp_path / "a.nii", ramp(4, 3, 2, 1, 1)))
         np.testing.assert_array_equal(scan.values, ramp(4, 3, 2))
 
-    def test_big_endian_files_are_read(self, tmp_path: Path):
-        nib.save(nib.Nifti1Image(ramp(4, 3, 2), AFFINE, nib.Nifti1Header(endianness=">")), tmp_path / "a.nii")
-        np.testing.assert_array_equal(read_nifti_image(tmp_path / "a.nii").values, ramp(4, 3, 2))
+    @pytest.mark.parametrize("dtype", ["int16", "float32", "float64"])
+    def test_big_endian_files_are_read(self, tmp_path: Path, dtype: str):
+        values = ramp(4, 3, 2, dtype=dtype)
+        nib.save(nib.Nifti1Image(values, AFFINE, nib.Nifti1Header(endianness=">"), dtype=dtype), tmp_path / "a.nii")
+        scan = read_nifti_image(tmp_path / "a.nii")
+        assert scan.values.dtype.isnative
+        np.testing.assert_array_equal(scan.values, values)
+
+    @pytest.mark.parametrize("channels", ["RGB", "RGBA"])
+    def test_colour_is_a_trailing_axis_of_three(self, tmp_path: Path, channels: str):
+        colours = np.random.default_rng(0).integers(0, 256, (4, 3, 2, len(channels)), dtype=np.uint8)
+        packed = colours.view([(name, "u1") for name in channels])[..., 0]
+        scan = read_nifti_image(save(tmp_path / "a.nii.gz", packed))
+        assert (scan.grid.shape, scan.grid.stored_shape) == ((4, 3, 2), (4, 3, 2))
+        np.testing.assert_array_equal(scan.values, colours[..., :3])
+
+    def test_transparency_that_is_left_out_is_noted(self, tmp_path: Path):
+        rgba = np.zeros((4, 3, 2), dtype=[(name, "u1") for name in "RGBA"])
+        assert "transparency" in read_nifti_image(save(tmp_path / "a.nii", rgba)).notes[0]
+
+
+class TestOneVolumeOfSeveral:
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+    @pytest.mark.parametrize("index", [0, 2, 4])
+    def test_the_chosen_volume_is_read(self, tmp_path: Path, ending: str, index: int):
+        path = save(tmp_path / f"a{ending}", ramp(4, 3, 2, 5))
+        scan = read_nifti_image(path, volume_index=index)
+        np.testing.assert_array_equal(scan.values, nib.load(path).get_fdata()[..., index])
+        assert f"volume {index} of 0 to 4" in scan.notes[0]
+
+    def test_a_label_has_several_volumes_too(self, tmp_path: Path):
+        path = save(tmp_path / "a.nii.gz", ramp(4, 3, 2, 5, dtype="uint8"))
+        np.testing.assert_array_equal(read_nifti_label(path, volume_index=3).values, ramp(4, 3, 2, 5)[..., 3])
+
+    def test_a_mask_for_it_has_three_dimensions(self, tmp_path: Path):
+        scan = read_nifti_image(save(tmp_path / "a.nii.gz", ramp(4, 3, 2, 5)), volume_index=1)
+        write_label_nifti(tmp_path / "mask.nii", np.zeros((4, 3, 2), np.uint8), scan.grid)
+        assert nib.load(tmp_path / "mask.nii").shape == (4, 3, 2)
+
+    @pytest.mark.parametrize("read", [read_nifti_image, read_nifti_label])
+    def test_without_a_choice_it_is_refused_with_the_flags_to_type(self, tmp_path: Path, read):
+        with pytest.raises(UnusableVoxels, match=r"5 volumes.*from 0 to 4: --time-index N, or --channel N"):
+            read(save(tmp_path / "a.nii.gz", ramp(4, 3, 2, 5)))
+
+    @pytest.mark.parametrize("index", [5, -1])
+    def test_a_volume_that_is_not_there_is_refused(self, tmp_path: Path, index: int):
+        with pytest.raises(UnusableVoxels, match=rf"no number {index}.*from 0 to 4"):
+            read_nifti_image(save(tmp_path / "a.nii.gz", ramp(4, 3, 2, 5)), volume_index=index)
+
+    def test_a_3d_file_has_volume_0_only(self, tmp_path: Path):
+        path = save(tmp_path / "a.nii.gz", ramp(4, 3, 2))
+        np.testing.assert_array_equal(read_nifti_image(path, volume_index=0).values, ramp(4, 3, 2))
+        with pytest.raises(UnusableVoxels, match="3-D file"):
+            read_nifti_image(path, volume_index=1)
+
+    def test_of_an_uncompressed_file_no_other_bytes_are_read(self, tmp_path: Path):
+        path = save(tmp_path / "a.nii", ramp(4, 3, 2, 5))
+        whole = path.read_bytes()
+        path.write_bytes(whole[:352] + b"\xff" * 48 + whole[400:])  # the first volume, 24 int16
+        np.testing.assert_array_equal(read_nifti_image(path, volume_index=1).values, ramp(4, 3, 2, 5)[..., 1])
+
+
+class TestMemory:
+    SHAPE = (192, 192, 160)
+    BYTES = 2 * 192 * 192 * 160
+
+    def peak(self, read, *arguments, **choices) -> int:
+        read(*arguments, **choices)  # what is imported and cached once does not count
+        tracemalloc.start()
+        try:
+            read(*arguments, **choices)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+    def test_an_int16_scan_takes_little_more_than_itself(self, tmp_path: Path, ending: str):
+        path = save(tmp_path / f"a{ending}", np.zeros(self.SHAPE, np.int16))
+        assert self.peak(read_nifti_image, path) < 1.2 * self.BYTES
+
+    def test_a_rescaled_scan_takes_little_more_than_its_float32(self, tmp_path: Path):
+        image = nib.Nifti1Image(np.zeros(self.SHAPE, np.int16), AFFINE)
+        image.header.set_slope_inter(1.35, -1024)
+        nib.save(image, tmp_path / "a.nii.gz")
+        assert self.peak(read_nifti_image, tmp_path / "a.nii.gz") < 2.2 * self.BYTES
+
+    def test_one_volume_of_many_takes_little_more_than_itself(self, tmp_path: Path):
+        path = save(tmp_path / "a.nii.gz", np.zeros((192, 192, 16, 10), np.int16))
+        assert self.peak(read_nifti_image, path, volume_index=5) < 1.5 * self.BYTES / 10
+
+    def test_a_label_in_float64_takes_little_more_than_its_bytes(self, tmp_path: Path):
+        path = save(tmp_path / "a.nii.gz", np.zeros(self.SHAPE, np.float64))
+        assert self.peak(read_nifti_label, path) < 0.8 * self.BYTES
 
 
 class TestRefusingAnImage:
-    def test_4d_is_refused_with_its_shape_and_a_way_out(self, tmp_path: Path):
-        with pytest.raises(UnusableVoxels, match=r"\(4, 3, 2, 5\).*fslsplit"):
-            read_nifti_image(save(tmp_path / "a.nii.gz", ramp(4, 3, 2, 5)))
+    def test_vectors_are_refused_with_their_shape(self, tmp_path: Path):
+        with pytest.raises(UnusableVoxels, match=r"5 dimensions, \(4, 3, 2, 1, 3\): vectors"):
+            read_nifti_image(save(tmp_path / "a.nii.gz", ramp(4, 3, 2, 1, 3)))
 
-    def test_colour_is_refused(self, tmp_path: Path):
+    def test_a_label_in_colours_is_refused(self, tmp_path: Path):
         rgb = np.zeros((4, 3, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
         with pytest.raises(UnusableVoxels, match="RGB"):
-            read_nifti_image(save(tmp_path / "a.nii.gz", rgb))
+            read_nifti_label(save(tmp_path / "a.nii.gz", rgb))
 
     def test_complex_is_refused(self, tmp_path: Path):
         with pytest.raises(UnusableVoxels, match="complex64"):
@@ -105,6 +228,48 @@ class TestRefusingAnImage:
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(UnreadableFile, match=rf"scan{ending}.*truncated.*copy it again"):
             read_nifti_image(path)
+
+    def test_a_well_formed_archive_of_half_a_file_is_noticed(self, tmp_path: Path):
+        path = save(tmp_path / "a.nii.gz", ramp(8, 8, 8))
+        path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:900]))
+        with pytest.raises(UnreadableFile, match="truncated"):
+            read_nifti_image(path)
+
+    def test_a_changed_byte_of_a_compressed_file_is_noticed(self, tmp_path: Path):
+        values = np.random.default_rng(0).integers(0, 1000, (32, 32, 16)).astype(np.int16)
+        path = save(tmp_path / "a.nii.gz", values)
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        compressed = bytearray(gzip.compress(bytes(content), compresslevel=0))  # stored: no other byte depends on it
+        compressed[len(compressed) // 2] ^= 1
+        path.write_bytes(bytes(compressed))
+        with pytest.raises(UnreadableFile, match="damaged"):
+            read_nifti_image(path)
+
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+    def test_a_header_that_promises_more_than_any_file_holds_asks_for_no_memory(self, tmp_path: Path, ending: str):
+        image = nib.Nifti1Image(ramp(4, 3, 2), AFFINE)
+        content = bytearray(image.to_bytes())
+        content[40:48] = np.array([3, 32767, 32767, 32767], "<i2").tobytes()
+        path = tmp_path / f"a{ending}"
+        path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+        with pytest.raises(UnreadableFile, match="truncated"):
+            read_nifti_image(path)
+
+    @given(changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
+    @example([(108, 0), (109, 0), (110, 128), (111, 127)])  # an infinite offset
+    @example([(40, 4), (48, 0), (49, 128)])  # a negative number of volumes
+    @settings(max_examples=300, deadline=None)
+    def test_whatever_a_header_says_there_is_no_other_error(self, tmp_path_factory, changes):
+        content = bytearray(nib.Nifti1Image(ramp(4, 3, 2), AFFINE).to_bytes())
+        for at, value in changes:
+            content[at] = value
+        path = tmp_path_factory.mktemp("headers") / "a.nii"
+        path.write_bytes(content)
+        for read in (read_nifti_image, read_nifti_label):
+            try:
+                read(path)
+            except SamkitError as error:
+                assert str(path) in str(error)
 
     def test_bytes_that_are_no_nifti_are_refused(self, tmp_path: Path):
         (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"<html>404 not found</html>" * 99))
@@ -130,22 +295,21 @@ class TestLabels:
         almost = np.array([0, 1.00007, 1.9996, 6.9999], np.float32).reshape(4, 1, 1)
         assert read_nifti_label(save(tmp_path / "a.nii", almost)).values.ravel().tolist() == [0, 1, 2, 7]
 
+    def test_rescaled_integers_are_rounded_too(self, tmp_path: Path):
+        image = nib.Nifti1Image(np.array([0, 100, 200], np.int16).reshape(3, 1, 1), AFFINE)
+        image.header.set_slope_inter(0.010001, 0)
+        nib.save(image, tmp_path / "a.nii.gz")
+        assert read_nifti_label(tmp_path / "a.nii.gz").values.ravel().tolist() == [0, 1, 2]
+
     def test_soft_labels_are_refused_with_some_of_their_values(self, tmp_path: Path):
         soft = np.array([0, 0.25, 0.5, 1], np.float32).reshape(4, 1, 1)
-        with pytest.raises(UnusableLabel, match=r"2 of 4 .*0\.25, 0\.5.*threshold"):
+        with pytest.raises(UnusableLabel, match=r"a\.nii: 2 of 4 .*0\.25, 0\.5.*--label-threshold 0\.5"):
             read_nifti_label(save(tmp_path / "a.nii", soft))
 
-    def test_negative_values_are_refused(self, tmp_path: Path):
-        with pytest.raises(UnusableLabel, match=r"negative \(-1\)"):
-            read_nifti_label(save(tmp_path / "a.nii", np.array([0, -1], np.int16).reshape(2, 1, 1)))
-
-    def test_nan_is_refused(self, tmp_path: Path):
-        with pytest.raises(UnusableLabel, match="1 of 2 label values are NaN"):
-            read_nifti_label(save(tmp_path / "a.nii", np.array([0, np.nan], np.float32).reshape(2, 1, 1)))
-
-    @given(st.lists(st.integers(0, 2**16 - 1), min_size=1), st.floats(-9e-4, 9e-4))
-    def test_whole_values_come_back_as_they_were(self, labels: list[int], noise: float):
-        np.testing.assert_array_equal(whole_labels(np.array(labels) + abs(noise), place="x"), labels)
+    def test_soft_labels_are_taken_with_a_threshold(self, tmp_path: Path):
+        soft = np.array([0, 0.25, 0.5, 0.51, 1], np.float32).reshape(5, 1, 1)
+        label = read_nifti_label(save(tmp_path / "a.nii", soft), threshold=0.5)
+        assert label.values.ravel().tolist() == [0, 0, 0, 1, 1]
 
 
 class TestWritingAMask:
@@ -228,6 +392,13 @@ class TestWritingAMask:
         np.testing.assert_allclose(mask.get_qform(), rigid, atol=1e-5)
         assert (int(mask.header["qform_code"]), int(mask.header["sform_code"])) == (1, 1)
 
+    def test_a_sheared_grid_is_kept_by_the_sform_alone(self, tmp_path: Path):
+        write_label_nifti(tmp_path / "m.nii", np.zeros((8, 8, 9), np.uint8), grid_of_affine((8, 8, 9), tilted(15)))
+        mask = nib.load(tmp_path / "m.nii")
+        np.testing.assert_allclose(mask.affine, tilted(15), rtol=1e-6)
+        assert (int(mask.header["qform_code"]), int(mask.header["sform_code"])) == (0, 1)
+        np.testing.assert_allclose(mask.header["pixdim"][1:4], spacing_mm(tilted(15)), rtol=1e-6)
+
     def test_a_failed_write_leaves_the_old_file_and_no_other(self, tmp_path: Path, monkeypatch):
         grid = grid_of_affine((4, 3, 2), None)
         write_label_nifti(tmp_path / "m.nii.gz", np.ones((4, 3, 2), np.uint8), grid)
@@ -253,6 +424,65 @@ class TestWritingAMask:
     def test_another_ending_is_refused(self, tmp_path: Path):
         with pytest.raises(UsageError, match=r"\.nii\.gz"):
             write_label_nifti(tmp_path / "m.mha", np.zeros((4, 3, 2), np.uint8), grid_of_affine((4, 3, 2), None))
+
+
+class TestWritingInIndexSpace:
+    SHAPE = (8, 7, 9)
+
+    def write(self, path: Path, affine: np.ndarray | None = None) -> Path:
+        grid = grid_of_affine(self.SHAPE, tilted(15) if affine is None else affine)
+        return write_label_nifti_index_space(path, ramp(*self.SHAPE, dtype="uint16"), grid)
+
+    def test_simpleitk_refuses_the_sheared_grid_as_nifti(self, tmp_path: Path):
+        grid = grid_of_affine(self.SHAPE, tilted(15))
+        write_label_nifti(tmp_path / "m.nii", np.zeros(self.SHAPE, np.uint8), grid)
+        with pytest.raises(RuntimeError, match="orthonormal"):
+            SimpleITK.ReadImage(tmp_path / "m.nii")
+
+    def test_simpleitk_opens_it_with_the_spacing_and_no_direction(self, tmp_path: Path):
+        self.write(tmp_path / "case.index-space.nii.gz")
+        mask = SimpleITK.ReadImage(tmp_path / "case.index-space.nii.gz")
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(mask).T, ramp(*self.SHAPE))
+        assert mask.GetSpacing() == pytest.approx(spacing_mm(tilted(15)), rel=1e-6)
+        assert mask.GetOrigin() == (0, 0, 0)
+        assert mask.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
+
+    def test_it_claims_no_patient_space(self, tmp_path: Path):
+        self.write(tmp_path / "case.index-space.nii.gz")
+        header = nib.load(tmp_path / "case.index-space.nii.gz").header
+        assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 0)
+        assert header.get_xyzt_units()[0] == "mm"
+
+    def test_the_true_affine_lies_beside_it(self, tmp_path: Path):
+        beside = self.write(tmp_path / "case.index-space.nii.gz")
+        assert beside == tmp_path / "case.index-space.affine.json"
+        stored = json.loads(beside.read_text())
+        np.testing.assert_array_equal(stored["affine_ras_mm"], tilted(15))
+        assert stored["shape_ijk"] == list(self.SHAPE)
+        assert "patient space" in stored["what"]
+
+    def test_nothing_else_is_left_in_the_folder(self, tmp_path: Path):
+        self.write(tmp_path / "case.index-space.nii")
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "case.index-space.nii",
+            "case.index-space.affine.json",
+        }
+
+    def test_a_name_that_does_not_say_so_is_refused(self, tmp_path: Path):
+        with pytest.raises(UsageError, match=r"case\.index-space\.nii\.gz"):
+            self.write(tmp_path / "case.nii.gz")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_grid_without_geometry_has_nothing_to_write_beside(self, tmp_path: Path):
+        grid = grid_of_affine((4, 3, 2), None)
+        with pytest.raises(GeometryMismatch, match="no affine"):
+            write_label_nifti_index_space(tmp_path / "m.index-space.nii", np.zeros((4, 3, 2), np.uint8), grid)
+
+    def test_another_shape_is_refused(self, tmp_path: Path):
+        with pytest.raises(GeometryMismatch, match=r"\(3, 4, 2\).*\(4, 3, 2\)"):
+            write_label_nifti_index_space(
+                tmp_path / "m.index-space.nii", np.zeros((3, 4, 2), np.uint8), grid_of_affine((4, 3, 2), AFFINE)
+            )
 
 
 @pytest.mark.shared
