@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ...store.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import PurePath
 
 __all__ = [
     "compiled_subject",
@@ -24,18 +24,24 @@ __all__ = [
     "hashed_subject",
     "identity_of_text",
     "keyed_hash",
+    "natural_key",
     "stem",
 ]
 
-# Longest first. `.npy.h5` is how TransUNet's Synapse copies are called (case0001.npy.h5).
-_ENDINGS = (".nii.gz", ".npy.h5", ".hdf5", ".nii", ".h5")
+# Longest first. `.npy.h5` is how TransUNet's Synapse copies are called (case0001.npy.h5), `.seg.nrrd` are Slicer's
+# segmentations.
+_ENDINGS = (
+    *(".seg.nrrd", ".seg.nhdr", ".nii.gz", ".npy.h5"),
+    *(".hdf5", ".nrrd", ".nhdr", ".jpeg", ".tiff"),
+    *(".nii", ".mha", ".mhd", ".png", ".jpg", ".tif", ".bmp", ".dcm", ".ima", ".h5"),
+)
 
-# ACDC: patient001_frame01 and patient001_frame12 are two moments of one heart.
-_FRAME = re.compile(r"_frame\d+$")
+# ACDC: patient001_frame01 and patient001_frame12 are two moments of one heart; some h5 copies hold single slices.
+_FRAME = re.compile(r"_frame\d+(_slice_?\d+)?$")
 
 
-def stem(path: Path) -> str:
-    """Return a file's name without ``.nii``, ``.nii.gz``, ``.h5``, ``.hdf5`` or ``.npy.h5``.
+def stem(path: PurePath) -> str:
+    """Return a file's name without the ending of a format that samkit reads, such as ``.nii.gz`` or ``.seg.nrrd``.
 
     Examples
     --------
@@ -46,6 +52,19 @@ def stem(path: Path) -> str:
     lower = path.name.lower()
     ending = next((ending for ending in _ENDINGS if lower.endswith(ending)), "")
     return path.name[: len(path.name) - len(ending)]
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a key by which numbers within names sort as numbers: image_2 before image_10.
+
+    Examples
+    --------
+    >>> sorted(["image_10", "image_2", "Image_1"], key=natural_key)
+    ['Image_1', 'image_2', 'image_10']
+    """
+    parts = [part for part in re.split(r"([0-9]+)", text.casefold()) if part]
+    numbered = ((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+    return (*numbered, (-1, 0, text))  # the text itself decides between image_1 and image_01
 
 
 def frame_stripped(text: str) -> str:

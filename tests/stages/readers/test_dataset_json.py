@@ -32,6 +32,18 @@ def test_nnunet_values_names(tmp_path: Path):
     assert described.label_names == {0: "background", 1: "PZ"}
     assert described.channel_names == {0: "T2", 1: "ADC"}
     assert described.modality(0) is None
+    assert described.file_ending == ".nii.gz"
+
+
+@pytest.mark.parametrize("ending", [None, 7, "", "."])
+def test_without_an_ending_files_may_have_any(tmp_path: Path, ending: object):
+    content = {"labels": {"0": "background", "1": "x"}, **({} if ending is None else {"file_ending": ending})}
+    assert read_dataset_json(save(tmp_path, content)).file_ending is None
+
+
+def test_a_message_may_call_it_something_else(tmp_path: Path):
+    with pytest.raises(UnreadableFile, match=r"^typed\.zip/dataset\.json: not readable"):
+        read_dataset_json(save(tmp_path, "{"), place="typed.zip/dataset.json")
 
 
 def test_mri_is_called_mr(tmp_path: Path):

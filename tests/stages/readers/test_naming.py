@@ -15,6 +15,7 @@ from samkit.stages.readers.naming import (
     hashed_subject,
     identity_of_text,
     keyed_hash,
+    natural_key,
     stem,
 )
 from samkit.store.errors import UsageError
@@ -31,6 +32,13 @@ KEY = b"0123456789abcdef"
         ("case0001.npy.h5", "case0001"),
         ("patient001_frame01.h5", "patient001_frame01"),
         ("X.NII.GZ", "X"),
+        ("scan.seg.nrrd", "scan"),
+        ("scan.nrrd", "scan"),
+        ("scan.mha", "scan"),
+        ("xray.JPEG", "xray"),
+        ("slide.tiff", "slide"),
+        ("rtstruct.dcm", "rtstruct"),
+        ("1.2.840.dcm", "1.2.840"),
         ("IM-0001", "IM-0001"),
     ],
 )
@@ -42,8 +50,25 @@ def test_frames_of_a_patient_share_it():
     assert frame_stripped("patient001_frame01") == frame_stripped("patient001_frame12") == "patient001"
 
 
+@pytest.mark.parametrize("stem_of_slice", ["patient001_frame01_slice_3", "patient001_frame01_slice12"])
+def test_slices_of_a_frame_share_its_patient(stem_of_slice: str):
+    assert frame_stripped(stem_of_slice) == "patient001"
+
+
 def test_only_a_frame_is_stripped():
     assert frame_stripped("frame_07") == "frame_07"
+
+
+def test_numbers_in_names_sort_as_numbers():
+    names = ["image_10", "image_9", "Image_1", "image", "image_01", "image_1b", "10", "9"]
+    expected = ["9", "10", "image", "Image_1", "image_01", "image_1b", "image_9", "image_10"]
+    assert sorted(names, key=natural_key) == expected
+
+
+@given(st.text(), st.text())
+def test_the_natural_order_is_total(one: str, other: str):
+    assert (natural_key(one) == natural_key(other)) == (one == other)
+    assert (natural_key(one) < natural_key(other)) or (natural_key(one) >= natural_key(other))
 
 
 def test_the_hash_is_hmac_sha256():

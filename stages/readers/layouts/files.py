@@ -1,0 +1,259 @@
+"""Single files of the formats that are not DICOM: which kind, how large, how many volumes, and one as a candidate."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import nibabel as nib
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from PIL import Image
+
+from ..base import LabelFiles
+from ..itk import is_itk
+from ..naming import frame_stripped, stem
+from ..picture import is_picture
+from .base import Candidate, LayoutOptions, Tree
+
+__all__ = ["FileKind", "Measured", "candidate_of", "chosen_volume", "files_of", "kind_of", "label_of", "measured"]
+
+FileKind = Literal["nifti", "hdf5", "itk", "picture"]
+"""As `ReaderName`."""
+
+# What the libraries raise for damaged files. The reader says what is wrong; here it only means "size unknown".
+_DAMAGE = (
+    EOFError,
+    HeaderDataError,
+    Image.DecompressionBombError,
+    ImageFileError,
+    IndexError,
+    KeyError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+_SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
+_COLOURS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What a file's header says; all empty where it cannot be read."""
+
+    shape: tuple[int, ...] = ()
+    """(i, j, k) and what follows, without trailing ones after the third."""
+    volumes: int = 1
+    """How many there are to choose from."""
+    segments: tuple[str, ...] = ()
+    """The names of its segments, of a ``.seg.nrrd``."""
+
+    @property
+    def size(self) -> str:
+        """``512 x 512 x 120``, or nothing."""
+        return " x ".join(map(str, self.shape))
+
+
+def kind_of(path: Path) -> FileKind | None:
+    """Tell the format of a file by its ending; None for DICOM, and for what samkit does not read."""
+    lower = path.name.lower()
+    if lower.endswith((".nii", ".nii.gz")):
+        return "nifti"
+    if lower.endswith((".h5", ".hdf5")):
+        return "hdf5"
+    if is_itk(path):
+        return "itk"
+    return "picture" if is_picture(path) else None
+
+
+def files_of(paths: Iterable[Path], *kinds: FileKind) -> list[Path]:
+    """Return the files of these formats, in the order given."""
+    return [path for path in paths if kind_of(path) in kinds]
+
+
+def measured(path: Path) -> Measured:
+    """Read what the header of a file says about its size; no voxel is read."""
+    try:
+        kind = kind_of(path)
+        if kind == "nifti":
+            return _of_axes(tuple(int(size) for size in nib.load(path).shape))  # type: ignore[attr-defined]
+        if kind == "itk":
+            return _measured_itk(path)
+        if kind == "hdf5":
+            return _measured_hdf5(path)
+        return _measured_picture(path)
+    except _DAMAGE:
+        return Measured()
+
+
+def _of_axes(shape: tuple[int, ...]) -> Measured:
+    significant = list(shape)
+    while len(significant) > 3 and significant[-1] == 1:
+        significant.pop()
+    return Measured(shape=tuple(significant), volumes=significant[3] if len(significant) == 4 else 1)
+
+
+def _measured_itk(path: Path) -> Measured:
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # noqa: FBT003 (the library takes no keyword)
+    try:
+        reader.ReadImageInformation()
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
+    names = {
+        int(found[1]): reader.GetMetaData(key).strip()
+        for key in reader.GetMetaDataKeys()
+        if (found := _SEGMENT_NAME.fullmatch(key))
+    }
+    segments = tuple(dict.fromkeys(names[number] for number in sorted(names)))
+    size, components = tuple(reader.GetSize()), reader.GetNumberOfComponents()
+    colour = (
+        components == _COLOURS
+        and reader.GetPixelID() == SimpleITK.sitkVectorUInt8
+        and not ("NRRD_kinds[pixel]" in reader.GetMetaDataKeys() and reader.GetMetaData("NRRD_kinds[pixel]") == "list")
+    )
+    axes = _of_axes(size if components == 1 or colour else (*(*size, 1)[:3], components))
+    return Measured(shape=axes.shape, volumes=axes.volumes, segments=segments)
+
+
+def _measured_hdf5(path: Path) -> Measured:
+    with h5py.File(path, "r") as file:
+        image = file.get("image", file.get("label"))
+        return Measured(shape=tuple(int(size) for size in reversed(image.shape)))
+
+
+def _measured_picture(path: Path) -> Measured:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a large picture: its reader says so
+        with Image.open(path) as image:
+            pages = getattr(image, "n_frames", 1) if path.suffix.lower() in {".tif", ".tiff"} else 1
+            return Measured(shape=(*image.size, pages) if pages > 1 else image.size)
+
+
+def chosen_volume(
+    volumes: int, options: LayoutOptions, *, channelled: bool = False, names: Mapping[int, str] | None = None
+) -> tuple[int | None, str | None]:
+    """Choose one volume of a file.
+
+    Parameters
+    ----------
+    volumes
+        How many it holds.
+    channelled
+        Whether ``--channel`` chooses among files (``_0000``, ``_0001``) and therefore not within one.
+    names
+        What the dataset calls its channels.
+
+    Returns
+    -------
+    int or None
+        Which one; None where there is only one, or where it is refused.
+    str or None
+        The reason for refusing it.
+    """
+    if volumes == 1:
+        return None, None
+    by_channel = options.channel is not None and not channelled
+    wanted = options.channel if by_channel else options.volume.time_index
+    called = {
+        number: name for number, name in (names or {}).items() if number < volumes and volumes == len(names or {})
+    }
+    listed = ", ".join(f"{number} ({name})" for number, name in called.items())
+    if wanted is None:
+        choice = f"--channel {listed}" if listed else f"--time-index 0 to {volumes - 1}"
+        more = "" if channelled or listed else f" (--channel 0 to {volumes - 1}, where they are channels of one image)"
+        return None, f"4-D: {volumes} volumes in one file. Choose one: {choice}{more}"
+    if not 0 <= wanted < volumes:
+        option = "--channel" if by_channel else "--time-index"
+        return None, f"{option} {wanted}: there are {volumes} volumes in the file, {listed or f'0 to {volumes - 1}'}"
+    return wanted, None
+
+
+def candidate_of(
+    tree: Tree,
+    path: Path,
+    options: LayoutOptions,
+    *,
+    label: LabelFiles | None = None,
+    label_shown: str = "",
+    modality: str | None = None,
+    stem_is_id: bool = True,
+    stem_of_case: str | None = None,
+    patient: str | None = None,
+    patient_secret: str | None = None,
+    channelled: bool = False,
+    channel_names: Mapping[int, str] | None = None,
+    size: Measured | None = None,
+    notes: tuple[str, ...] = (),
+    test_of: str | None = None,
+) -> Candidate:
+    """Return a file as a candidate, refused where it holds several volumes and none was chosen.
+
+    Parameters
+    ----------
+    stem_of_case
+        The stem without what is no part of the case, such as a channel.
+    patient
+        By default the stem, ACDC's ``_frameNN`` left out.
+    patient_secret
+        By default `patient`.
+    size
+        Where the header was read already.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        message = f"{path}: no file of a format that is known by its ending"
+        raise ValueError(message)
+    header = size or measured(path)
+    index, reason = chosen_volume(header.volumes, options, channelled=channelled, names=channel_names)
+    name = stem_of_case or stem(path)
+    named_patient = patient or frame_stripped(name)
+    told = () if index is None else (f"4-D: volume {index} of {header.volumes} taken",)
+    found = Candidate(
+        image=(path,),
+        label=label,
+        reader=kind,
+        stem=name,
+        stem_is_id=stem_is_id,
+        patient=named_patient,
+        patient_secret=named_patient if patient_secret is None else patient_secret,
+        volume_index=index,
+        modality=modality,
+        shown=tree.shown(path),
+        size=header.size,
+        label_shown=label_shown,
+        notes=(*told, *notes),
+        test_of=test_of,
+    )
+    return found if reason is None else found.refused(reason)
+
+
+def label_of(path: Path, options: LayoutOptions, *, channelled: bool = False) -> LabelFiles:
+    """Return a file as a label; of one with several volumes the chosen one, or None for its reader to complain of."""
+    kind = kind_of(path)
+    if kind is None:
+        message = f"{path}: no file of a format that is known by its ending"
+        raise ValueError(message)
+    chosen = options.volume.time_index is not None or (options.channel is not None and not channelled)
+    if kind != "itk" and not (kind == "nifti" and chosen):
+        return LabelFiles(reader=kind, paths=(path,))
+    header = measured(path)
+    index = None if header.segments else chosen_volume(header.volumes, options, channelled=channelled)[0]
+    return LabelFiles(reader=kind, paths=(path,), names=header.segments, volume_index=index)

@@ -1,0 +1,200 @@
+"""Scans in no particular order, in subfolders too: h5 volumes, DICOM, NIfTI, NRRD and MetaImage, pictures, mixed.
+
+Labels are told by their ending (``scan_seg.nii.gz`` beside ``scan.nii.gz``), whatever the two formats, or are DICOM-SEG
+and RTSTRUCT. A map beside a DICOM series, or in a folder above it, belongs to it where it is the only one there.
+Pictures beside or above other scans are taken for previews and left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from ..dicom_series import triage
+from ..labels import LabelChoice
+from ..naming import frame_stripped, stem
+from .base import Candidate, LayoutOptions, Pairing, Tree, identity_text
+from .dicom import label_options, other_refusals, scans, with_label
+from .endings import LabelOption, image_and_suffix, is_called_label, one_label_each
+from .files import candidate_of, files_of, kind_of, label_of
+from .h5 import h5_volumes, label_inside
+
+__all__ = ["LOOSE_LAYOUTS", "loose_files", "merged", "of_structures", "single_file"]
+
+_H5, _DICOM = "h5 volumes", "DICOM series"
+_FILE_LAYOUTS = {
+    "NIfTI files": (".nii", ".nii.gz"),
+    "NRRD files": (".nrrd", ".nhdr"),
+    "MetaImage files": (".mha", ".mhd"),
+    "pictures": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+}
+_SINGLE = "single file"
+_LISTED = 12
+
+LOOSE_LAYOUTS = frozenset({_H5, _DICOM, _SINGLE, *_FILE_LAYOUTS})
+"""What a layout is called that is no named one, each of several joined by "and"."""
+
+
+def loose_files(tree: Tree, options: LayoutOptions) -> Pairing | None:
+    """Whatever a folder holds that samkit reads."""
+    every = tree.files
+    h5 = h5_volumes(tree, files_of(every, "hdf5"), options)
+    rest = _others(tree, every, options)
+    parts = [part for part in (h5, rest) if part is not None]
+    return merged(parts) if parts else None
+
+
+def merged(parts: Sequence[Pairing]) -> Pairing:
+    """Join what several rules found in one folder; what labels mean is kept only where one part alone has labels."""
+    if len(parts) == 1:
+        return parts[0]
+    with_labels = [part for part in parts if any(candidate.label is not None for candidate in part.candidates)]
+    only = with_labels[0] if len(with_labels) == 1 else None
+    notes = [note for part in parts for note in part.notes]
+    if only is None and any(part.labels is not None for part in with_labels):
+        notes.append("labels of several kinds in one folder: --labels says which are taken, and what they are called")
+    return Pairing(
+        layout=" and ".join(part.layout for part in parts),
+        candidates=[candidate for part in parts for candidate in part.candidates],
+        refused=[row for part in parts for row in part.refused],
+        label_names=only.label_names if only else None,
+        labels=only.labels if only else None,
+        overlap=only.overlap if only else None,
+        label_suffix=next((part.label_suffix for part in parts if part.label_suffix), None),
+        notes=tuple(notes),
+    )
+
+
+def of_structures(candidates: Sequence[Candidate]) -> tuple[LabelChoice | None, tuple[str, ...]]:
+    """Return one class a structure, where labels hold named structures, and what to tell of it."""
+    labels = [candidate.label for candidate in candidates if candidate.label is not None]
+    named = [label for label in labels if label.names]
+    if not named:
+        return None, ()
+    if len(named) < len(labels):
+        note = (
+            f"{len(named)} of {len(labels)} labels hold named structures, the others numbers: --labels says which are "
+            f"taken, and what they are called"
+        )
+        return None, (note,)
+    names = {name for label in named for name in label.names}
+    choice = LabelChoice.of_structures(names)
+    ordered = list(choice.names.values())
+    more = f", ... ({len(ordered)} in all)" if len(ordered) > _LISTED else ""
+    return choice, (f"one class a structure, in the order of their names: {', '.join(ordered[:_LISTED])}{more}",)
+
+
+def single_file(path: Path, options: LayoutOptions) -> Pairing | None:
+    """One file, of any format."""
+    tree = Tree.of_file(path)
+    kind = kind_of(path)
+    if kind is None:
+        return _others(tree, [path], options)
+    label = label_inside(path) if kind == "hdf5" else None
+    candidate = candidate_of(tree, path, options, label=label, stem_is_id=False, patient_secret="")
+    return Pairing(layout=_SINGLE, candidates=[candidate])
+
+
+def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairing | None:
+    """Everything but h5."""
+    wanted = options.label_suffix.lstrip("_") if options.label_suffix is not None else None
+    dicom = triage([path for path in every if kind_of(path) is None], options.volume)
+    series = scans(tree, dicom, options)
+    objects = label_options(tree, dicom, series)
+    refused = [*other_refusals(tree, dicom), *objects.refused]
+    files, previews = _without_previews(files_of(every, "nifti", "itk", "picture"), [one.image for one in series])
+    splits = {path: image_and_suffix(path, wanted) for path in files}
+    owners = _Owners(series)
+    for path in files:
+        # "mask.nii.gz" beside a series is its label; beside nothing it is a file like any other.
+        if splits[path] is None and is_called_label(path, wanted) and owners.of(path) is not None:
+            splits[path] = ("", stem(path))
+    image_of = {(path.parent, stem(path)): path for path in files if splits[path] is None}
+    labels: dict[Path | int, list[LabelOption]] = defaultdict(list)
+    for place, there in objects.options.items():
+        labels[place] += there
+    for path, split in splits.items():
+        if split is None:
+            continue
+        owner: Path | int | None = image_of.get((path.parent, split[0]))
+        note, suffix = "", split[1]
+        if owner is None and kind_of(path) != "picture" and (owner := owners.of(path)) is not None:
+            note, suffix = "its label lies beside it and does not name it", ""
+        label = label_of(path, options)
+        if owner is None:
+            reason = f"a label (by its ending _{split[1]}) without an image {split[0]} beside it"
+            refused.append(tree.refusal(path, reason, label=label))
+        else:
+            labels[owner].append(LabelOption(label=label, path=path, stem=stem(path), suffix=suffix, note=note))
+    chosen = one_label_each(tree, labels, options)
+    candidates: list[Candidate] = []
+    for place, candidate in enumerate(series):
+        ambiguous = chosen.ambiguous.get(place)
+        labelled = with_label(tree, candidate, chosen.by_image.get(place))
+        candidates.append(labelled if ambiguous is None else candidate.refused(ambiguous, has_several_labels=True))
+    for path in image_of.values():
+        candidate = candidate_of(tree, path, options, stem_is_id=False, patient_secret=_patient(path, options))
+        ambiguous = chosen.ambiguous.get(path)
+        labelled = with_label(tree, candidate, chosen.by_image.get(path) if candidate.reason is None else None)
+        candidates.append(labelled if ambiguous is None else candidate.refused(ambiguous, has_several_labels=True))
+    if not candidates and not refused:
+        return None
+    choice, told = of_structures(candidates)
+    if previews:
+        told = (*told, f"{len(previews)} picture(s) beside scans left out as previews; give their folder to take them")
+    return Pairing(
+        layout=" and ".join(_layouts(dicom_is_there=not dicom.empty, files=files)),
+        candidates=candidates,
+        refused=refused,
+        labels=choice,
+        label_suffix=chosen.suffix,
+        notes=told,
+    )
+
+
+class _Owners:
+    """The DICOM series to which a map in their folder, or in one above, belongs."""
+
+    def __init__(self, series: Sequence[Candidate]) -> None:
+        self._directly: dict[Path, list[int]] = defaultdict(list)
+        self._below: dict[Path, list[int]] = defaultdict(list)
+        for place, candidate in enumerate(series):
+            if candidate.reason is not None:
+                continue
+            home = Path(os.path.commonpath({path.parent for path in candidate.image}))
+            self._directly[home].append(place)
+            for above in home.parents:
+                self._below[above].append(place)
+
+    def of(self, path: Path) -> int | None:
+        """Return the only series in the folder of a map, else the only one below it."""
+        there = self._directly.get(path.parent) or self._below.get(path.parent, [])
+        return there[0] if len(there) == 1 else None
+
+
+def _without_previews(files: Sequence[Path], series: Sequence[Sequence[Path]]) -> tuple[list[Path], list[Path]]:
+    """Part pictures that lie beside or above other scans from all other files."""
+    homes = {path.parent for path in files if kind_of(path) != "picture"}
+    homes |= {path.parent for paths in series for path in paths}
+    above = homes | {parent for home in homes for parent in home.parents}
+    previews = [path for path in files if kind_of(path) == "picture" and path.parent in above]
+    left_out = set(previews)
+    return [path for path in files if path not in left_out], previews
+
+
+def _patient(path: Path, options: LayoutOptions) -> str:
+    """Return what the subject is a hash of: two frames of a patient lie in one folder, any other file is a patient."""
+    patient = frame_stripped(stem(path))
+    if patient == stem(path):
+        return ""
+    if options.logical is None:
+        return str(path.parent.resolve() / patient)
+    return str(PurePath(identity_text(path, options)).parent / patient)
+
+
+def _layouts(*, dicom_is_there: bool, files: Sequence[Path]) -> list[str]:
+    endings = {path.name.lower() for path in files}
+    found = [name for name, known in _FILE_LAYOUTS.items() if any(ending.endswith(known) for ending in endings)]
+    return [*([_DICOM] if dicom_is_there else []), *found]

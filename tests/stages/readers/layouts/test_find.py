@@ -1,0 +1,218 @@
+"""What volumes are called, what is refused for its name, and that no folder, however odd, gives a traceback."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from examples.scan_folders import KEY, find, h5, nifti, pairs, picture, row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic.archives import zip_folder
+from synthetic.series import blank, write_series
+
+from samkit.stages.readers.archives import unpacked
+from samkit.stages.readers.layouts import LayoutOptions
+from samkit.store.errors import InputError, SamkitError, UsageError
+
+
+class TestIds:
+    def test_stems_are_ids_when_asked(self, tmp_path: Path):
+        nifti(tmp_path / "case1.nii.gz")
+        (source,) = find(tmp_path, ids="stem").sources
+        assert (source.id, source.subject) == ("case1", "case1")
+
+    def test_hashes_are_ids_when_asked(self, tmp_path: Path):
+        nifti(tmp_path / "images/case1.nii.gz")
+        (source,) = find(tmp_path, ids="hash").sources
+        assert (source.id[0], source.subject[0]) == ("v", "s")
+
+    def test_identity_is_what_the_file_is_called_for_good(self, tmp_path: Path):
+        nifti(tmp_path / "here/a.nii.gz", tmp_path / "there/a.nii.gz")
+        here, there = (
+            find(tmp_path / place, logical=lambda path: f"archive.zip/{path.name}").sources[0]
+            for place in ("here", "there")
+        )
+        assert (here.id, here.identity) == (there.id, there.identity)
+        assert here.id != find(tmp_path / "here").sources[0].id
+
+    def test_frames_from_an_archive_are_still_one_subject(self, tmp_path: Path):
+        nifti(tmp_path / "x/patient001_frame01.nii.gz", tmp_path / "x/patient001_frame12.nii.gz")
+        found = find(tmp_path, logical=lambda path: f"archive.zip/{path.name}")
+        assert len({source.subject for source in found.sources}) == 1
+
+    def test_a_series_without_uids_is_the_same_in_every_unpacking(self, tmp_path: Path):
+        write_series(tmp_path / "data/ct", change=blank("SeriesInstanceUID", "StudyInstanceUID"))
+        plain = find(tmp_path / "data").sources[0].identity
+        zip_folder(tmp_path / "data/ct", tmp_path / "packed/ct.zip")
+        write_series(tmp_path / "packed/beside")
+        identities = set()
+        for _ in range(2):
+            with unpacked(tmp_path / "packed", tmp_path / "scratch") as held:
+                identities.add(frozenset(source.identity for source in find(held.root, logical=held.logical).sources))
+        assert len(identities) == 1
+        # A folder that was not packed is called the same whether or not archives lie beside it.
+        zip_folder(tmp_path / "data/ct", tmp_path / "data/another.zip")
+        with unpacked(tmp_path / "data", tmp_path / "scratch") as held:
+            assert plain in {source.identity for source in find(held.root, logical=held.logical).sources}
+
+    def test_the_name_of_an_archive_stands_for_its_folder(self, tmp_path: Path):
+        write_series(tmp_path / "unpacked-0001")
+        (source,) = find(
+            tmp_path / "unpacked-0001",
+            ids="stem",
+            logical=lambda path: str(tmp_path / "ct.zip"),
+            shown_root=tmp_path / "ct.zip",
+        ).sources
+        assert (source.id, source.shown) == ("ct", "ct.zip")
+
+
+class TestSubjects:
+    def test_the_first_group_is_the_subject(self, tmp_path: Path):
+        nifti(tmp_path / "images/site2-p07-visit1.nii.gz")
+        (source,) = find(tmp_path, subject_regex=r"(p\d+)-visit").sources
+        assert source.subject == "p07"
+
+    def test_without_a_group_the_whole_match_is(self, tmp_path: Path):
+        nifti(tmp_path / "images/site2-p07-visit1.nii.gz")
+        (source,) = find(tmp_path, subject_regex=r"p\d+").sources
+        assert source.subject == "p07"
+
+    def test_a_file_that_does_not_match_is_refused(self, tmp_path: Path):
+        nifti(tmp_path / "images/p07.nii.gz", tmp_path / "images/phantom.nii.gz")
+        found = find(tmp_path, subject_regex=r"p\d+")
+        assert pairs(found) == {"p07": None}
+        assert found.refused[0][0] == "images/phantom.nii.gz"
+        assert row(found, "images/phantom.nii.gz").decision == "refused"
+
+    def test_a_match_is_hashed_where_ids_are(self, tmp_path: Path):
+        nifti(tmp_path / "p07_a.nii.gz", tmp_path / "p07_b.nii.gz")
+        (subject,) = {source.subject for source in find(tmp_path, subject_regex=r"p\d+").sources}
+        assert subject[0] == "s"
+
+    def test_a_broken_expression_is_a_usage_error(self, tmp_path: Path):
+        nifti(tmp_path / "a.nii.gz")
+        with pytest.raises(UsageError, match="--subject"):
+            find(tmp_path, subject_regex="(")
+
+
+class TestAnyPlace:
+    def test_a_single_nifti_file_is_taken(self, tmp_path: Path):
+        nifti(tmp_path / "a.nii.gz")
+        found = find(tmp_path / "a.nii.gz")
+        assert (found.layout, found.sources[0].shown) == ("single file", "a.nii.gz")
+
+    def test_a_single_h5_file_brings_its_label(self, tmp_path: Path):
+        h5(tmp_path / "a.h5", "image", "label")
+        (source,) = find(tmp_path / "a.h5").sources
+        assert source.label is not None
+        assert source.label.paths == (tmp_path / "a.h5",)
+
+    def test_a_single_picture_is_taken(self, tmp_path: Path):
+        picture(tmp_path / "a.png")
+        assert find(tmp_path / "a.png").sources[0].reader == "picture"
+
+    def test_a_single_dicom_slice_is_taken(self, tmp_path: Path):
+        paths = write_series(tmp_path).paths
+        assert find(paths[0]).sources[0].image == (paths[0],)
+
+    def test_a_missing_folder_is_a_usage_error(self, tmp_path: Path):
+        with pytest.raises(UsageError, match="no such file or folder"):
+            find(tmp_path / "nowhere")
+
+    @pytest.mark.parametrize("names", [[], ["notes.txt", "scan.tar", ".hidden.nii.gz", "table.csv"]])
+    def test_a_folder_with_nothing_usable_lists_what_is_understood(self, tmp_path: Path, names: list[str]):
+        for name in names:
+            (tmp_path / name).write_text("x")
+        with pytest.raises(InputError, match=r"imagesTr.*BIDS.*3D-IRCADb.*NIfTI.*NRRD.*h5.*DICOM"):
+            find(tmp_path)
+
+    def test_a_file_of_no_kind_is_refused(self, tmp_path: Path):
+        (tmp_path / "a.txt").write_text("x")
+        with pytest.raises(InputError, match="of no kind"):
+            find(tmp_path / "a.txt")
+
+    def test_archives_that_could_not_be_unpacked_are_refused_rows(self, tmp_path: Path):
+        nifti(tmp_path / "a.nii.gz")
+        found = find(tmp_path, already_refused=(("b.zip", "it is damaged"),))
+        assert found.refused == [("b.zip", "it is damaged")]
+        assert row(found, "b.zip").why == "it is damaged"
+
+    def test_nothing_but_a_damaged_archive_is_a_refused_row_too(self, tmp_path: Path):
+        found = find(tmp_path, already_refused=(("b.zip", "it is damaged"),))
+        assert (found.sources, found.refused) == ([], [("b.zip", "it is damaged")])
+
+    def test_messages_name_what_the_user_typed(self, tmp_path: Path):
+        (tmp_path / "unpacked").mkdir()
+        with pytest.raises(InputError, match=r"^typed\.zip: the folder holds nothing"):
+            find(tmp_path / "unpacked", shown_root=Path("typed.zip"))
+        nifti(tmp_path / "unpacked/imagesTr/a.nii.gz")
+        (tmp_path / "unpacked/dataset.json").write_text("{")
+        with pytest.raises(InputError, match=r"^typed\.zip/dataset\.json: not readable"):
+            find(tmp_path / "unpacked", shown_root=Path("typed.zip"))
+
+    def test_the_key_is_not_printed(self):
+        assert "0123456789" not in repr(LayoutOptions(id_key=KEY))
+
+
+# -- folders that nobody meant ---------------------------------------------------------------------
+
+PARTS = st.sampled_from(
+    [
+        *("imagesTr", "labelsTr", "images", "labels", "masks", "sub-01", "anat", "derivatives", "img", "label"),
+        *("PATIENT_DICOM", "MASKS_DICOM", "LABELLED_DICOM", "liver", "3Dircadb1.1", "PATIENT_DICOM.zip"),
+        *("DICOM_anon", "Ground", "InPhase", "T1DUAL", "CT", "1", "patient001", "testing", "segmentations", "s0001"),
+        *("Ä ö", "x y"),
+    ]
+)
+NAMES = st.sampled_from(
+    [
+        *("a.nii.gz", "a_seg.nii.gz", "a_0000.nii.gz", "img0001.nii.gz", "label0001.nii.gz", "ct.nii.gz", "mask.nii"),
+        *("patient001_frame01.nii.gz", "patient001_frame01_gt.nii.gz", "patient001_4d.nii.gz", "Info.cfg", "meta.csv"),
+        *("a.nrrd", "a.seg.nrrd", "a.mha", "a.png", "a_mask.png", "1.tif", "a.jpg", "a.h5", "case0001.npy.h5"),
+        *("image_0", "1.dcm", "IM1.ima", "dataset.json", "x", "_seg.nii.gz", ".nii.gz", "seg.dcm"),
+    ]
+)
+CONTENTS = st.sampled_from([b"", b"x", b"\0" * 400, b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0\0\0\0\0", b"ED: 1\nES: 9"])
+FILES = st.lists(st.tuples(st.lists(PARTS, max_size=4), NAMES, CONTENTS), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(FILES, st.booleans())
+def test_a_folder_of_odd_files_is_understood_or_refused_in_words(files, stems: bool):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for parts, name, content in files:
+            path = root.joinpath(*parts, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.is_dir():
+                path.write_bytes(content)
+        try:
+            found = find(root, ids="stem" if stems else "auto")
+        except SamkitError as error:
+            assert str(error)
+            return
+        assert len({source.id for source in found.sources}) == len(found.sources)
+        assert len(found.table) == len(found.sources) + len(found.refused)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "layout", "volumes", "labelled", "subjects"),
+    [
+        ("hippocampus", "images and labels", 30, 30, 30),
+        ("acdc/volumes", "h5 volumes", 100, 100, 50),
+        ("spleen", "BIDS", 1, 1, 1),
+        ("sct", "NIfTI files", 1, 1, 1),
+        ("dicom2nifti/generic/compressed_rle/001", "DICOM series", 1, 0, 1),
+    ],
+)
+def test_real_folders_are_understood(shared_data: Path, name, layout, volumes, labelled, subjects):
+    found = find(shared_data / name)
+    assert found.layout == layout
+    assert len(found.sources) == volumes
+    assert sum(source.label is not None for source in found.sources) == labelled
+    assert len({source.subject for source in found.sources}) == subjects
+    assert found.refused == []
+    assert all(row.size for row in found.table)
