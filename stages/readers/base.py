@@ -13,22 +13,36 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ...store.errors import GeometryMismatch
+
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
+
+    from .dicom_series import Series
 
 __all__ = [
     "Affine",
+    "LabelFiles",
     "LabelMap",
+    "LabelReaderName",
     "Matrix",
     "ReaderName",
     "Scan",
     "SourceFiles",
     "SourceGrid",
+    "Structures",
     "read_image",
     "read_label",
 ]
 
-ReaderName = Literal["nifti", "hdf5", "dicom"]
+ReaderName = Literal["nifti", "hdf5", "dicom", "itk", "picture"]
+"""``itk``: NRRD and MetaImage, by SimpleITK; ``picture``: PNG, JPEG, TIFF."""
+
+LabelReaderName = Literal[
+    "nifti", "hdf5", "itk", "picture", "picture-stack", "mask-files", "mask-series", "dicom-seg", "rtstruct"
+]
+"""``picture-stack``: a PNG a slice; ``mask-files``, ``mask-series``: a NIfTI file, a DICOM series a structure."""
 
 Affine: TypeAlias = npt.NDArray[np.float64]
 """Shape (4, 4)."""
@@ -114,25 +128,61 @@ class SourceGrid:
 class Scan:
     """One image, as its file has it: no window, no resampling, no reorientation."""
 
-    values: npt.NDArray[np.float32]
-    """(i, j, k), rescaled as the file says: Hounsfield units for CT, arbitrary units for MR. May hold NaN."""
+    values: npt.NDArray[np.integer[Any] | np.floating[Any]]
+    """(i, j, k), or (i, j, k, channels) for colour, rescaled as the file says: Hounsfield units for CT, arbitrary units
+    for MR. Integers of 8 or 16 bits where these hold every value exactly (half the memory of a CT), else float32,
+    which may hold NaN."""
     affine: Affine | None
     """(i, j, k) to RAS+ millimetres; None where unknown."""
     modality: str | None
     """As DICOM calls it ("CT", "MR", "PT"), where the source says."""
     grid: SourceGrid
+    padding: tuple[float, float] | None = None
+    """From and to which value (both included, in the units of `values`) a voxel was never measured: DICOM's pixel
+    padding. Such voxels are left out of statistics and shown as 0."""
+    inverted: bool = False
+    """Whether high values are meant to be dark (DICOM's MONOCHROME1): then [0, 1] is turned round for display."""
     notes: tuple[str, ...] = ()
     """What the reader did that the user should know, one sentence each; no names, dates or UIDs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelMap:
-    """One label map, as its file has it."""
+    """One label map, as its file has it: every voxel has one number."""
 
     values: npt.NDArray[np.unsignedinteger[Any]]
     """(i, j, k), in the smallest unsigned type that holds the largest value; 0 is background."""
     affine: Affine | None
     """(i, j, k) to RAS+ millimetres; None where unknown."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """What the file itself calls its values; empty where it does not say."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Structures:
+    """Named masks, which may overlap: the segments of a DICOM-SEG, the contours of an RTSTRUCT, a folder of masks."""
+
+    masks: Mapping[str, npt.NDArray[np.bool_]]
+    """By name; each (i, j, k), all on one lattice. A structure that is empty here is present and all False."""
+    affine: Affine | None
+    """(i, j, k) to RAS+ millimetres; None where unknown."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelFiles:
+    """The label of one volume to be, as a layout found it."""
+
+    reader: LabelReaderName
+    paths: tuple[Path, ...]
+    """One file, or all of them: of a stack in the order of the image's slices."""
+    structures: tuple[tuple[str, tuple[Path, ...]], ...] = ()
+    """For `mask-files` and `mask-series`: the files of each named structure."""
+    names: tuple[str, ...] = ()
+    """The named structures that it holds, where a header says so; empty for a map of numbers."""
+    volume_index: int | None = None
+    """Which volume of a 4-D file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,13 +195,17 @@ class SourceFiles:
     """The patient it belongs to, final: never a name or an identifier from a header."""
     image: tuple[Path, ...]
     """One file, or the files of a DICOM series in any order."""
-    label: Path | None
+    label: LabelFiles | None
     """None where there is no label; the image's own file for an h5 that holds both."""
     reader: ReaderName
     modality: str | None
     """What the layout knows of the modality ("CT", "MR", "PT"); a reader that knows better wins."""
     identity: str
     """Which source this is, as a keyed hash: equal exactly for the same file or series."""
+    volume_index: int | None = None
+    """Which volume of a 4-D file; None for a 3-D one."""
+    series: Series | None = None
+    """The plan of a DICOM series: which frames, in which order, and where they lie."""
     shown: str = field(compare=False)
     """The path for the terminal, relative to what the user typed. Never stored."""
 
@@ -172,25 +226,54 @@ def read_image(source: SourceFiles) -> Scan:
     Raises
     ------
     UnreadableFile
-        A file is missing, damaged or not of its format; a DICOM series does not make one regular stack.
+        A file is missing, damaged or not of its format.
     UnusableVoxels
-        More than three dimensions, colour, or complex values.
+        Several volumes and none chosen, or values that are no real numbers.
     """
+    path = source.image[0]
+    if source.series is not None:
+        from .dicom import read_series
+
+        return read_series(source.series)
     if source.reader == "nifti":
         from .nifti import read_nifti_image
 
-        return read_nifti_image(source.image[0], modality=source.modality)
+        return read_nifti_image(path, modality=source.modality, volume_index=source.volume_index)
     if source.reader == "hdf5":
         from .hdf5 import read_hdf5_image
 
-        return read_hdf5_image(source.image[0], modality=source.modality)
-    from .dicom import read_series
+        return read_hdf5_image(path, modality=source.modality)
+    if source.reader == "itk":
+        from .itk import read_itk_image
 
-    return read_series(source.image)
+        return read_itk_image(path, modality=source.modality, volume_index=source.volume_index)
+    from .picture import read_picture_image
+
+    return read_picture_image(path)
 
 
-def read_label(source: SourceFiles) -> LabelMap | None:
-    """Read the label map of one source, or return None where it has none.
+def read_label(
+    source: SourceFiles,
+    *,
+    grid: SourceGrid | None = None,
+    names: Collection[str] | None = None,
+    threshold: float | None = None,
+    resample: bool = False,
+) -> LabelMap | Structures | None:
+    """Read the label of one source, or return None where it has none.
+
+    Parameters
+    ----------
+    source
+        As a layout found it.
+    grid
+        Of its image: needed where the label has no lattice of its own (contours, segments, masks slice by slice).
+    names
+        The named structures that are wanted: of a segmentation of a hundred organs the others are not read. None: all.
+    threshold
+        Above which share a soft label is one; None refuses soft labels.
+    resample
+        Bring segments and contours that lie beside the image's slices to the nearest ones.
 
     Raises
     ------
@@ -199,15 +282,80 @@ def read_label(source: SourceFiles) -> LabelMap | None:
     UnusableLabel
         Values that are not whole (by more than 0.001), negative, or not finite.
     UnusableVoxels
-        More than three dimensions, or colour.
+        Several volumes and none chosen, or colour.
+    GeometryMismatch
+        Segments, contours or masks that do not lie on the image's slices.
     """
-    if source.label is None:
+    label = source.label
+    if label is None:
         return None
-    if source.reader == "hdf5":
+    path = label.paths[0]
+    structures = [one for one in label.structures if names is None or one[0] in names]
+    if label.reader == "hdf5":
         from .hdf5 import read_hdf5_label
 
-        return read_hdf5_label(source.label)
-    # Label maps of a DICOM series (SEG, RTSTRUCT) are not read yet; a layout may pair a series with a NIfTI mask.
-    from .nifti import read_nifti_label
+        return read_hdf5_label(path, threshold=threshold)
+    if label.reader == "nifti":
+        from .nifti import read_nifti_label
 
-    return read_nifti_label(source.label)
+        return read_nifti_label(path, volume_index=label.volume_index, threshold=threshold)
+    if label.reader == "itk":
+        from .itk import read_itk_label
+
+        return read_itk_label(path, volume_index=label.volume_index, threshold=threshold)
+    if label.reader == "picture":
+        from .picture import read_picture_label
+
+        return read_picture_label(path, threshold=threshold)
+    if label.reader == "mask-files":
+        from .masks import read_mask_files
+
+        return read_mask_files(structures, threshold=threshold, place=source.shown)
+    if grid is None:
+        message = f"{source.shown}: a label of the kind {label.reader} is read on the grid of its image"
+        raise ValueError(message)
+    if label.reader == "picture-stack":
+        from .masks import read_picture_slices
+
+        return read_picture_slices(label.paths, grid, threshold=threshold)
+    if label.reader == "mask-series":
+        from .masks import read_mask_series
+
+        return read_mask_series(structures, _series_of(source), grid, place=source.shown)
+    if label.reader == "dicom-seg":
+        from .dicom_seg import read_seg
+
+        return read_seg(
+            path,
+            shape=grid.shape,
+            affine=_affine_of(source, grid),
+            threshold=threshold,
+            names=names,
+            resample=resample,
+            place=source.shown,
+        )
+    from .rtstruct import read_rtstruct
+
+    return read_rtstruct(
+        path,
+        shape=grid.shape,
+        affine=_affine_of(source, grid),
+        names=names,
+        resample=resample,
+        place=source.shown,
+    )
+
+
+def _series_of(source: SourceFiles) -> Series:
+    if source.series is None:
+        message = f"{source.shown}: masks as DICOM belong to an image as DICOM, and this one is none."
+        raise GeometryMismatch(message)
+    return source.series
+
+
+def _affine_of(source: SourceFiles, grid: SourceGrid) -> Affine:
+    affine = grid.affine_array
+    if affine is None:
+        message = f"{source.shown}: its label lies in the patient, and the image says nowhere where it does."
+        raise GeometryMismatch(message)
+    return affine

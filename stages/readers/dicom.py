@@ -1,436 +1,293 @@
-"""Plain single-frame DICOM series: which files belong together, in which order, and where they lie.
+"""The pixels of a DICOM series: from the plan that `dicom_series.triage` made to a `Scan`.
 
-Conventions: index order (i, j, k) = (column, row, slice); slices are ordered by ImagePositionPatient along the normal
-of ImageOrientationPatient, never by file name, InstanceNumber or SliceLocation. DICOM's millimetres are LPS+ (PS3.3
-C.7.6.2.1.1); they leave here as RAS+. The distance between slices is measured between positions: SliceThickness is
-not a distance. Values are rescaled slice by slice (each has its own slope on Philips MR) in float64, kept as float32.
-
-What does not make one regular stack is refused with the numbers. Not taken yet, and refused as such: multi-frame
-objects, colour, a tilted gantry. No name, date or UID of a header enters a message or a `Scan`.
+Conventions: index order (i, j, k) = (column, row, slice). Values are rescaled slice by slice, each with its own slope
+(Philips MR, PET), in floating point; where all values are whole numbers that fit 16 bits they are kept as such.
+Uncompressed frames are read as they lie. All others are decoded by pydicom, each transfer syntax by the one codec that
+`dicom_headers.CODECS` names.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import struct
-import warnings
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
+from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_modality_lut
-
-from ...store.errors import UnreadableFile, UnusableVoxels
-from .base import Affine, Scan
-from .nifti import grid_of_affine
-from .slice_stack import ORIENTATION_TOLERANCE, DoubledPositionsError, SliceHeader, stack
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
-
-__all__ = ["RefusedFiles", "Series", "find_series", "is_dicom", "read_series"]
-
-# What pydicom raises on damaged or foreign files, and its decoders on damaged or unknown pixel data.
-_DAMAGE = (
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
 )
 
-# All that is read of a header before the pixels: nothing that describes a person leaves this module.
-_HEADER_TAGS = [
-    "DirectoryRecordSequence",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "PatientID",
-    "Modality",
-    "InstanceNumber",
-    "ImageType",
-    "AcquisitionNumber",
-    "EchoTime",
-    "TemporalPositionIdentifier",
-    "DiffusionBValue",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-]
-_TELLING_TAGS = ("EchoTime", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "ImageType")
-_SUFFIXES_WITHOUT_PREAMBLE = (".dcm", ".ima")  # old exports leave the 128 bytes out; then only the name tells
+from ...store.errors import UnreadableFile
+from .base import Affine, Scan
+from .dicom_headers import CODECS, DAMAGE, quietly, shown_name
+from .nifti import grid_of_affine
 
-# Headers round PixelSpacing differently within a series, at the sixth digit.
-_SPACING_TOLERANCE_MM = 1e-4
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-_NO_SCANS = ("SEG", "RTDOSE", "REG")  # made from scans; SEG has rows and columns but belongs to a scan as its label
+    import numpy.typing as npt
+    from pydicom.dataset import Dataset
+
+    from .dicom_series import Frame, Series
+
+__all__ = ["decoded_planes", "read_series"]
+
+_T = TypeVar("_T")
+
+# JPEG streams end with this marker, in what pads the frame at most this far before its end.
+_END_OF_IMAGE = b"\xff\xd9"
+_PADDED_BYTES = 64
+# A plane of one value takes less than this as JPEG 2000, for any codec.
+_CONSTANT_BYTES = 1024
+_CONSTANT_PIXELS_A_BYTE = 64
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Series:
-    """The files of one series that lie on one kind of slice (orientation, matrix, spacing)."""
-
-    paths: tuple[Path, ...]
-    """In the order of the folder."""
-    modality: str | None
-    number: int | None
-    """SeriesNumber."""
-    uid: str = field(repr=False)
-    """SeriesInstanceUID, with the geometry where one UID holds several kinds of slice. For hashing only."""
-    patient_id: str = field(repr=False)
-    """PatientID, possibly empty. For hashing only."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefusedFiles:
-    """DICOM files that hold no image series."""
-
-    paths: tuple[Path, ...]
-    reason: str
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file starts as DICOM Part 10 files do, or has no preamble but the name of one."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(132)
-    except OSError:
-        return False
-    return start[128:] == b"DICM" or path.suffix.lower() in _SUFFIXES_WITHOUT_PREAMBLE
-
-
-def find_series(folder: Path) -> tuple[list[Series], list[RefusedFiles]]:
-    """Find the image series under a folder, from headers alone.
-
-    Parameters
-    ----------
-    folder
-        Searched with its subfolders; hidden files and what is not DICOM are skipped, whatever its ending. A single
-        file is taken too.
-
-    Returns
-    -------
-    list of Series
-        Grouped by SeriesInstanceUID and, within, by orientation (within 0.001), matrix and pixel spacing: a
-        three-plane localizer is three. Without a UID (anonymised away) folder and SeriesNumber stand in. By path.
-    list of RefusedFiles
-        DICOM files that cannot be read, or hold no image (contours, reports, presentation states).
-    """
-    groups: dict[tuple[str, ...], list[tuple[Path, Dataset]]] = {}
-    imageless: dict[tuple[Path, str], list[Path]] = {}
-    refused: list[RefusedFiles] = []
-    for path in _files(folder):
-        if not is_dicom(path):
-            continue
-        try:
-            header = _read_header(path)
-        except _DAMAGE:
-            header = Dataset()
-        if not any(name in header for name in ("SOPClassUID", "Rows", "DirectoryRecordSequence")):
-            reason = "not readable as DICOM: damaged, or cut short in copying"
-            refused.append(RefusedFiles(paths=(path,), reason=reason))
-            continue
-        if "Rows" not in header or "Columns" not in header or _text(header, "Modality") in _NO_SCANS:
-            if "DirectoryRecordSequence" not in header:  # a DICOMDIR lists the files that are found anyway
-                imageless.setdefault((path.parent, _text(header, "Modality") or "unknown"), []).append(path)
-            continue
-        uid = _text(header, "SeriesInstanceUID")
-        key = (uid,) if uid else (str(path.parent.resolve()), _text(header, "SeriesNumber"))
-        groups.setdefault(key, []).append((path, header))
-    for (_, modality), paths in imageless.items():
-        reason = f"DICOM, but no scan (modality {modality}): masks, contours, doses, reports are not taken yet"
-        refused.append(RefusedFiles(paths=tuple(paths), reason=reason))
-    series = [one for key, members in groups.items() for one in _split(key, members)]
-    return sorted(series, key=lambda one: one.paths), sorted(refused, key=lambda one: one.paths)
-
-
-def read_series(paths: Sequence[Path]) -> Scan:
+def read_series(series: Series) -> Scan:
     """Read the slices of one series as a volume.
 
     Parameters
     ----------
-    paths
-        The files, in any order; one is enough.
+    series
+        The plan, from `dicom_series.triage`.
 
     Returns
     -------
     Scan
-        ``values`` (column, row, slice) float32, rescaled (Hounsfield units for CT). MONOCHROME1, where high is dark,
-        is inverted as (max + min) - value over the volume, and `Scan.notes` says so.
+        ``values`` (column, row, slice), for colour (column, row, slice, 3), rescaled (Hounsfield units for CT).
+        MONOCHROME1, where high is dark, is left as it is, and `Scan.inverted` says so.
 
     Raises
     ------
     UnreadableFile
-        A file is missing or damaged, or its geometry is missing; slices that are missing, doubled, tilted, or of
-        several orientations or sizes. The message has the millimetres and the instance number.
-    UnusableVoxels
-        Multi-frame, or colour.
+        A file is missing, damaged, compressed in a way no codec reads, or not as its header said.
     """
-    if not paths:
-        message = "a DICOM series without files"
-        raise UnreadableFile(message)
-    headers = [_header_of(path) for path in paths]
-    folder = paths[0].parent.name
-    for path, header in zip(paths, headers, strict=True):
-        _require_plain(path, header)
-    _require_equal_matrix(folder, headers)
-    slices = [_slice_header(path, header) for path, header in zip(paths, headers, strict=True)]
+    columns, rows, slices = series.shape
+    shape = (columns, rows, slices) if series.samples == 1 else (columns, rows, slices, series.samples)
+    kind = _kind_of_values(series)
     try:
-        stacked = stack(slices)
-    except DoubledPositionsError as error:
-        message = f"{folder}: {error}{_what_differs(headers)}"
+        values = np.empty(shape, dtype=kind, order="F")
+    except (MemoryError, ValueError) as error:
+        message = (
+            f"{shown_name(series.frames[0].path)}: its header asks for {' x '.join(map(str, shape))} voxels, more than "
+            f"the memory there is. If that is not its size it is damaged: copy the series again."
+        )
         raise UnreadableFile(message) from error
-    except UnreadableFile as error:
-        message = f"{folder}: {error}"
-        raise UnreadableFile(message) from error
-
-    columns, rows = int(headers[0].Columns), int(headers[0].Rows)
-    values = np.empty((columns, rows, len(paths)), dtype=np.float32, order="F")
-    for k, index in enumerate(stacked.order):
-        values[:, :, k] = _rescaled_pixels(paths[index]).T
-    notes = stacked.notes
-    if _inverted(folder, headers):
-        np.subtract(values.max() + values.min(), values, out=values)
-        notes += ("stored as MONOCHROME1 (high is dark): inverted as (max + min) - value",)
-    affine: Affine = np.asarray(stacked.affine, dtype=np.float64)
+    for k, stored in _stored_planes(series):
+        frame = series.frames[k]
+        if kind.kind in "iu" and not _holds(kind, stored, frame.intercept):
+            kind = np.dtype(np.float32)
+            values = values.astype(kind)
+        values[:, :, k] = _rescaled(stored, frame, series, kind).swapaxes(0, 1)
+    affine: Affine | None = None if series.affine is None else np.asarray(series.affine, dtype=np.float64)
     return Scan(
         values=values,
         affine=affine,
-        modality=_text(headers[0], "Modality") or None,
-        grid=grid_of_affine((columns, rows, len(paths)), affine),
-        notes=notes,
+        modality=series.modality,
+        grid=grid_of_affine(series.shape, affine),
+        padding=_padding(series),
+        inverted=series.inverted,
+        notes=series.notes,
     )
 
 
-def _split(key: tuple[str, ...], members: list[tuple[Path, Dataset]]) -> list[Series]:
-    """Split the files of one series by kind of slice."""
-    kinds: list[tuple[tuple[Any, ...], list[tuple[Path, Dataset]]]] = []
-    for path, header in members:
-        kind = _kind_of_slice(header)
-        for known, alike in kinds:
-            if _same_kind(known, kind):
-                alike.append((path, header))
-                break
-        else:
-            kinds.append((kind, [(path, header)]))
-    base = "\n".join(key)
-    return [
-        Series(
-            paths=tuple(path for path, _ in alike),
-            modality=_text(alike[0][1], "Modality") or None,
-            number=_whole(alike[0][1], "SeriesNumber"),
-            uid=base if len(kinds) == 1 else f"{base}\n{_kind_name(kind)}",
-            patient_id=_text(alike[0][1], "PatientID"),
-        )
-        for kind, alike in kinds
-    ]
+def _rescaled(stored: npt.NDArray[Any], frame: Frame, series: Series, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    if series.samples > 1 or series.table or (frame.slope, frame.intercept) == (1.0, 0.0):
+        return stored
+    if kind.kind in "iu":  # whole numbers in a type that holds them: no detour by floating point
+        shifted: npt.NDArray[Any] = stored.astype(kind) + kind.type(frame.intercept)
+        return shifted
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged slope; infinities are told of later
+        rescaled: npt.NDArray[Any] = (stored * np.float64(frame.slope) + np.float64(frame.intercept)).astype(kind)
+    return rescaled
 
 
-def _kind_of_slice(header: Dataset) -> tuple[tuple[int | None, int | None], tuple[float, ...], tuple[float, ...]]:
-    return (
-        (_whole(header, "Rows"), _whole(header, "Columns")),
-        _numbers(header, "ImageOrientationPatient", 6) or (),
-        _numbers(header, "PixelSpacing", 2) or (),
+def _kind_of_values(series: Series) -> np.dtype[Any]:
+    """Return the smallest type that is likely to hold every value of a series exactly: 8 or 16 bits, else float32.
+
+    By what BitsStored allows a CT of 16 bits with an intercept of -1024 would need more than 16; its values hardly ever
+    do. Each plane is looked at before it is put in.
+    """
+    if series.samples > 1:
+        return np.dtype(np.uint8 if series.bits <= 8 else np.uint16)
+    whole = all(frame.slope == 1.0 and frame.intercept.is_integer() for frame in series.frames)
+    if series.table or series.bits > 16 or not whole:
+        return np.dtype(np.float32)
+    if series.signed or any(frame.intercept < 0 for frame in series.frames):
+        return np.dtype(np.int16)
+    shifted = any(frame.intercept > 0 for frame in series.frames)
+    return np.dtype(np.uint16 if series.bits > 8 or shifted else np.uint8)
+
+
+def _holds(kind: np.dtype[Any], stored: npt.NDArray[Any], intercept: float) -> bool:
+    """Tell whether a type holds a plane before and after its intercept is added."""
+    if stored.dtype.kind not in "iub":
+        return False
+    if stored.dtype == kind and not intercept:
+        return True
+    limits = np.iinfo(kind)
+    return limits.min <= int(stored.min()) + min(0, int(intercept)) and (
+        int(stored.max()) + max(0, int(intercept)) <= limits.max
     )
 
 
-def _same_kind(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Compare within tolerances: rounding to fixed decimals would tear series whose cosines sit on a border."""
-    return bool(
-        one[0] == other[0]
-        and len(one[1]) == len(other[1])
-        and np.allclose(one[1], other[1], rtol=0, atol=ORIENTATION_TOLERANCE)
-        and len(one[2]) == len(other[2])
-        and np.allclose(one[2], other[2], rtol=0, atol=_SPACING_TOLERANCE_MM)
-    )
-
-
-def _kind_name(kind: tuple[Any, ...]) -> str:
-    """Name a kind of slice so that it survives rounding noise: two decimals, and no negative zero."""
-    return " ".join(f"{round(value or 0, 2) + 0.0:g}" for part in kind for value in part)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files under a folder in sorted order; hidden ones (``.DS_Store``, macOS ``._x``) left out."""
-    if folder.is_file():
-        yield folder
-        return
-    for directory, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(directory, name)
-
-
-def _read_header(path: Path) -> Dataset:
-    """Read the fields of `_HEADER_TAGS`; a field whose value cannot be converted is as good as absent."""
-    with _quietly():
-        # force: without a preamble; is_dicom has looked at the name
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_HEADER_TAGS))
-        for tag in list(header.keys()):
-            try:
-                header[tag]  # pydicom converts a value when it is first asked for
-            except _DAMAGE:
-                del header[tag]
-    return header
-
-
-def _header_of(path: Path) -> Dataset:
-    try:
-        return _read_header(path)
-    except FileNotFoundError as error:
-        message = f"{path}: there is no such file; it was there when the folder was listed."
-        raise UnreadableFile(message) from error
-    except _DAMAGE as error:
-        message = f"{path}: not readable as DICOM: damaged, or cut short in copying. Copy the series again."
-        raise UnreadableFile(message) from error
-
-
-def _require_plain(path: Path, header: Dataset) -> None:
-    frames = _whole(header, "NumberOfFrames") or 1
-    if frames > 1:
-        message = (
-            f"{path.name}: a multi-frame object ({frames} frames); they are not taken yet. "
-            f"Convert it first, e.g. `dcm2niix -z y FOLDER`."
-        )
-        raise UnusableVoxels(message)
-    samples = _whole(header, "SamplesPerPixel") or 1
-    photometric = _text(header, "PhotometricInterpretation")
-    if samples != 1 or photometric not in {"MONOCHROME1", "MONOCHROME2", ""}:
-        message = (
-            f"{path.name}: a colour image ({photometric}, {samples} samples a pixel); grey images are taken. "
-            f"Colour maps and screen shots are no scans: leave the series out."
-        )
-        raise UnusableVoxels(message)
-
-
-def _require_equal_matrix(folder: str, headers: Sequence[Dataset]) -> None:
-    matrices = sorted({(_whole(header, "Rows") or 0, _whole(header, "Columns") or 0) for header in headers})
-    if len(matrices) > 1 or 0 in matrices[0]:
-        listed = " and ".join(f"{rows} x {columns}" for rows, columns in matrices)
-        message = (
-            f"{folder}: the slices have several sizes (rows x columns): {listed}. Two scans are mixed in one series; "
-            f"give each a folder of its own."
-        )
-        raise UnreadableFile(message)
-
-
-def _slice_header(path: Path, header: Dataset) -> SliceHeader:
-    position = _numbers(header, "ImagePositionPatient", 3)
-    orientation = _numbers(header, "ImageOrientationPatient", 6)
-    spacing = _numbers(header, "PixelSpacing", 2)
-    if position is None or orientation is None or spacing is None or min(spacing) <= 0:
-        lacking = [
-            name
-            for name, value in (
-                ("ImagePositionPatient", position),
-                ("ImageOrientationPatient", orientation),
-                ("PixelSpacing", spacing),
-            )
-            if value is None or (name == "PixelSpacing" and min(value) <= 0)
-        ]
-        message = (
-            f"{path.name}: the header lacks {', '.join(lacking)} (or it is no number), so nobody knows where the slice "
-            f"lies. Radiographs, screen shots and some anonymised exports are like that; export it again with geometry."
-        )
-        raise UnreadableFile(message)
-    number = _whole(header, "InstanceNumber")
-    between = _numbers(header, "SpacingBetweenSlices", 1) or _numbers(header, "SliceThickness", 1)
-    return SliceHeader(
-        place=path.name if number is None else f"instance {number}",
-        position_mm=(position[0], position[1], position[2]),
-        orientation=orientation,
-        spacing_mm=(spacing[0], spacing[1]),
-        # Signed on some scanners (DICOM allows it for nuclear medicine); a size is meant. Zero means "not stated".
-        between_slices_mm=abs(between[0]) if between and between[0] else None,
-    )
-
-
-def _rescaled_pixels(path: Path) -> npt.NDArray[np.float64]:
-    """Return one slice (rows, columns) after its modality LUT: slope and intercept, or a table."""
-    try:
-        with _quietly():
-            dataset = pydicom.dcmread(path, force=True)
-            return np.asarray(apply_modality_lut(dataset.pixel_array, dataset), dtype=np.float64)
-    except _DAMAGE as error:
-        message = (
-            f"{path.name}: the pixels cannot be decoded ({type(error).__name__}). The file is cut short, or compressed "
-            f"in a way no installed codec reads: copy it again, or decompress it with `gdcmconv --raw IN OUT`."
-        )
-        raise UnreadableFile(message) from error
-
-
-def _inverted(folder: str, headers: Sequence[Dataset]) -> bool:
-    photometric = {_text(header, "PhotometricInterpretation") or "MONOCHROME2" for header in headers}
-    if len(photometric) > 1:
-        message = f"{folder}: MONOCHROME1 and MONOCHROME2 slices in one series; give each a folder of its own."
-        raise UnreadableFile(message)
-    return photometric == {"MONOCHROME1"}
-
-
-def _what_differs(headers: Sequence[Dataset]) -> str:
-    """Name the header fields (not their values) that tell the volumes of a mixed series apart."""
-    instances = [_text(header, "SOPInstanceUID") for header in headers]
-    if all(instances) and len(set(instances)) < len(instances):
-        return " Some files are copies of each other (one SOPInstanceUID): remove the copies."
-    differing = [tag for tag in _TELLING_TAGS if len({_text(header, tag) for header in headers}) > 1]
-    return f" What differs between the slices: {', '.join(differing)}." if differing else ""
-
-
-def _numbers(header: Dataset, name: str, count: int) -> tuple[float, ...] | None:
-    """Return ``count`` finite numbers of a header field, or None."""
-    value = header.get(name)
-    values = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
-    try:
-        numbers = tuple(float(one) for one in values)
-    except (TypeError, ValueError):
+def _padding(series: Series) -> tuple[float, float] | None:
+    """Return the range of padding in rescaled values; None where slices are rescaled differently."""
+    scales = {(frame.slope, frame.intercept) for frame in series.frames}
+    if series.padding is None or series.table or len(scales) > 1 or series.samples > 1:
         return None
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
+    slope, intercept = scales.pop()
+    # As `_rescaled` rounds them.
+    kind = np.float64 if (slope, intercept) == (1.0, 0.0) else np.float32
+    ends = sorted(float(kind(value * slope + intercept)) for value in series.padding)
+    return ends[0], ends[1]
 
 
-def _whole(header: Dataset, name: str) -> int | None:
-    numbers = _numbers(header, name, 1)
-    return None if numbers is None else int(numbers[0])
+# -- planes as they are stored ---------------------------------------------------------------------
 
 
-def _text(header: Dataset, name: str) -> str:
-    value = header.get(name)
-    return "" if value is None else str(value).strip()
+def _stored_planes(series: Series) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield (which slice, its plane of (rows, columns[, samples])), not rescaled, file by file.
+
+    A Modality LUT, where there is one, is applied.
+    """
+    columns, rows, _ = series.shape
+    by_file: dict[Path, dict[int, int]] = defaultdict(dict)
+    for k, frame in enumerate(series.frames):
+        by_file[frame.path][frame.index] = k
+    for path, slices in by_file.items():
+        for index, plane in _planes(path, slices, series):
+            if plane.shape[:2] != (rows, columns):
+                message = (
+                    f"{shown_name(path)}: its pixels are {plane.shape[0]} x {plane.shape[1]}, its header says {rows} x "
+                    f"{columns}. The file is damaged: copy it again"
+                )
+                raise UnreadableFile(message)
+            yield slices[index], plane
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep pydicom's warnings from terminal and logs: they quote header values, which may be names."""
-    settings, logger = pydicom.config.settings, logging.getLogger("pydicom")
-    mode, level = settings.reading_validation_mode, logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        settings.reading_validation_mode = pydicom.config.IGNORE
-        logger.setLevel(logging.CRITICAL)
+def _planes(path: Path, slices: Mapping[int, int], series: Series) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    offsets = {index: series.frames[k].offset for index, k in slices.items()}
+    known = {index: offset for index, offset in sorted(offsets.items()) if offset is not None}
+    if len(known) == len(offsets) and not series.table:
+        return zip(known, _guarded(path, _as_they_lie(path, known.values(), series)), strict=True)
+    wanted = sorted(offsets)
+    return zip(wanted, decoded_planes(path, wanted, table=series.table), strict=True)
+
+
+def _as_they_lie(path: Path, offsets: Iterable[int], series: Series) -> Iterator[npt.NDArray[Any]]:
+    """Read frames of 8 or 16 bits, little-endian, from where they begin in the file."""
+    columns, rows, _ = series.shape
+    kind = np.dtype(f"<{'i' if series.signed else 'u'}{series.allocated // 8}")
+    unused = series.allocated - series.bits
+    with path.open("rb", buffering=0) as file:
+        for offset in offsets:
+            file.seek(offset)
+            # Raises where there are too few bytes for the shape.
+            plane = np.fromfile(file, dtype=kind, count=rows * columns).reshape(rows, columns)
+            if unused:  # PS3.5 8.1.1: bits above the stored ones mean nothing, or are an overlay
+                plane <<= unused
+                plane >>= unused
+            yield plane
+
+
+def decoded_planes(path: Path, indices: Sequence[int] = (0,), *, table: bool = False) -> Iterator[npt.NDArray[Any]]:
+    """Yield frames of one file (rows, columns[, samples]), decoded and not rescaled; colour as RGB.
+
+    Parameters
+    ----------
+    path
+        A DICOM file.
+    indices
+        Which frames, from 0.
+    table
+        Whether a Modality LUT is applied where the file has one.
+
+    Raises
+    ------
+    UnreadableFile
+        The file is missing or damaged, or no codec reads it.
+    """
+    return _guarded(path, _decoded(path, indices, table=table))
+
+
+def _decoded(path: Path, indices: Sequence[int], *, table: bool) -> Iterator[npt.NDArray[Any]]:
+    dataset = pydicom.dcmread(path, force=True)
+    syntax = _completed(dataset)
+    planes = iter_pixels(dataset, indices=list(indices), decoding_plugin=CODECS.get(syntax, ""))
+    for index in indices:
+        stream = _stream(dataset, index, syntax)
+        plane = next(planes)
+        if stream is not None and syntax in JPEG2000TransferSyntaxes:
+            _require_content(plane, stream)
+        yield apply_modality_lut(plane, dataset) if table else plane
+
+
+def _completed(dataset: Dataset) -> UID:
+    """Put in what a data set without preamble or from a careless writer lacks; return its transfer syntax."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRBigEndian if little is False else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    dataset.setdefault("SamplesPerPixel", 1)
+    dataset.setdefault("PhotometricInterpretation", "MONOCHROME2")
+    dataset.setdefault("PlanarConfiguration", 0)
+    dataset.setdefault("BitsStored", dataset.get("BitsAllocated"))
+    return UID(dataset.file_meta.TransferSyntaxUID)
+
+
+def _stream(dataset: Dataset, index: int, syntax: UID) -> bytes | None:
+    """Return the compressed frame of a JPEG of any kind, whole; None for others.
+
+    Raises
+    ------
+    ValueError
+        It has no end: over such a one CharLS (JPEG-LS) never stops, and GDCM (lossless JPEG) invents the rest.
+    """
+    if syntax not in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes):
+        return None
+    stream = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+    if syntax not in JPEG2000TransferSyntaxes and _END_OF_IMAGE not in stream[-_PADDED_BYTES:]:
+        message = "no end-of-image marker"
+        raise ValueError(message)
+    return stream
+
+
+def _require_content(plane: npt.NDArray[Any], stream: bytes) -> None:
+    """Refuse what OpenJPEG makes of packets that it cannot read: zeros, without a word (pydicom#966)."""
+    if len(stream) > _CONSTANT_BYTES + plane.size // _CONSTANT_PIXELS_A_BYTE and plane.min() == plane.max():
+        message = "a stream of many bytes decodes to one value"
+        raise ValueError(message)
+
+
+def _guarded(path: Path, planes: Iterator[_T]) -> Iterator[_T]:
+    """Step through planes in silence, and say of a file what is wrong with it."""
+    while True:
         try:
-            yield
-        finally:
-            settings.reading_validation_mode = mode
-            logger.setLevel(level)
+            with quietly():
+                plane = next(planes)
+        except StopIteration:
+            return
+        except FileNotFoundError as error:
+            message = f"{path}: there is no such file; it was there when the folder was listed."
+            raise UnreadableFile(message) from error
+        except MemoryError as error:
+            message = f"{shown_name(path)}: decoding it takes more memory than there is. It is damaged, or very large."
+            raise UnreadableFile(message) from error
+        except DAMAGE as error:
+            message = (
+                f"{shown_name(path)}: the pixels cannot be decoded ({type(error).__name__}). The file is cut short, "
+                f"damaged, or compressed in a way no installed codec reads: copy it again, or decompress it with "
+                f"`gdcmconv --raw IN OUT`."
+            )
+            raise UnreadableFile(message) from error
+        yield plane

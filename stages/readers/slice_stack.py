@@ -2,12 +2,14 @@
 
 Conventions: positions and directions come in DICOM's LPS+ millimetres (PS3.3 C.7.6.2.1.1); the affine leaves in RAS+,
 from (column, row, slice). Slices are ordered by position along their normal. The distance between them is measured
-between positions: SliceThickness is not a distance.
+between positions: SliceThickness is not a distance. A tilted gantry gives a sheared affine, and nothing is resampled.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,16 +21,35 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["ORIENTATION_TOLERANCE", "DoubledPositionsError", "SliceHeader", "Stack", "stack"]
+__all__ = [
+    "ORIENTATION_TOLERANCE",
+    "DoubledPositionsError",
+    "SliceHeader",
+    "Stack",
+    "clusters",
+    "same_position_mm",
+    "stack",
+]
 
 # Tolerances, from dicom2nifti (orientation, right angles, increment) and from 17 real series (shear, positions).
 ORIENTATION_TOLERANCE = 1e-3
 _RIGHT_ANGLE_TOLERANCE = 0.05
 _SAME_POSITION_MM = 0.01
+_SAME_POSITION_PIXELS = 0.1  # where pixels are smaller than a tenth of a millimetre (micro-CT)
 _GAP_REFUSED = 0.05  # of the median distance: a slice is missing, or distances vary
+_ROUNDING_MM = 0.1 + 1e-6  # positions of one decimal: taken where no slice is a quarter of a distance off its place
+_ROUNDING_SLICES = 0.25
+_DRIFT_NOTED_SLICES = 0.1
+_DRIFT_REFUSED_SLICES = 0.5  # off its place on an even grid, however small each deviation is
 _GAP_NOTED = 0.01
 _GAP_NOTED_MM = 0.01
-_SHEAR_REFUSED_VOXELS = 0.1  # over the whole stack, in plane
+_TILT_VOXELS = 0.1  # over the whole stack, in plane: below it is noise of headers
+_CROOKED_VOXELS = 0.1  # in plane, from the straight line between the first slice and the last
+_CROOKED_MM = 0.1  # rounding again: up to this much is taken ...
+_CROOKED_AT_MOST_VOXELS = 0.5  # ... where it is not half a voxel
+
+# Whose weighted sums differ where vectors do: no two in the ratio of small whole numbers.
+_WEIGHTS = (1.0, 1.4142136, 1.7320508, 2.2360680, 2.6457513, 3.3166248, 3.6055513, 4.1231056)
 
 
 class DoubledPositionsError(UnreadableFile):
@@ -62,12 +83,57 @@ class SliceHeader:
     """SpacingBetweenSlices, else SliceThickness; only used where there is a single slice."""
 
 
+def same_position_mm(spacing_mm: Sequence[float]) -> float:
+    """Return how far apart two slices of this pixel spacing lie at one position."""
+    return min(_SAME_POSITION_MM, _SAME_POSITION_PIXELS * min(spacing_mm))
+
+
+def clusters(vectors: Sequence[tuple[float, ...]]) -> list[list[int]]:
+    """Group vectors that lie within 1 of the first of their group, in every component.
+
+    In n log n steps for what headers hold: candidates are found by a weighted sum of the components.
+
+    Parameters
+    ----------
+    vectors
+        All of one length, at most 8, each component in units of its tolerance.
+
+    Returns
+    -------
+    list
+        Of each group, the indices of its vectors, in order; groups in the order of their first vectors.
+    """
+    groups: list[list[int]] = []
+    firsts: list[tuple[float, int]] = []  # of each group, the weighted sum of its first vector; sorted
+    known: dict[tuple[float, ...], int] = {}
+    for index, vector in enumerate(vectors):
+        home = known.get(vector)
+        if home is None:
+            weights = _WEIGHTS[: len(vector)]
+            weighted, reach = sum(w * x for w, x in zip(weights, vector, strict=True)), sum(weights)
+            near = firsts[bisect_left(firsts, (weighted - reach,)) : bisect_right(firsts, (weighted + reach, inf))]
+            homes = [
+                group
+                for _, group in near
+                if all(abs(a - b) <= 1 for a, b in zip(vectors[groups[group][0]], vector, strict=True))
+            ]
+            if homes:
+                home = min(homes)
+            else:
+                home = len(groups)
+                groups.append([])
+                insort(firsts, (weighted, home))
+            known[vector] = home
+        groups[home].append(index)
+    return groups
+
+
 def stack(slices: Sequence[SliceHeader]) -> Stack:
     """Order slices along their normal and place them, or say with numbers why they are no regular stack.
 
     Column k of the affine is (last - first) / (N - 1), which agrees with dcm2niix within 0.002 mm at the far corner.
     A tilt is measured as the in-plane way of the slices (an arccos of cosines rounded to four
-    decimals reports a false half degree on real series).
+    decimals reports a false half degree on real series), and kept: the affine is sheared then.
 
     Parameters
     ----------
@@ -78,7 +144,8 @@ def stack(slices: Sequence[SliceHeader]) -> Stack:
     ------
     UnreadableFile
         Orientations differ or are not at right angles; two slices at one position; distances that differ by more than
-        5 % of their median; more than 0.1 voxel of shear over the stack.
+        5 % of their median (and by more than rounding positions to a decimal makes); slices that lie more than 0.1
+        voxel beside the line from the first to the last, or half a distance off their place on it.
     """
     row_direction, column_direction, normal = _directions(slices)
     between_rows, between_columns = slices[0].spacing_mm
@@ -90,11 +157,11 @@ def stack(slices: Sequence[SliceHeader]) -> Stack:
     notes: tuple[str, ...] = ()
     if len(slices) > 1:
         steps = np.diff(along)
-        _require_distinct(ordered, steps)
+        _require_distinct(ordered, steps, same_position_mm(slices[0].spacing_mm))
         offsets = positions - positions[0]
         shear_mm = np.stack([offsets @ row_direction, offsets @ column_direction], axis=1)
-        _require_straight(shear_mm, (between_columns, between_rows), along[-1] - along[0])
         notes = _check_steps(ordered, steps)
+        notes += _check_line(ordered, shear_mm, (between_columns, between_rows), along - along[0])
         between = (positions[-1] - positions[0]) / (len(slices) - 1)
     else:
         between = normal * (slices[0].between_slices_mm or 1.0)
@@ -139,8 +206,8 @@ def _directions(slices: Sequence[SliceHeader]) -> tuple[npt.NDArray[np.float64],
     return row_direction, column_direction, normal / np.linalg.norm(normal)
 
 
-def _require_distinct(ordered: Sequence[SliceHeader], steps: npt.NDArray[np.float64]) -> None:
-    doubled = np.flatnonzero(steps < _SAME_POSITION_MM)
+def _require_distinct(ordered: Sequence[SliceHeader], steps: npt.NDArray[np.float64], same_mm: float) -> None:
+    doubled = np.flatnonzero(steps < same_mm)
     if doubled.size:
         first = int(doubled[0])
         message = (
@@ -151,22 +218,40 @@ def _require_distinct(ordered: Sequence[SliceHeader], steps: npt.NDArray[np.floa
         raise DoubledPositionsError(message)
 
 
-def _require_straight(shear_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, float], height_mm: float) -> None:
-    """Refuse slices that move in plane: the columns of ``shear_mm`` (slices, 2) go with those of ``spacing_mm``."""
-    voxels = np.linalg.norm(shear_mm / np.array(spacing_mm), axis=1)
-    if voxels.max() <= _SHEAR_REFUSED_VOXELS:
-        return
-    worst = int(voxels.argmax())
-    worst_mm = float(np.linalg.norm(shear_mm[worst]))
+def _check_line(
+    ordered: Sequence[SliceHeader],
+    shear_mm: npt.NDArray[np.float64],
+    spacing_mm: tuple[float, float],
+    height_mm: npt.NDArray[np.float64],
+) -> tuple[str, ...]:
+    """Refuse slices that leave the line from the first to the last; return a note where that line is tilted.
+
+    Parameters
+    ----------
+    ordered, shear_mm, spacing_mm, height_mm
+        Of each slice: its header, its way in plane from the first slice (slices, 2), which goes with the two
+        spacings, and its way along the normal (slices).
+    """
+    spacing = np.array(spacing_mm)
+    line_mm = np.outer(height_mm / height_mm[-1], shear_mm[-1])
+    beside = np.linalg.norm((shear_mm - line_mm) / spacing, axis=1)
+    worst = int(beside.argmax())
+    worst_mm = float(np.linalg.norm(shear_mm[worst] - line_mm[worst]))
+    if beside[worst] > _CROOKED_VOXELS and (worst_mm > _CROOKED_MM or beside[worst] > _CROOKED_AT_MOST_VOXELS):
+        message = (
+            f"the slices are not on one line: {ordered[worst].place} lies {worst_mm:.4g} mm ({beside[worst]:.3g} "
+            f"voxels, up to {_CROOKED_VOXELS} is taken) beside the line from the first slice to the last. The table "
+            f"or the tilt moved during the scan, or slices of two scans are mixed"
+        )
+        raise UnreadableFile(message)
     last_mm = float(np.linalg.norm(shear_mm[-1]))
-    degrees = float(np.degrees(np.arctan2(last_mm, height_mm)))
-    message = (
-        f"the slices are not stacked at right angles: over {height_mm:.4g} mm they move {worst_mm:.4g} mm in plane "
-        f"({voxels[worst]:.3g} voxels, up to {_SHEAR_REFUSED_VOXELS} is taken; {last_mm:.4g} mm at the last slice, a "
-        f"tilt of {degrees:.3g} degrees). The gantry was tilted, or slices of two scans are mixed. Tilted stacks are "
-        f"not taken yet: resample it first, e.g. `dcm2niix -z y`, and take its *_Tilt_* file."
+    if np.linalg.norm(shear_mm[-1] / spacing) <= _TILT_VOXELS:
+        return ()
+    degrees = float(np.degrees(np.arctan2(last_mm, height_mm[-1])))
+    return (
+        f"tilted gantry ({degrees:.3g} degrees): the last slice lies {last_mm:.4g} mm beside the first, over "
+        f"{height_mm[-1]:.4g} mm. Taken with this true, sheared geometry; nothing was resampled",
     )
-    raise UnreadableFile(message)
 
 
 def _check_steps(ordered: Sequence[SliceHeader], steps: npt.NDArray[np.float64]) -> tuple[str, ...]:
@@ -174,24 +259,41 @@ def _check_steps(ordered: Sequence[SliceHeader], steps: npt.NDArray[np.float64])
     median = float(np.median(steps))
     deviation = np.abs(steps - median)
     worst = int(deviation.argmax())
-    if deviation[worst] > _GAP_REFUSED * median:
-        missing = steps[worst] / median - 1
-        cause = (
-            f"{round(missing)} slice(s) are probably missing there: copy the series again, whole."
-            if missing > 0.5 and abs(missing - round(missing)) < 0.1
-            else "The distances vary, or two scans are mixed; resample it to one distance first."
-        )
+    off_place = np.abs(np.cumsum(steps) - np.arange(1, len(steps) + 1) * steps.mean())
+    rounding = deviation[worst] <= _ROUNDING_MM and off_place.max() <= _ROUNDING_SLICES * median
+    if deviation[worst] > _GAP_REFUSED * median and not rounding:
         message = (
             f"the slices are not evenly spaced: after {ordered[worst].place} the next one follows at "
-            f"{steps[worst]:.4g} mm, where the median distance is {median:.4g} mm ({len(ordered)} slices). {cause}"
+            f"{steps[worst]:.4g} mm, where the median distance is {median:.4g} mm ({len(ordered)} slices). "
+            f"{_why_uneven(steps, worst, median)}"
         )
         raise UnreadableFile(message)
-    if deviation[worst] > max(_GAP_NOTED_MM, _GAP_NOTED * median):
+    if off_place.max() > _DRIFT_REFUSED_SLICES * median:
+        farthest = int(off_place.argmax())
+        message = (
+            f"the slices are not evenly spaced: their distances drift from {steps.min():.4g} to {steps.max():.4g} mm, "
+            f"and {ordered[farthest + 1].place} lies {off_place[farthest]:.4g} mm from where even spacing puts it "
+            f"({len(ordered)} slices). Resample it to one distance first."
+        )
+        raise UnreadableFile(message)
+    if deviation[worst] > max(_GAP_NOTED_MM, _GAP_NOTED * median) or off_place.max() > _DRIFT_NOTED_SLICES * median:
         return (
             f"distances between slices differ by up to {deviation[worst]:.3g} mm from {median:.4g} mm; "
-            f"evenly spaced slices are assumed",
+            f"evenly spaced slices are assumed, and none lies more than {off_place.max():.3g} mm off its place",
         )
     return ()
+
+
+def _why_uneven(steps: npt.NDArray[np.float64], worst: int, median: float) -> str:
+    missing = steps / median - 1
+    if missing[worst] > len(steps) and worst in (0, len(steps) - 1):
+        return "One end of the stack lies far from the rest: a scout or a slice of another scan; move it elsewhere."
+    if missing[worst] > 0.5 and abs(missing[worst] - round(missing[worst])) < 0.1:
+        gaps = np.flatnonzero(missing > 0.5)
+        total = int(np.rint(missing[gaps]).sum())
+        where = "there" if len(gaps) == 1 else f"in {len(gaps)} gaps, of which that is the widest"
+        return f"{total} slice(s) are probably missing {where}: copy the series again, whole."
+    return "The distances vary, or two scans are mixed; resample it to one distance first."
 
 
 def _cosines(values: npt.NDArray[np.float64]) -> str:
