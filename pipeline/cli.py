@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ..store.errors import SamkitError
+from ..store.errors import SamkitError, UsageError
 from ..store.places import DEFAULT_WORKSPACE
 from .exit_codes import FAILED, INTERRUPTED
 
@@ -49,6 +49,31 @@ class IntensityChoice(StrEnum):
 
     auto = "auto"
     percentiles = "percentiles"
+    full_range = "full-range"
+
+
+class NonFiniteChoice(StrEnum):
+    """What becomes of NaN and infinities."""
+
+    refuse = "refuse"
+    lowest = "lowest"
+
+
+class Overlap(StrEnum):
+    """Whose a voxel is that belongs to several classes."""
+
+    refuse = "refuse"
+    first = "first"
+    last = "last"
+
+
+class MaskFormatChoice(StrEnum):
+    """How masks are written."""
+
+    nifti = "nifti"
+    nrrd = "nrrd"
+    dicom_seg = "dicom-seg"
+    png = "png"
 
 
 WorkspaceOption = Annotated[
@@ -73,6 +98,13 @@ IdsOption = Annotated[
 ChannelOption = Annotated[int | None, typer.Option(help="Which of several image channels (nnU-Net's _0000, _0001).")]
 LabelSuffixOption = Annotated[
     str | None, typer.Option(help="Which of several labels of an image, by the end of its name (BIDS: seg-manual).")
+]
+TimeIndexOption = Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D file or series, from 0.")]
+BValueOption = Annotated[float | None, typer.Option(min=0, help="Which b-value of a diffusion series, in s/mm2.")]
+EchoOption = Annotated[int | None, typer.Option(min=1, help="Which echo of a series with several, from 1.")]
+MinSlicesOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Refuse DICOM series of fewer slices. Default: 3 where a study has larger ones."),
 ]
 WeightsOption = Annotated[
     str | None,
@@ -108,39 +140,135 @@ def _begin(
 
 @app.command("ingest")
 def ingest_command(
-    source: Annotated[Path, typer.Argument(help="A folder (or one file) of NIfTI, h5 or DICOM.")],
+    source: Annotated[
+        Path | None, typer.Argument(help="A folder, a file or a .zip of DICOM, NIfTI, NRRD, h5 or pictures.")
+    ] = None,
     *,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    labels: Annotated[str | None, typer.Option(help="Names of label values: 1=RV,2=Myo,3=LV.")] = None,
-    window: Annotated[str | None, typer.Option(help="CT window, width/level in HU: 400/40.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Names of values: 1=RV,2=Myo. Or a selection: liver=liver,tumour=livertumor*|!livercyst*."),
+    ] = None,
+    labels_from: Annotated[
+        Path | None,
+        typer.Option(help="Add labels to volumes that are there, or correct them; nothing is encoded again."),
+    ] = None,
+    overlap: Annotated[
+        Overlap | None, typer.Option(help="Whose a voxel is that belongs to several classes of --labels.")
+    ] = None,
+    label_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Take soft labels: above this share a voxel belongs to them.")
+    ] = None,
+    resample_labels: Annotated[
+        bool,
+        typer.Option("--resample-labels", help="Bring labels on another lattice to the image's, by nearest voxel."),
+    ] = False,
+    window: Annotated[
+        str | None, typer.Option(help="CT window: soft-tissue, lung, bone, ..., or width/level in HU: 400/40.")
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="Three windows as three channels: lung,soft-tissue,bone.")
+    ] = None,
     intensity: Annotated[IntensityChoice, typer.Option(help="Scale of the values where no window is given.")] = (
         IntensityChoice.auto
     ),
+    non_finite: Annotated[
+        NonFiniteChoice, typer.Option(help="NaN and infinities: refused, or taken for the lowest value.")
+    ] = NonFiniteChoice.refuse,
     axis: Annotated[str | None, typer.Option(help="axial, coronal or sagittal; 0, 1 or 2 without geometry.")] = None,
     subject: SubjectOption = None,
     ids: IdsOption = Ids.auto,
     channel: ChannelOption = None,
+    time_index: TimeIndexOption = None,
+    b_value: BValueOption = None,
+    echo: EchoOption = None,
+    min_slices: MinSlicesOption = None,
     label_suffix: LabelSuffixOption = None,
     require_labels: Annotated[bool, typer.Option("--require-labels", help="Refuse images without a label.")] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Take volumes whose id belongs to another source, in its place.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read; by default one a core where it is worth it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what is there, what would be taken and why not; write nothing.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Send the labels to the encoder's grid and back: the ceiling of any head.")
+    ] = False,
+    encoder: Annotated[str, typer.Option(help="For --check: whose grid.")] = "nano",
+    size: Annotated[int | None, typer.Option(help="For --check: side of the encoder's input in pixels.")] = None,
+    allow_refused: Annotated[
+        bool, typer.Option("--allow-refused", help="Leave with 0, not 3, when something was refused.")
+    ] = False,
+    id_map: Annotated[
+        Path | None, typer.Option(help="Write which id is which file and patient to this private CSV file.")
+    ] = None,
+    refused: Annotated[Path | None, typer.Option(help="Write what was refused, and why, to this private CSV file.")] = (
+        None
+    ),
+    as_json: JsonOption = False,
 ) -> int:
     """Turn raw files into normalised slices."""
-    from ..stages.ingest import IngestOptions, parse_labels
-    from ..stages.readers.intensity import Window
-    from .commands.ingest import layout_options, run_ingest
+    from ..stages.intake.job import IngestOptions
+    from ..stages.readers.dicom_series import VolumeChoice
+    from ..stages.readers.labels import parse_labels
+    from ..stages.readers.windows import chosen_windows
+    from .commands.check import run_check
+    from .commands.ingest import IngestReport, layout_options, run_ingest, run_relabel
 
+    if source is not None and labels_from is not None:
+        message = (
+            f"SOURCE {source} and --labels-from {labels_from}: one brings images, the other labels for images that are "
+            f"there. Type one after the other."
+        )
+        raise UsageError(message)
+    volume = VolumeChoice(time_index=time_index, b_value=b_value, echo=echo, min_slices=min_slices)
     options = IngestOptions(
-        window=None if window is None else Window.parse(window),
+        windows=chosen_windows(window, channels),
         intensity=intensity.value,
+        non_finite=non_finite.value,
         axis=axis,
-        label_names=None if labels is None else parse_labels(labels),
+        volume={"time_index": time_index, "b_value": b_value, "echo": echo, "channel": channel},
+        labels=None if labels is None else parse_labels(labels),
+        overlap=None if overlap is None else overlap.value,
+        label_threshold=label_threshold,
+        resample_labels=resample_labels,
         require_labels=require_labels,
         replace=replace,
     )
+    layout = layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix, volume=volume)
+    report = IngestReport(dry_run=dry_run, as_json=as_json, allow_refused=allow_refused, id_map=id_map, refused=refused)
+    code = 0
+    if labels_from is not None:
+        code = run_relabel(labels_from, workspace, layout, options, report=report)
+    elif source is not None:
+        code = run_ingest(source, workspace, layout, options, report=report, workers=workers)
+    elif not check:
+        message = "samkit ingest SOURCE: name a folder, a file or a .zip (or --labels-from FOLDER, or --check)."
+        raise UsageError(message)
+    if check and not dry_run:
+        run_check(workspace, None, encoder_name=encoder, size=size)
+    return code
+
+
+@app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(help="The folder (or file, or .zip) that will be ingested.")],
+    *,
+    subject: SubjectOption = None,
+    ids: IdsOption = Ids.auto,
+    channel: ChannelOption = None,
+    label_suffix: LabelSuffixOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a samkit.toml that is there.")] = False,
+) -> int:
+    """Write a commented samkit.toml from what a folder holds."""
+    from .commands.ingest import layout_options
+    from .commands.init import run_init
+
     layout = layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix)
-    return run_ingest(source, workspace, layout, options)
+    return run_init(folder, layout, overwrite=overwrite)
 
 
 @app.command("embed")
@@ -236,34 +364,49 @@ def train_head_command(
 @app.command("predict")
 def predict_command(
     run: Annotated[str, typer.Argument(help="A run: its id, path, 'latest', or head@subjects#draw.")],
-    source: Annotated[Path | None, typer.Argument(help="New files; without it, the volumes of the workspace.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Files, a folder or a .zip, new or ingested; without it, the volumes of the workspace."),
+    ] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.")],
+    mask_format: Annotated[
+        MaskFormatChoice,
+        typer.Option(
+            "--format", help="dicom-seg refers to the DICOM files, so SOURCE has to name them; png: pictures."
+        ),
+    ] = MaskFormatChoice.nifti,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     ids: IdsOption = Ids.auto,
     subject: SubjectOption = None,
     channel: ChannelOption = None,
+    time_index: TimeIndexOption = None,
+    b_value: BValueOption = None,
+    echo: EchoOption = None,
+    min_slices: MinSlicesOption = None,
     label_suffix: LabelSuffixOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace masks that are there already; never the source files.")
     ] = False,
 ) -> int:
-    """Write masks as NIfTI on the grid of the source files."""
+    """Write masks on the grid of the source files, as NIfTI, NRRD, DICOM-SEG or PNG."""
+    from ..stages.readers.dicom_series import VolumeChoice
     from .commands.ingest import layout_options
-    from .commands.predict import run_predict
+    from .commands.predict import PredictOptions, run_predict
 
-    return run_predict(
-        workspace,
-        run_name=run,
-        source=source,
+    volume = VolumeChoice(time_index=time_index, b_value=b_value, echo=echo, min_slices=min_slices)
+    layout = layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix, volume=volume)
+    options = PredictOptions(
         output=output,
+        mask_format=mask_format.value,
         weights=weights,
         device=device,
-        layout=layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix),
+        layout=layout,
         overwrite=overwrite,
     )
+    return run_predict(workspace, run_name=run, source=source, options=options)
 
 
 @app.command("report")

@@ -1,4 +1,4 @@
-"""Where shards are computed: in this process, or by workers of a local dask cluster.
+"""Where work is done: in this process, or by workers of a local dask cluster. The only module that knows dask.
 
 Both do the same: each shard is computed by one worker, and counts when its journal record
 is there. No locks of our own; the scheduler hands out work, the journal makes it right.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..stages.embed import EmbedJob, ShardWorker
 from ..stages.encoders.base import Encoder
@@ -19,8 +22,18 @@ from ..store.embeddings import ShardPlan
 from ..store.errors import DamagedStore, DeviceError, InputError
 from ..store.journal import ShardRecord
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 # Shards handed to the scheduler for each worker.
 _SHARDS_AHEAD = 2
+# Results that come in order may wait for a slow one: so many, for each worker.
+_TASKS_AHEAD = 3
+#: A task that killed its process is tried once more: the system may have killed it for want of memory.
+TRIES = 2
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +67,82 @@ def map_shards(
             yield result
     else:
         yield from _map_by_dask(job, shards, devices)
+
+
+@contextlib.contextmanager
+def local_client(workers: int, settings: Mapping[str, Any] | None = None) -> Iterator[Client]:
+    """Start a dask cluster of so many processes on this machine, one thread each, and stop it afterwards.
+
+    Parameters
+    ----------
+    workers
+        Processes.
+    settings
+        dask's own, by their names.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="samkit-dask-"))
+        stack.enter_context(dask.config.set({"distributed.worker.daemon": True, **(settings or {})}))
+        cluster = stack.enter_context(
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                local_directory=scratch,
+                # What a user should know of a killed worker is said by whoever waits for its result.
+                silence_logs=logging.CRITICAL,
+            )
+        )
+        yield stack.enter_context(Client(cluster))
+
+
+def map_in_order(
+    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int, *, killed: Callable[[Task], Result]
+) -> Iterator[Result]:
+    """Do independent tasks in several processes, yielding the results in the order of the tasks.
+
+    Parameters
+    ----------
+    work
+        A function that travels, with what it needs.
+    tasks
+        Handed out as results are taken: few are under way at any time.
+    workers
+        Processes.
+    killed
+        What stands for the result of a task that killed its process twice; the others go on.
+    """
+    from distributed import Future, KilledWorker
+
+    settings = {
+        # One task a process at a time: a crash costs nobody else a try.
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.allowed-failures": TRIES - 1,
+    }
+    with local_client(workers, settings) as client:
+        waiting = deque(tasks)
+        running: deque[tuple[Task, Future[Result]]] = deque()
+
+        def submit() -> None:
+            if waiting:
+                task = waiting.popleft()
+                running.append((task, client.submit(work, task, pure=False)))
+
+        for _ in range(_TASKS_AHEAD * workers):
+            submit()
+        while running:
+            task, future = running.popleft()
+            try:
+                result = future.result()
+            except KilledWorker:
+                result = killed(task)
+            future.release()
+            submit()
+            yield result
 
 
 class _Queue:
@@ -93,22 +182,9 @@ def _map_by_dask(
     job: EmbedJob, shards: Sequence[ShardPlan], devices: Sequence[str]
 ) -> Iterator[ShardRecord | ShardFailure]:
     # dask is only imported when there is more than one worker: one process needs none of it.
-    import dask
-    from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+    from distributed import Future, KilledWorker, as_completed
 
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="samkit-dask-"))
-        stack.enter_context(dask.config.set({"distributed.worker.daemon": True}))
-        cluster = stack.enter_context(
-            LocalCluster(
-                n_workers=len(devices),
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                local_directory=scratch,
-            )
-        )
-        client = stack.enter_context(Client(cluster))
+    with local_client(len(devices)) as client:
         addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
         device_of = dict(zip(addresses, devices, strict=True))
         queue = _Queue(job, shards)

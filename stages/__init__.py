@@ -1,12 +1,15 @@
 """stages: what happens to the data, in this order.
 
 ingest   raw files           -> slices (geometry, labels, where they came from)
+check    labels              -> what survives of them on the encoder's grid
 embed    slices              -> embeddings/<encoder>--<recipe>/
 train    embeddings + labels -> runs/<run>/
 predict  embeddings + a run  -> masks on the source's own grid
+         (mask_files: where masks go, which formats fit their sources, and what they must never take the place of)
 report   runs                -> report/
 verify   embeddings          -> how far stored rows are from what the encoder answers
 
+intake/     one source -> one volume: what `ingest` is made of
 readers/    the only code that knows file formats
 encoders/   the only code that knows encoders
 synthesis/  procedural anatomy for the demo and the tests

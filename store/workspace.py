@@ -275,6 +275,10 @@ class Workspace:
         place = self.path / "splits" / f"{name}.json"
         return Split.read(place) if place.exists() else None
 
+    def remove_split(self, name: str) -> None:
+        """Take a split away that no run has used, so that it can be made anew."""
+        (self.path / "splits" / f"{name}.json").remove()
+
     def keep_split(self, split: Split) -> Split:
         """Keep a split under its name; return the one that stands.
 

@@ -1,6 +1,9 @@
 """commands: what each verb does: open, plan, run the stages, tell the user. One file a verb.
 
-ingest     what became of each source
+init       a commented samkit.toml from what a folder holds
+ingest     what a folder holds, and what became of each source
+check      ingest --check: how much of the labels survives the encoder's grid
+scratch    where archives are unpacked, for as long as they are read
 embed      what is missing is computed, wherever it is computed
 costs      what embedding costs, before it is paid
 repair     embed --repair: what is damaged is taken away

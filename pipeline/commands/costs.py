@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ...stages.embed import ComputeClass, choose_compute, device_kind, source_of, time_encoder
 from ...stages.encoders.base import Encoder
-from ...stages.ingest import recipe_differences
+from ...stages.intake.changes import recipe_differences
 from ...store.errors import DiskFull
 from ...store.precision import stored_row_bytes
 from ...store.slices import SliceFinder

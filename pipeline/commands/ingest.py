@@ -1,27 +1,165 @@
-"""ingest: what became of each source."""
+"""ingest: what a folder holds, and what became of each source."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ...stages.ingest import IngestOptions, Refused, Taken, ingest
-from ...stages.readers.layouts import Found, LayoutOptions, find_sources
+from ...stages.ingest import ingest, relabel
+from ...stages.intake.job import IngestOptions, Refused, Taken
+from ...stages.readers.archives import Unpacked, unpacked
+from ...stages.readers.dicom_series import VolumeChoice
+from ...stages.readers.layouts import Found, LayoutOptions, find_labels, find_sources
+from ...store.errors import UsageError
+from ...store.local import LocalPlace
+from ...store.places import place_of
+from ...store.workspace import open_workspace
 from .. import console
 from ..config import id_key
 from ..console import counted
 from ..exit_codes import DONE, SOME_FAILED
+from ..processes import SourceReader, choose_workers
 from .hints import workspace_flag
+from .scratch import scratch_beside
 
 
-def run_ingest(source: Path, workspace: str, layout: LayoutOptions, options: IngestOptions) -> int:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestReport:
+    """What the user wants to be told, and where."""
+
+    dry_run: bool = False
+    as_json: bool = False
+    allow_refused: bool = False
+    #: Files outside the workspace for what must not go into it.
+    id_map: Path | None = None
+    refused: Path | None = None
+
+
+def run_ingest(
+    source: Path,
+    workspace: str,
+    layout: LayoutOptions,
+    options: IngestOptions,
+    *,
+    report: IngestReport,
+    workers: int | None = None,
+) -> int:
     """Ingest a folder or a file and print what became of each source."""
-    found = find_sources(source, layout)
-    console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}")
-    results = ingest_found(workspace, found, replace(options, shown=str(source)))
+    _check_outside(workspace, report)
+    with found_in(source, layout, workspace) as found:
+        if report.dry_run:
+            _write_private(found, report, None)
+            return _told_dry_run(source, found, report)
+        if not report.as_json:
+            console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}")
+            for note in found.notes:
+                console.say(f"  {note}")
+        results = ingest_found(workspace, found, replace(options, shown=str(source)), workers=workers)
+        _write_private(found, report, results)
+    return _told(results, found.layout, workspace, report)
+
+
+def run_relabel(
+    folder: Path, workspace: str, layout: LayoutOptions, options: IngestOptions, *, report: IngestReport
+) -> int:
+    """Add labels to volumes of the workspace, or correct them; nothing is encoded again."""
+    opened = open_workspace(workspace)
+    with _unpacked_beside(workspace, folder) as tree:
+        known = {volume.id: volume.record.identity for volume in opened.volumes.values()}
+        found = find_labels(tree.root, _of_tree(layout, tree, folder), known)
+        results = []
+        with console.progress_bar("reading labels", len(found.pairs), "labels") as bar:
+            for result in relabel(opened, found, replace(options, shown=str(folder))):
+                results.append(result)
+                bar.advance()
+    return _told(results, "labels", workspace, report)
+
+
+@contextmanager
+def found_in(source: Path, layout: LayoutOptions, workspace: str | Path) -> Iterator[Found]:
+    """Find the volumes of a folder, a file or an archive; what was unpacked is gone afterwards."""
+    with _unpacked_beside(workspace, source) as tree:
+        found = find_sources(tree.root, _of_tree(layout, tree, source))
+        yield replace(found, notes=(*tree.told, *found.notes))
+
+
+@contextmanager
+def _unpacked_beside(workspace: str | Path, source: Path) -> Iterator[Unpacked]:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_beside(workspace))
+        with console.progress_bar("unpacking", 0, "MB") as bar:  # gone before the next one: a terminal has room for one
+            told = unpacked(source, scratch, progress=lambda done, of: bar.reach("unpacking", done >> 20, of >> 20))
+            tree = stack.enter_context(told)
+        yield tree
+
+
+def _of_tree(layout: LayoutOptions, tree: Unpacked, typed: Path) -> LayoutOptions:
+    return replace(layout, logical=tree.logical, already_refused=tree.refused, shown_root=typed)
+
+
+def layout_options(
+    *,
+    ids: Literal["auto", "stem", "hash"],
+    subject: str | None,
+    channel: int | None,
+    label_suffix: str | None,
+    volume: VolumeChoice | None = None,
+) -> LayoutOptions:
+    """Return the options of a layout, with the user's key for hashed ids."""
+    return LayoutOptions(
+        ids=ids,
+        id_key=id_key(),
+        subject_regex=subject,
+        channel=channel,
+        label_suffix=label_suffix,
+        volume=volume or VolumeChoice(),
+    )
+
+
+def ingest_found(
+    workspace: str | Path, found: Found, options: IngestOptions, *, workers: int | None = None
+) -> list[Taken | Refused]:
+    """Ingest what a layout found, under a progress bar."""
+    results = []
+    read = SourceReader(workers=choose_workers(found.sources, workers))
+    with console.progress_bar("ingesting", len(found.sources) + len(found.refused), "volumes") as bar:
+        for result in ingest(workspace, found, options, read=read):
+            results.append(result)
+            bar.advance()
+    return results
+
+
+# -- what is told ----------------------------------------------------------------------------------
+
+
+def _told_dry_run(source: Path, found: Found, report: IngestReport) -> int:
+    refused = sum(row.decision == "refused" for row in found.table)
+    if report.as_json:
+        shown = [asdict(row) for row in found.table]
+        console.say(json.dumps({"layout": found.layout, "notes": list(found.notes), "series": shown}, indent=2))
+    else:
+        rows = [[row.shown, row.modality, row.size, row.decision, row.why] for row in found.table]
+        console.table(f"{source}: {found.layout}", ["source", "modality", "size", "", "why"], rows, numbers_from=None)
+        for note in found.notes:
+            console.say(note)
+        console.say(f"{len(found.sources)} would be taken, {refused} refused; nothing was written")
+    return SOME_FAILED if refused and not report.allow_refused else DONE
+
+
+def _told(results: Sequence[Taken | Refused], layout: str, workspace: str, report: IngestReport) -> int:
     taken = [result for result in results if isinstance(result, Taken)]
     refused = [result for result in results if isinstance(result, Refused)]
+    code = SOME_FAILED if refused and not report.allow_refused else DONE
+    if report.as_json:
+        shown = {"taken": [asdict(one) for one in taken], "refused": [asdict(one) for one in refused]}
+        console.say(json.dumps({"layout": layout, **shown}, indent=2))
+        return code
     if taken:
         rows = [
             [
@@ -47,27 +185,55 @@ def run_ingest(source: Path, workspace: str, layout: LayoutOptions, options: Ing
     )
     if taken:
         console.say(f"next: samkit embed{workspace_flag(workspace)}")
-    return SOME_FAILED if refused else DONE
+    return code
 
 
-def layout_options(
-    *, ids: Literal["auto", "stem", "hash"], subject: str | None, channel: int | None, label_suffix: str | None
-) -> LayoutOptions:
-    """Return the options of a layout, with the user's key for hashed ids."""
-    return LayoutOptions(
-        ids=ids,
-        id_key=id_key(),
-        subject_regex=subject,
-        channel=channel,
-        label_suffix=label_suffix,
-    )
+# -- what must not go into the workspace -----------------------------------------------------------
 
 
-def ingest_found(workspace: str | Path, found: Found, options: IngestOptions) -> list[Taken | Refused]:
-    """Ingest what a layout found, under a progress bar."""
-    results = []
-    with console.progress_bar("ingesting", len(found.sources) + len(found.refused), "volumes") as bar:
-        for result in ingest(workspace, found, options):
-            results.append(result)
-            bar.advance()
-    return results
+def _check_outside(workspace: str, report: IngestReport) -> None:
+    """Refuse to write patients' names into the workspace, whatever the user says."""
+    place = place_of(workspace)
+    for flag, file in (("--id-map", report.id_map), ("--refused", report.refused)):
+        if file is not None and isinstance(place, LocalPlace) and place.path.resolve() in file.resolve().parents:
+            message = (
+                f"{flag} {file}: that is inside the workspace, which is made to be passed on without patients' names. "
+                f"Name a file elsewhere."
+            )
+            raise UsageError(message)
+
+
+def _write_private(found: Found, report: IngestReport, results: Sequence[Taken | Refused] | None) -> None:
+    if report.id_map is not None:
+        taken = None if results is None else {result.id for result in results if isinstance(result, Taken)}
+        rows = [
+            {
+                "id": row.id,
+                "subject": row.subject,
+                "source": row.shown,
+                "patient_id": row.patient_id,
+                "series_uid": row.series_uid,
+            }
+            for row in found.secrets
+            if taken is None or row.id in taken
+        ]
+        _write_csv(report.id_map, ["id", "subject", "source", "patient_id", "series_uid"], rows)
+    if report.refused is not None:
+        refused = (
+            found.refused
+            if results is None
+            else [(result.shown, result.reason) for result in results if isinstance(result, Refused)]
+        )
+        rows = [{"source": shown, "reason": reason} for shown, reason in refused]
+        _write_csv(report.refused, ["source", "reason"], rows)
+
+
+def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o600)  # for the user alone from its first moment
+    LocalPlace(file).publish(text.getvalue().encode())
+    file.chmod(0o600)

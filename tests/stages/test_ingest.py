@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import samkit as package
-from samkit.stages.ingest import parse_labels
+from samkit.stages.readers.labels import parse_labels
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_dicom_series, write_nifti_pair
 from samkit.store.errors import UsageError
@@ -80,7 +80,7 @@ def test_a_changed_label_leaves_what_is_known_of_the_slices_before(samkit, data)
     change_voxel(data / "labels/a.nii.gz", 0)
     assert "a new label" in samkit("ingest", data, "--window", "300/150").said
     assert record("a").predecessor == before
-    assert before["ingest_recipe"]["intensity"]["rule"] == "percentiles"
+    assert before["ingest_recipe"]["intensities"][0]["rule"] == "percentiles"
 
 
 def test_slices_that_were_repaired_leave_what_is_known_of_those_before(samkit, data):
@@ -148,8 +148,8 @@ def test_another_scale_of_intensity_is_a_new_generation_whose_recipe_says_so(sam
     samkit("ingest", data)
     assert "new pixels" in samkit("ingest", data, "--window", "300/150").said
     kept = record("a")
-    assert kept.ingest_recipe["intensity"]["rule"] == "window"
-    assert kept.predecessor["ingest_recipe"]["intensity"]["rule"] == "percentiles"
+    assert kept.ingest_recipe["intensities"][0]["rule"] == "window"
+    assert kept.predecessor["ingest_recipe"]["intensities"][0]["rule"] == "percentiles"
 
 
 def test_more_volumes_are_added_to_those_there_are(samkit, data, write_pair):
@@ -277,7 +277,7 @@ def test_ingest_of_the_real_hippocampus_takes_every_volume(samkit, shared_data):
 
 
 def test_what_was_taken_before_a_failure_counts_and_the_same_command_goes_on(samkit, data, monkeypatch):
-    from samkit.stages import ingest as stage
+    from samkit.stages.intake import volume as stage
 
     real, written = stage.write_pixels, []
 
@@ -336,7 +336,8 @@ def test_labels_that_come_later_name_a_workspace_that_had_none(samkit, tmp_path,
 )
 @settings(max_examples=60, deadline=None)
 def test_names_that_are_written_as_a_flag_are_read_back(names):
-    assert parse_labels(",".join(f"{value}={name}" for value, name in names.items())) == names
+    read = parse_labels(",".join(f"{value}={name}" for value, name in names.items())).names
+    assert read == {value: name for value, name in names.items() if value != 0}
 
 
 @given(text=st.text(max_size=20).filter(lambda text: "=" not in text))

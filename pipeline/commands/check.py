@@ -1,0 +1,72 @@
+"""check: how much of the labels survives the encoder's grid."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import mean
+
+from ...heads.metrics import ScoredVolume
+from ...stages.check import score_ceiling
+from ...stages.encoders.base import find_encoder
+from ...store.errors import InputError
+from ...store.slices import Volume
+from ...store.workspace import open_workspace
+from .. import console
+
+# The patch of SAM's encoders, and of nano: input pixels for each cell of an embedding.
+_PIXELS_PER_CELL = 16
+
+
+def run_check(workspace_path: str, volume_ids: Sequence[str] | None, *, encoder_name: str, size: int | None) -> None:
+    """Print the Dice of labels that were sent to an encoder's grid and back, by class; all volumes where none is named.
+
+    Raises
+    ------
+    InputError
+        None of them has a label.
+    """
+    workspace = open_workspace(workspace_path)
+    ids = list(workspace.volumes) if volume_ids is None else volume_ids
+    labelled = [volume for volume in (workspace.volumes[name] for name in ids) if volume.labelled]
+    if not labelled:
+        message = (
+            f"{workspace.path}: no volume here has a label, so there is nothing to check. Ingest some with labels."
+        )
+        raise InputError(message)
+    input_px = size or find_encoder(encoder_name).default_px
+    scored = _scored(labelled, input_px)
+    by_class: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for volume in scored:
+        for score in volume.scores:
+            if score.dice is not None:
+                by_class[score.class_name].append((score.dice, volume.volume_id))
+    rows = [
+        [
+            name,
+            str(len(dice)),
+            f"{100 * mean(value for value, _ in dice):.1f}",
+            f"{100 * min(dice)[0]:.1f}",
+            min(dice)[1],
+        ]
+        for name, dice in by_class.items()
+    ]
+    cells = input_px // _PIXELS_PER_CELL
+    console.say(
+        f"labels sent to the grid of {encoder_name} (input {input_px} px, embedding {cells} x {cells}) and back: what "
+        f"a head that has learnt them perfectly would score"
+    )
+    console.table(
+        "Ceiling of any head",
+        ["class", "volumes", "Dice %", "worst", "in volume"],
+        rows,
+    )
+
+
+def _scored(volumes: Sequence[Volume], input_px: int) -> list[ScoredVolume]:
+    scored = []
+    with console.progress_bar("checking", len(volumes), "volumes") as bar:
+        for volume in volumes:
+            scored.append(score_ceiling(volume, input_px=input_px, feature_cells=input_px // _PIXELS_PER_CELL))
+            bar.advance()
+    return scored

@@ -1,0 +1,113 @@
+"""init: a commented samkit.toml from what a folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from ...stages.readers.layouts import Found, LayoutOptions
+from ...stages.readers.windows import WINDOWS
+from ...store.errors import UsageError
+from ...store.local import LocalPlace
+from .. import console
+from ..config import CONFIG_FILE
+from ..console import counted
+from ..exit_codes import DONE
+from .ingest import found_in
+
+# Of the organs that people segment most: read by their names in the labels.
+_WINDOW_OF_ORGAN = {
+    "lung": ("lung", "airway", "bronch", "covid"),
+    "brain": ("brain", "ventricle", "haemorrhage", "hemorrhage"),
+    "bone": ("bone", "vertebra", "rib", "femur", "hip"),
+    "mediastinum": ("heart", "aorta", "atrium", "esophagus"),
+}
+_ABDOMEN = "soft-tissue"
+
+
+def run_init(folder: Path, layout: LayoutOptions, *, overwrite: bool) -> int:
+    """Write samkit.toml into the working directory.
+
+    Raises
+    ------
+    UsageError
+        There is one already.
+    """
+    target = Path(CONFIG_FILE)
+    if target.exists() and not overwrite:
+        message = f"{target} is there already. Nothing was written. Add --overwrite to replace it, or move it away."
+        raise UsageError(message)
+    with found_in(folder, layout, Path.cwd() / "samkit-workspace") as found:
+        text = config_text(found)
+    LocalPlace(target).publish(text.encode())
+    console.say(f"{folder}: {found.layout}, {counted(len(found.sources), 'volume')}, {len(found.refused)} refused")
+    console.say(f"{target} written. next: samkit ingest {folder} --dry-run")
+    return DONE
+
+
+def config_text(found: Found) -> str:
+    """Return the text of a samkit.toml for what was found; what is a guess is commented out."""
+    labelled = sum(source.label is not None for source in found.sources)
+    modalities = Counter(source.modality or "unknown" for source in found.sources)
+    told = ", ".join(f"{count} {modality}" for modality, count in modalities.most_common())
+    lines = [
+        "# Defaults for samkit in this folder. A flag on the command line wins; `samkit VERB --help` explains each.",
+        f"# Found: {found.layout}; {counted(len(found.sources), 'volume')} ({told}), {labelled} with a label, "
+        f"{len(found.refused)} refused.",
+        *(f"# {note}" for note in found.notes),
+        "",
+        "[ingest]",
+    ]
+    if found.labels is not None:
+        lines += ["# Which labels, and what they are called.", f"labels = {_quoted(str(found.labels))}"]
+    elif labelled:
+        lines += ["# The labels are numbers: give them names.", '# labels = "1=NAME,2=NAME"']
+    else:
+        lines += ["# No labels were found. They can be added later: samkit ingest --labels-from FOLDER"]
+    if found.overlap is not None:
+        lines += ["# Whose a voxel is that belongs to several classes.", f"overlap = {_quoted(found.overlap)}"]
+    lines += _window_lines(found, modalities)
+    channel_hint = "# Which volume of 4-D files: channel, time-index, b-value, echo."
+    lines += [
+        channel_hint,
+        "# time-index = 0",
+        "# Volumes without a label are refused with this.",
+        "# require-labels = true",
+    ]
+    lines += [
+        "",
+        "[embed]",
+        "# nano needs no download; sam_vit_b, _l, _h are Segment Anything's, from a checkpoint: weights = FILE.",
+        'encoder = "nano"',
+        "# size = 512  # input side in pixels; SAM's own is 1024, a quarter of the cells cost less than a quarter",
+        "",
+        "[train-head]",
+        "draws = 3  # different choices of the labelled subjects: the spread is the answer's error bar",
+        *([f"split = {_quoted(next(iter(found.splits)))}"] if found.splits else []),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _window_lines(found: Found, modalities: Counter[str]) -> list[str]:
+    names = ", ".join(WINDOWS)
+    if modalities["CT"]:
+        window = _fitting_window(found)
+        return [f"# A CT needs a window: {names}; or width/level in HU, as 400/40.", f"window = {_quoted(window)}"]
+    if modalities["unknown"]:
+        return [
+            f"# For CT in Hounsfield units a window: {names}; or width/level, as 400/40. Others scale themselves.",
+            f"# window = {_quoted(_ABDOMEN)}",
+        ]
+    return []
+
+
+def _fitting_window(found: Found) -> str:
+    names = " ".join(found.labels.names.values()).lower() if found.labels is not None else ""
+    return next((name for name, words in _WINDOW_OF_ORGAN.items() if any(word in names for word in words)), _ABDOMEN)
+
+
+def _quoted(text: str) -> str:
+    # JSON's strings are TOML's basic strings, but for characters beyond the first plane written as pairs.
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,218 @@
+"""Which labels a dataset has, and the label map of one volume on the grid of its image."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...store.errors import InputError, SamkitError, UsageError
+from ...store.places import Place
+from ...store.slices import Volume
+from ...store.workspace import Workspace
+from ..readers.base import LabelMap, SourceFiles, SourceGrid, read_label
+from ..readers.geometry import Orientation, fit_label
+from ..readers.labels import LabelChoice, chosen_labels, count_values, names_taken, unmatched
+from .job import IngestJob, IngestOptions
+
+# Class indices are bytes, and 255 marks what lies outside a slice.
+_LARGEST_CLASS_COUNT = 254
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetLabels:
+    """What a dataset says of its labels."""
+
+    #: The layout's own choice, or names; None where nothing says.
+    choice: LabelChoice | None
+    sources: Sequence[SourceFiles]
+
+
+def decide_labels(there: Workspace | None, found: DatasetLabels, options: IngestOptions, place: Place) -> LabelChoice:
+    """Return which labels are taken and what they are called.
+
+    From ``--labels``, else as the workspace's volumes were ingested, else from the dataset, else the numbers that occur
+    in the labels.
+
+    Raises
+    ------
+    InputError
+        When they are not the names that the workspace has already; the message has the command for one of its own.
+    UsageError
+        When an entry of ``--labels`` fits nothing in the whole dataset.
+    """
+    volumes = [] if there is None else list(there.volumes.values())
+    kept = there.label_names if there is not None and volumes else {}
+    given = options.labels if options.labels is not None else found.choice
+    earlier = _earlier_choice(volumes)
+    if given is None and not kept:
+        choice = LabelChoice.of_names({value: str(value) for value in _values_in_labels(found, options)})
+    elif given is None or (
+        options.labels is None and earlier is not None and earlier.names == kept and earlier.selects
+    ):
+        choice = earlier if earlier is not None and earlier.names == kept else LabelChoice.of_names(kept)
+        # Names that are numbers say nothing, so the values have to: another dataset has others.
+        unnamed = all(name == str(value) for value, name in kept.items())
+        all_new = not {volume.record.identity for volume in volumes} & {source.identity for source in found.sources}
+        values = set(_values_in_labels(found, options)) if unnamed and all_new else set()
+        if values and values < set(kept):
+            raise InputError(_other_labels(place, kept, {value: str(value) for value in sorted(values)}, options))
+    else:
+        choice = given
+        # The whole dataset again may give its numbers names, or add values, until a run was trained on what they were.
+        again = {volume.record.identity for volume in volumes} <= {source.identity for source in found.sources}
+        names = choice.names
+        grown = all(value in names and name in (names[value], str(value)) for value, name in kept.items())
+        untouched = there is None or len(there.runs) == 0
+        if kept and names != kept and not (again and grown and untouched):
+            raise InputError(_other_labels(place, kept, names, options))
+    if options.labels is not None:
+        _check_that_labels_occur(options.labels, found)
+    if len(choice.names) > _LARGEST_CLASS_COUNT:
+        message = (
+            f"{len(choice.names)} label values: samkit takes up to {_LARGEST_CLASS_COUNT}. Are these instance numbers?"
+        )
+        raise InputError(message)
+    return choice
+
+
+def _earlier_choice(volumes: Sequence[Volume]) -> LabelChoice | None:
+    """Return the choice by which the newest labelled volume of the workspace was ingested."""
+    for volume in reversed(volumes):
+        labels = volume.ingest_recipe["labels"]
+        if labels is not None:
+            return LabelChoice.from_json(labels["choice"])
+    return None
+
+
+def _check_that_labels_occur(choice: LabelChoice, found: DatasetLabels) -> None:
+    """Refuse patterns that fit no structure of the whole dataset, where all of its structures are known by name."""
+    labels = [source.label for source in found.sources if source.label is not None]
+    structures = sorted({name for label in labels for name in label.names})
+    if not structures or not all(label.names for label in labels):
+        return
+    if lost := unmatched(choice, structures):
+        message = (
+            f"--labels: nothing in this dataset is called {', '.join(lost)}. The structures there are: "
+            f"{', '.join(structures)}"
+        )
+        raise UsageError(message)
+
+
+def _other_labels(place: Place, kept: Mapping[int, str], names: Mapping[int, str], options: IngestOptions) -> str:
+    name_all = ",".join(f"{value}={name}" for value, name in kept.items())
+    return (
+        f"{place} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "
+        f"holds one dataset with one set of label names. Give this one its own: "
+        f"samkit ingest {shlex.quote(options.shown)} --workspace {_own_workspace(options.shown)} "
+        f"(or, if it is more of the same dataset, say so: --labels {shlex.quote(name_all)})"
+    )
+
+
+def _values_in_labels(found: DatasetLabels, options: IngestOptions) -> list[int]:
+    """Return the label values that occur in a dataset without names; labels that cannot be read are refused later."""
+    values: set[int] = set()
+    for source in found.sources:
+        if source.label is None or source.label.names:
+            continue
+        try:
+            label = read_label(source, threshold=options.label_threshold)
+        except SamkitError:
+            continue
+        if isinstance(label, LabelMap):
+            values.update(count_values(label.values))
+    return sorted(values - {0})
+
+
+def fitting_label(
+    job: IngestJob, source: SourceFiles, grid: SourceGrid, orientation: Orientation
+) -> tuple[NDArray[np.unsignedinteger[Any]] | None, tuple[int, ...], list[str]]:
+    """Read the label map of a source.
+
+    Parameters
+    ----------
+    job
+        Which labels are wanted.
+    source
+        With its label files, or None.
+    grid, orientation
+        Of its image.
+
+    Returns
+    -------
+    ndarray
+        (slices, rows, columns) in display orientation; None where there is none, or it is spared.
+    tuple of int
+        The values that occur, background left out.
+    list of str
+        What to tell of it.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or does not lie on the image.
+    """
+    options = job.options
+    if source.label is None and options.require_labels:
+        message = (
+            f"{source.shown}: no label belongs to this image, and --require-labels asks for one. "
+            f"Add the label, or leave the flag out to take the image as unlabelled."
+        )
+        raise InputError(message)
+    # Where classes are chosen, structures that none of them takes are not even read.
+    known = () if source.label is None or not job.choice.selects else source.label.names
+    wanted = names_taken(job.choice, known)
+    try:
+        annotation = read_label(
+            source,
+            grid=grid,
+            names=wanted or None,
+            threshold=options.label_threshold,
+            resample=options.resample_labels,
+        )
+        if annotation is None:
+            return None, (), []
+        chosen = chosen_labels(
+            annotation, job.choice, overlap=job.overlap, file_names=job.file_names, place=source.shown
+        )
+        fitted = fit_label(
+            chosen.values,
+            annotation.affine,
+            grid.shape,
+            grid.affine_array,
+            resample=options.resample_labels,
+            place=source.shown,
+        )
+    except InputError as error:
+        if not options.spare_labels:
+            raise
+        return None, (), [f"its label is left out: {error}"]
+    left_out = [*chosen.left_out, *(name for name in known if wanted and name not in wanted)]
+    told = [f"not taken: {', '.join(left_out)}"] if left_out else []
+    notes = [*told, *annotation.notes, *chosen.notes, *([fitted.warning] if fitted.warning else []), *fitted.notes]
+    kind = np.min_scalar_type(max(job.choice.names, default=1))
+    return np.ascontiguousarray(orientation.apply(fitted.values)).astype(kind, copy=False), chosen.present, notes
+
+
+def label_recipe(job: IngestJob) -> dict[str, Any]:
+    """Return how labels were taken, for the ingest recipe."""
+    return {
+        "choice": job.choice.to_json(),
+        "overlap": job.overlap,
+        "threshold": job.options.label_threshold,
+        "resampled": job.options.resample_labels,
+    }
+
+
+def _own_workspace(shown: str) -> str:
+    """Return a name for a workspace that holds one source alone."""
+    return shlex.quote(f"{Path(shown).resolve().name.split('.')[0] or 'other'}-workspace")
+
+
+def _listed(names: Mapping[int, str]) -> str:
+    return ", ".join(f"{value}={name}" for value, name in names.items()) or "none"

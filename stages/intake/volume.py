@@ -1,0 +1,191 @@
+"""One source -> its slices and its record: read, orient, normalise, compare with what is there, write the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...store.errors import SamkitError, UsageError
+from ...store.keys import array_digest
+from ...store.places import Place
+from ...store.slices import Pixels, Volume, VolumeRecord, slice_digests, write_pixels
+from ...store.workspace import Workspace, open_workspace
+from ..readers.base import LabelFiles, Scan, SourceFiles, SourceGrid, read_image
+from ..readers.geometry import Orientation, choose_orientation, display_spacing_mm
+from ..readers.intensity import Normaliser, choose_intensities
+from .changes import change_of, predecessor_of, recipe_differences
+from .job import IngestJob, IngestOptions, IngestTask, Read, Refused, Taken
+from .labels import fitting_label, label_recipe
+
+
+def read_source(job: IngestJob, task: IngestTask) -> Read | Refused:
+    """Read one source, compare it with what is there, and write its pixels; those of a single slice are given back.
+
+    Raises
+    ------
+    UsageError
+        The command is wrong, not this file: it would be wrong for every other one too.
+    """
+    try:
+        return _read(job, task)
+    except UsageError:
+        raise
+    except SamkitError as error:
+        return Refused(shown=task.source.shown, reason=str(error))
+
+
+def _read(job: IngestJob, task: IngestTask) -> Read:
+    source, options = task.source, job.options
+    scan = read_image(source)
+    orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)
+    notes = list(scan.notes)
+    label, values, remarks = fitting_label(job, source, scan.grid, orientation)
+    notes += remarks
+    image, intensities, scale_notes = _slices(scan, orientation, options, source.shown)
+    notes += scale_notes
+    if scan.affine is None:
+        notes.append("geometry unknown: distances will be in voxels")
+    slices, channels, rows, columns = image.shape
+    record = VolumeRecord(
+        id=source.id,
+        subject=source.subject,
+        modality=scan.modality,
+        shape=(slices, channels, rows, columns),
+        affine=None if scan.affine is None else _as_rows(orientation.affine(scan.affine, scan.grid.shape)),
+        spacing_mm=None if scan.affine is None else display_spacing_mm(scan.affine, orientation),
+        orientation=orientation.to_json(),
+        source_grid=scan.grid.to_json(),
+        ingest_recipe={
+            "intensities": intensities,
+            "windows": [window.to_json() for window in options.windows],
+            "non_finite": options.non_finite,
+            "axis": options.axis,
+            "channels": channels,
+            "volume": dict(options.volume),
+            "labels": None if label is None else label_recipe(job),
+        },
+        identity=source.identity,
+        slice_digests=slice_digests(image),
+        label_digest=None if label is None else array_digest(label),
+        label_values=values,
+        pixels="",
+        files={},
+    )
+    there = None if task.there is None else Volume(job.place, task.there, {})
+    change = change_of(record, there, options)
+    if change == "new pixels" and there is not None:
+        notes += recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
+    taken = Taken(
+        shown=source.shown,
+        id=source.id,
+        change=change,
+        slices=slices,
+        labelled=label is not None,
+        label_values=values,
+        geometry_known=scan.affine is not None,
+        notes=tuple(notes),
+    )
+    if change == "unchanged":
+        return Read(taken=taken, record=None)
+    record = replace(record, predecessor=None if there is None else predecessor_of(record, there.record))
+    pixels = Pixels(image=image, label=label)
+    if slices == 1:
+        return Read(taken=taken, record=record, pixels=pixels)
+    workspace_at(job.place, job.choice.names)
+    folder, files = write_pixels(job.place, record.id, pixels)
+    return Read(taken=taken, record=replace(record, pixels=folder, files=files))
+
+
+def _slices(
+    scan: Scan, orientation: Orientation, options: IngestOptions, shown: str
+) -> tuple[NDArray[np.float16], list[dict[str, Any]], tuple[str, ...]]:
+    """Return the slices (slices, channels, rows, columns) in [0, 1], their scales, and what to tell of these."""
+    chosen = choose_intensities(
+        scan.values,
+        scan.modality,
+        options.windows,
+        options.intensity,
+        padding=scan.padding,
+        inverted=scan.inverted,
+        non_finite=options.non_finite,
+        place=shown,
+    )
+    normaliser = Normaliser(
+        dtype=scan.values.dtype, intensities=chosen.intensities, padding=scan.padding, inverted=scan.inverted
+    )
+    planes = orientation.apply(scan.values)
+    image = np.empty((planes.shape[0], len(chosen.intensities), *planes.shape[1:3]), np.float16)
+    for number, plane in enumerate(planes):  # plane by plane: a float copy of a whole CT would be twice its size
+        image[number] = normaliser(plane)
+    return image, [scale.to_json() for scale in chosen.intensities], chosen.notes
+
+
+def workspace_at(place: Place, names: Mapping[int, str]) -> Workspace:
+    """Open the workspace, or make it: before the first pixels, so that they never lie in a folder without a name."""
+    return open_workspace(place) if Workspace.is_at(place) else Workspace.create(place, names)
+
+
+def _as_rows(matrix: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in matrix)
+
+
+# -- a new label for an old volume -----------------------------------------------------------------
+
+
+def as_source(record: VolumeRecord, label: LabelFiles, shown: str) -> SourceFiles:
+    """Return a volume of the workspace as the source of a new label: its own files are not needed for that."""
+    return SourceFiles(
+        id=record.id,
+        subject=record.subject,
+        image=(),
+        label=label,
+        reader="nifti",
+        modality=record.modality,
+        identity=record.identity,
+        shown=shown,
+    )
+
+
+def relabel_volume(job: IngestJob, record: VolumeRecord, source: SourceFiles) -> Read | Refused:
+    """Give a volume of the workspace another label map; its slices, and so its embeddings, stay as they are."""
+    try:
+        return _relabelled(job, record, source)
+    except UsageError:
+        raise
+    except SamkitError as error:
+        return Refused(shown=source.shown, reason=str(error))
+
+
+def _relabelled(job: IngestJob, old: VolumeRecord, source: SourceFiles) -> Read:
+    there = Volume(job.place, old, job.choice.names)
+    grid = SourceGrid.from_json(dict(there.record.source_grid))
+    orientation = Orientation.from_json(dict(there.record.orientation))
+    label, values, notes = fitting_label(job, source, grid, orientation)
+    record = replace(
+        there.record,
+        label_digest=None if label is None else array_digest(label),
+        label_values=values,
+        ingest_recipe={**there.ingest_recipe, "labels": label_recipe(job)},
+    )
+    changed = record.label_digest != there.record.label_digest
+    taken = Taken(
+        shown=source.shown,
+        id=there.id,
+        change="new label" if changed else "unchanged",
+        slices=record.shape[0],
+        labelled=label is not None,
+        label_values=values,
+        geometry_known=grid.affine is not None,
+        notes=tuple(notes),
+    )
+    if not changed:
+        return Read(taken=taken, record=None)
+    pixels = Pixels(image=there.read_slices(0, record.shape[0]), label=label)
+    if there.record.plane is not None:
+        return Read(taken=taken, record=replace(record, pixels="", files={}, plane=None), pixels=pixels)
+    folder, files = write_pixels(job.place, record.id, pixels)
+    return Read(taken=taken, record=replace(record, pixels=folder, files=files))

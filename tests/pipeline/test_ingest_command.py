@@ -1,0 +1,415 @@
+"""`samkit ingest` and `samkit init` as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import stat
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic.archives import escaping, zip_folder
+from synthetic.challenges import write_acdc, write_synapse
+from synthetic.four_d import echoes
+from synthetic.ircadb import write_ircadb
+from synthetic.irregular import tilted
+from synthetic.label_objects import rectangle, write_rtstruct, write_seg
+from synthetic.series import write_series
+
+import samkit as package
+from samkit.pipeline.config import read_config
+
+WINDOW = ("--window", "soft-tissue")
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A folder with one series that is taken and one that is refused."""
+    write_series(tmp_path / "mixed" / "good")
+    echoes(tmp_path / "mixed" / "echoes", 1)
+    return tmp_path / "mixed"
+
+
+def volumes(workspace: Path | str = "samkit-workspace"):
+    return package.open_workspace(workspace).volumes
+
+
+class TestTriage:
+    def test_a_dry_run_prints_every_series_and_writes_nothing(self, samkit, mixed, tmp_path):
+        finished = samkit("ingest", mixed, "--dry-run", *WINDOW, "--workspace", tmp_path / "w")
+        assert "taken" in finished.out
+        assert "--echo 1 (2.46 ms), 2 (4.92 ms), 3 (7.38 ms)" in " ".join(finished.out.split())
+        assert "1 would be taken, 1 refused; nothing was written" in finished.out
+        assert not (tmp_path / "w").exists()
+
+    @pytest.mark.parametrize("more", [(), ("--dry-run",)])
+    def test_what_was_refused_gives_exit_code_3_unless_it_is_allowed(self, samkit, mixed, more):
+        assert samkit("ingest", mixed, *WINDOW, *more).code == 3
+        assert samkit("ingest", mixed, *WINDOW, *more, "--allow-refused").code == 0
+
+    def test_json_holds_what_was_taken_and_why_not(self, samkit, mixed):
+        told = json.loads(samkit("ingest", mixed, *WINDOW, "--json").out)
+        assert [one["slices"] for one in told["taken"]] == [6]
+        assert "4-D" in told["refused"][0]["reason"]
+
+    def test_a_dry_run_in_json_holds_the_table(self, samkit, mixed):
+        told = json.loads(samkit("ingest", mixed, "--dry-run", "--json").out)
+        assert {row["decision"] for row in told["series"]} == {"taken", "refused"}
+
+    def test_a_volume_of_a_4d_series_is_chosen(self, samkit, mixed):
+        assert samkit("ingest", mixed, *WINDOW, "--echo", "2").code == 0
+        assert len(volumes()) == 2
+        recipe = next(volume.ingest_recipe for volume in volumes().values())
+        assert recipe["volume"]["echo"] == 2
+
+    def test_another_echo_is_another_volume(self, samkit, mixed):
+        samkit("ingest", mixed, *WINDOW, "--echo", "2")
+        samkit("ingest", mixed, *WINDOW, "--echo", "3")
+        assert len(volumes()) == 3
+
+
+class TestPrivateFiles:
+    def test_the_id_map_leads_back_to_files_and_patients(self, samkit, mixed, tmp_path):
+        samkit("ingest", mixed, *WINDOW, "--id-map", tmp_path / "private" / "map.csv")
+        rows = list(csv.DictReader((tmp_path / "private" / "map.csv").open()))
+        assert [row["id"] for row in rows] == list(volumes())
+        assert rows[0]["source"] == "good"
+        assert rows[0]["patient_id"]
+        assert rows[0]["series_uid"]
+
+    def test_what_was_refused_is_written_on_request(self, samkit, mixed, tmp_path):
+        samkit("ingest", mixed, *WINDOW, "--refused", tmp_path / "refused.csv")
+        rows = list(csv.DictReader((tmp_path / "refused.csv").open()))
+        assert [row["source"] for row in rows] == ["echoes"]
+        assert "4-D" in rows[0]["reason"]
+
+    @pytest.mark.parametrize("flag", ["--id-map", "--refused"])
+    def test_they_are_for_the_user_alone(self, samkit, mixed, tmp_path, flag):
+        samkit("ingest", mixed, *WINDOW, flag, tmp_path / "private.csv")
+        assert stat.S_IMODE((tmp_path / "private.csv").stat().st_mode) == 0o600
+
+    @pytest.mark.parametrize("flag", ["--id-map", "--refused"])
+    def test_they_are_not_written_into_the_workspace(self, samkit, mixed, tmp_path, flag):
+        finished = samkit("ingest", mixed, *WINDOW, flag, tmp_path / "w/private.csv", "--workspace", tmp_path / "w")
+        assert finished.code == 2
+        assert "inside the workspace" in finished.said
+        assert not (tmp_path / "w").exists()
+
+
+class TestArchives:
+    def test_a_zip_gives_the_volumes_of_its_folder(self, samkit, mixed, tmp_path):
+        samkit("ingest", mixed, *WINDOW, "--workspace", tmp_path / "a")
+        samkit("ingest", zip_folder(mixed, tmp_path / "mixed.zip"), *WINDOW, "--workspace", tmp_path / "b")
+        one, other = volumes(tmp_path / "a"), volumes(tmp_path / "b")
+        assert list(one) == list(other)  # DICOM goes by its series, wherever it lies
+        assert [volume.record for volume in one.values()] == [volume.record for volume in other.values()]
+
+    def test_the_same_zip_again_is_unchanged(self, samkit, write_pair, tmp_path):
+        write_pair(tmp_path / "pairs", "a")
+        packed = zip_folder(tmp_path / "pairs", tmp_path / "pairs.zip")
+        samkit("ingest", packed)
+        assert "1 taken (1 unchanged" in samkit("ingest", packed).said
+
+    def test_nothing_that_was_unpacked_stays(self, samkit, mixed, tmp_path):
+        samkit("ingest", zip_folder(mixed, tmp_path / "mixed.zip"), *WINDOW, "--workspace", tmp_path / "w")
+        assert not list(tmp_path.glob(".samkit*"))
+
+    def test_a_zip_that_would_write_elsewhere_is_refused(self, samkit, tmp_path):
+        escaping(tmp_path / "evil.zip")
+        before = {path for path in tmp_path.parent.rglob("*") if "evil" not in path.name}
+        finished = samkit("ingest", tmp_path / "evil.zip", "--workspace", tmp_path / "w")
+        assert finished.code == 1
+        assert "leads out of it" in finished.said or "out of" in finished.said
+        assert {path for path in tmp_path.parent.rglob("*") if "evil" not in path.name} == before
+
+
+class TestLabelObjects:
+    def test_a_segmentation_is_the_label_of_its_series(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d" / "ct")
+        mask = np.zeros(series.values.shape, bool)
+        mask[4:9, 5:11, 2:4] = True
+        write_seg(tmp_path / "d" / "seg.dcm", series, {"liver": mask}, order="descending")
+        finished = samkit("ingest", tmp_path / "d", *WINDOW)
+        assert finished.code == 0, finished.said
+        (volume,) = volumes().values()
+        assert volume.label_names == {1: "liver"}
+        assert np.count_nonzero(volume.read_label()) == mask.sum()
+
+    def test_segments_that_overlap_need_a_rule(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d" / "ct")
+        liver, tumour = np.zeros(series.values.shape, bool), np.zeros(series.values.shape, bool)
+        liver[4:12, 5:11, 2:4] = True
+        tumour[6:8, 6:8, 2:4] = True
+        write_seg(tmp_path / "d" / "seg.dcm", series, {"liver": liver, "tumour": tumour})
+        finished = samkit("ingest", tmp_path / "d", *WINDOW)
+        assert finished.code == 3
+        assert "--overlap last" in finished.said
+        assert samkit("ingest", tmp_path / "d", *WINDOW, "--overlap", "last").code == 0
+        (volume,) = volumes().values()
+        assert np.count_nonzero(volume.read_label() == 2) == tumour.sum()
+
+    def test_contours_are_the_label_of_their_series(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d" / "ct")
+        write_rtstruct(tmp_path / "d" / "rt.dcm", series, {"GTV": [rectangle(k, (4, 8), (5, 9)) for k in (2, 3)]})
+        assert samkit("ingest", tmp_path / "d", *WINDOW).code == 0
+        (volume,) = volumes().values()
+        assert volume.label_names == {1: "GTV"}
+        assert np.count_nonzero(volume.read_label()) == 2 * 5 * 5
+
+    def test_a_selection_that_fits_nothing_is_wrong_usage(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d" / "ct")
+        write_seg(tmp_path / "d" / "seg.dcm", series, {"liver": np.ones(series.values.shape, bool)})
+        finished = samkit("ingest", tmp_path / "d", *WINDOW, "--labels", "spleen=spleen*")
+        assert finished.code == 2
+        assert "The structures there are: liver" in finished.said
+
+
+class TestLayouts:
+    def test_3d_ircadb_gives_liver_and_tumour_of_each_patient(self, samkit, tmp_path):
+        patients = write_ircadb(tmp_path / "d")
+        finished = samkit("ingest", tmp_path / "d", *WINDOW, "--subject", r"(\d+)$", "--ids", "stem")
+        assert finished.code == 0, finished.said
+        by_size = sorted(
+            (np.count_nonzero(one.read_label()), np.count_nonzero(one.read_label() == 2)) for one in volumes().values()
+        )
+        expected = sorted(
+            (np.count_nonzero(one.liver | one.liver_tumour), np.count_nonzero(one.liver_tumour)) for one in patients
+        )
+        assert by_size == expected
+        assert next(iter(volumes().values())).label_names == {1: "liver", 2: "tumour"}
+
+    def test_synapse_keeps_its_split_and_training_uses_it(self, samkit, tmp_path):
+        write_synapse(tmp_path / "d")
+        assert samkit("ingest", tmp_path / "d", "--window", "synapse").code == 0
+        split = package.open_workspace("samkit-workspace").split("synapse-18-12")
+        assert split is not None
+        assert split.test
+        samkit("embed", "--size", "64")
+        train = samkit("train-head", "linear", "--volumes", "1", "--steps", "2", "--split", "synapse-18-12")
+        assert train.code == 0, train.said
+        (run,) = package.open_workspace("samkit-workspace").runs.values()
+        assert run.settings.split == "synapse-18-12"
+
+    def test_acdc_gives_two_volumes_a_subject(self, samkit, tmp_path):
+        write_acdc(tmp_path / "d")
+        assert samkit("ingest", tmp_path / "d").code == 0
+        assert len(volumes()) == 2 * len({volume.subject for volume in volumes().values()})
+
+    def test_pictures_with_masks_keep_their_colours(self, samkit, tmp_path):
+        (tmp_path / "d/images").mkdir(parents=True)
+        (tmp_path / "d/masks").mkdir()
+        colours = np.random.default_rng(0).integers(0, 256, (18, 24, 3), np.uint8)
+        mask = np.zeros((18, 24), np.uint8)
+        mask[3:9, 4:10] = 1
+        Image.fromarray(colours).save(tmp_path / "d/images/a.png")
+        Image.fromarray(mask).save(tmp_path / "d/masks/a.png")
+        assert samkit("ingest", tmp_path / "d").code == 0
+        (volume,) = volumes().values()
+        assert volume.image.shape == (1, 3, 18, 24)
+        np.testing.assert_allclose(volume.image[0], colours.transpose(2, 0, 1) / 255, atol=1e-3)
+        assert np.array_equal(volume.read_label()[0], mask)
+
+
+class TestIntensity:
+    def test_three_windows_are_three_channels_and_can_be_embedded(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d")
+        assert samkit("ingest", tmp_path / "d", "--channels", "lung,soft-tissue,bone").code == 0
+        (volume,) = volumes().values()
+        assert volume.image.shape[1] == 3
+        soft = np.clip((series.values + 160) / 400, 0, 1)
+        assert sorted(np.unique(volume.image[:, 1].astype(np.float32))) == pytest.approx(
+            sorted(np.unique(soft.astype(np.float16).astype(np.float32)))
+        )
+        assert samkit("embed", "--size", "64").code == 0
+
+    def test_not_a_number_is_counted_and_replaced_by_choice(self, samkit, tmp_path):
+        values = np.random.default_rng(0).normal(100, 10, (12, 10, 4)).astype(np.float32)
+        values[2, 3, 1] = np.nan
+        tmp_path.joinpath("d").mkdir()
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "d/a.nii.gz")
+        assert "1 NaN" in samkit("ingest", tmp_path / "d").said
+        assert samkit("ingest", tmp_path / "d", "--non-finite", "lowest").code == 0
+
+    def test_the_other_way_of_scaling_is_said_when_it_changes(self, samkit, tmp_path):
+        write_series(tmp_path / "d")
+        samkit("ingest", tmp_path / "d", "--window", "lung")
+        assert "window 1500/-600 -> 400/40" in samkit("ingest", tmp_path / "d", "--window", "abdomen").said
+
+
+class TestLabelsFrom:
+    @pytest.fixture
+    def unlabelled(self, tmp_path, samkit, write_pair) -> Path:
+        """Two embedded volumes; the labels of both lie in another folder."""
+        for seed, name in enumerate(("a", "b", "c", "d")):
+            write_pair(tmp_path / "d", name, seed=seed)
+        (tmp_path / "d/labels").rename(tmp_path / "labels")
+        samkit("ingest", tmp_path / "d", "--ids", "stem")
+        samkit("embed", "--size", "64")
+        return tmp_path / "labels"
+
+    def test_labels_come_later_and_nothing_is_encoded_again(self, samkit, unlabelled, rows_of):
+        before = rows_of(Path("samkit-workspace"))
+        finished = samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
+        assert finished.code == 0, finished.said
+        assert all(volume.labelled and volume.label_names == {1: "organ"} for volume in volumes().values())
+        after = rows_of(Path("samkit-workspace"))
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+        assert "0 slices to compute" in samkit("embed", "--dry-run").said or samkit("embed").code == 0
+        assert samkit("train-head", "linear", "--volumes", "1", "--steps", "2").code == 0
+
+    def test_the_labels_are_those_of_an_ingest_in_one_go(self, samkit, unlabelled, tmp_path):
+        samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
+        unlabelled.rename(tmp_path / "d/labels")
+        samkit("ingest", tmp_path / "d", "--labels", "1=organ", "--workspace", tmp_path / "w")
+        later, at_once = volumes(), volumes(tmp_path / "w")
+        assert {name: one.record.label_digest for name, one in later.items()} == {
+            name: one.record.label_digest for name, one in at_once.items()
+        }
+
+    def test_a_corrected_label_makes_runs_stale(self, samkit, unlabelled):
+        samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
+        samkit("train-head", "linear", "--volumes", "1", "--steps", "2")
+        for path in unlabelled.glob("*.nii.gz"):
+            image = nib.load(path)
+            values = np.asarray(image.dataobj).copy()
+            values[0, 0, 0] = 1
+            nib.save(nib.Nifti1Image(values, image.affine), path)
+        finished = samkit("ingest", "--labels-from", unlabelled)
+        assert finished.code == 0, finished.said
+        assert "new label" in finished.said
+        assert "stale" in samkit("status").said
+
+    def test_the_same_labels_again_change_nothing(self, samkit, unlabelled, files_of):
+        samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
+        before = files_of(Path("samkit-workspace"))
+        assert "4 unchanged" in samkit("ingest", "--labels-from", unlabelled).said
+        assert files_of(Path("samkit-workspace")) == before
+
+    def test_a_label_of_no_volume_is_refused_by_name(self, samkit, unlabelled):
+        (unlabelled / "a.nii.gz").rename(unlabelled / "stranger.nii.gz")
+        finished = samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
+        assert finished.code == 3
+        assert "stranger.nii.gz" in finished.said
+
+    def test_images_and_labels_at_once_are_wrong_usage(self, samkit, unlabelled, tmp_path):
+        assert samkit("ingest", tmp_path / "d", "--labels-from", unlabelled).code == 2
+
+    def test_nothing_at_all_is_wrong_usage(self, samkit):
+        assert samkit("ingest").code == 2
+
+
+class TestSelection:
+    @pytest.fixture
+    def organs(self, tmp_path) -> Path:
+        """A label map of four values."""
+        for number in range(2):
+            values = np.random.default_rng(number).normal(100, 10, (12, 10, 4)).astype(np.float32)
+            label = np.zeros((12, 10, 4), np.uint8)
+            for value in (1, 2, 3, 7):
+                label[value : value + 1, 2:5, 1] = value
+            for kind, array in (("images", values), ("labels", label)):
+                (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+                nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "d" / kind / f"case{number}.nii.gz")
+        return tmp_path / "d"
+
+    def test_values_are_merged_and_renamed(self, samkit, organs):
+        finished = samkit("ingest", organs, "--labels", "both=1-2,last=7")
+        assert finished.code == 0, finished.said
+        volume = volumes()["case0"]
+        assert volume.label_names == {1: "both", 2: "last"}
+        assert [np.count_nonzero(volume.read_label() == value) for value in (1, 2)] == [6, 3]
+        assert "not taken: 3" in finished.said
+
+    def test_more_of_the_dataset_is_selected_as_the_first_was(self, samkit, organs, tmp_path):
+        samkit("ingest", organs, "--labels", "both=1-2,last=7")
+        (tmp_path / "d/images/case1.nii.gz").rename(tmp_path / "d/images/case2.nii.gz")
+        (tmp_path / "d/labels/case1.nii.gz").rename(tmp_path / "d/labels/case2.nii.gz")
+        assert samkit("ingest", organs).code == 0
+        assert np.array_equal(volumes()["case2"].read_label(), volumes()["case1"].read_label())
+
+    def test_a_soft_label_is_taken_above_its_threshold(self, samkit, organs):
+        for path in (organs / "labels").glob("*.nii.gz"):
+            image = nib.load(path)
+            soft = (np.asarray(image.dataobj) > 0) * np.float32(0.6)
+            nib.save(nib.Nifti1Image(soft, image.affine), path)
+        assert samkit("ingest", organs).code == 3
+        assert samkit("ingest", organs, "--label-threshold", "0.5").code == 0
+        assert np.count_nonzero(volumes()["case0"].read_label()) == 12
+
+    def test_a_label_on_another_lattice_is_resampled_on_request(self, samkit, organs):
+        for path in (organs / "labels").glob("*.nii.gz"):
+            image = nib.load(path)
+            fine = np.repeat(np.asarray(image.dataobj), 2, axis=0)
+            affine = np.diag([0.5, 1, 1, 1])
+            affine[0, 3] = -0.25
+            nib.save(nib.Nifti1Image(fine, affine), path)
+        assert "--resample-labels" in samkit("ingest", organs).said
+        assert samkit("ingest", organs, "--resample-labels").code == 0
+        assert np.count_nonzero(volumes()["case0"].read_label()) == 12
+
+
+class TestCheck:
+    def test_it_tells_the_ceiling_of_every_class(self, samkit, write_pair, tmp_path):
+        write_pair(tmp_path / "d", "a")
+        said = samkit("ingest", tmp_path / "d", "--labels", "1=organ", "--check").said
+        assert "input 256 px" in said
+        assert "100.0" in said  # 20 x 16 pixels on a grid of 64 x 64 cells: nothing is lost
+
+    def test_a_coarse_grid_costs_thin_structures(self, samkit, tmp_path):
+        (tmp_path / "d/images").mkdir(parents=True)
+        (tmp_path / "d/labels").mkdir()
+        values = np.random.default_rng(0).normal(100, 10, (96, 96, 3)).astype(np.float32)
+        thin = np.zeros((96, 96, 3), np.uint8)
+        thin[40, :, 1] = 1
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "d/images/a.nii.gz")
+        nib.save(nib.Nifti1Image(thin, np.eye(4)), tmp_path / "d/labels/a.nii.gz")
+        samkit("ingest", tmp_path / "d", "--labels", "1=line")
+        told = samkit("ingest", "--check", "--size", "64").out
+        row = next(line.split() for line in told.splitlines() if line.split()[:1] == ["line"])
+        assert float(row[2]) < 70
+
+    def test_without_labels_there_is_nothing_to_check(self, samkit, write_pair, tmp_path):
+        write_pair(tmp_path / "d", "a", label=False)
+        finished = samkit("ingest", tmp_path / "d", "--check")
+        assert finished.code == 1
+        assert "no volume here has a label" in finished.said
+
+
+class TestTilted:
+    def test_a_tilted_scan_is_taken_with_its_true_geometry(self, samkit, tmp_path):
+        (answer,) = tilted(tmp_path / "d")
+        finished = samkit("ingest", tmp_path / "d", *WINDOW)
+        assert finished.code == 0, finished.said
+        assert "tilted gantry" in " ".join(finished.said.split())
+        (volume,) = volumes().values()
+        np.testing.assert_allclose(np.array(volume.record.source_grid["affine"]), answer.affine, atol=1e-4)
+
+
+class TestInit:
+    def test_what_it_writes_is_read_back(self, samkit, write_pair, tmp_path):
+        write_pair(tmp_path / "d", "a")
+        assert samkit("init", tmp_path / "d").code == 0
+        known = {"ingest": ["labels", "window", "overlap"], "embed": ["encoder"], "train-head": ["draws", "split"]}
+        read_config(Path("samkit.toml"), known)
+        assert samkit("ingest", tmp_path / "d").code == 0
+
+    def test_a_ct_gets_a_window_and_structures_their_names(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d" / "ct")
+        write_seg(tmp_path / "d" / "seg.dcm", series, {"left lung": np.ones(series.values.shape, bool)})
+        samkit("init", tmp_path / "d")
+        config = read_config(
+            Path("samkit.toml"), {"ingest": ["labels", "window"], "embed": ["encoder"], "train-head": ["draws"]}
+        )
+        assert config["ingest"]["window"] == "lung"
+        assert config["ingest"]["labels"] == "1=left lung"
+
+    def test_one_that_is_there_is_kept(self, samkit, write_pair, tmp_path):
+        write_pair(tmp_path / "d", "a")
+        Path("samkit.toml").write_text("[embed]\nsize = 64\n")
+        finished = samkit("init", tmp_path / "d")
+        assert finished.code == 2
+        assert "--overwrite" in finished.said
+        assert Path("samkit.toml").read_text() == "[embed]\nsize = 64\n"

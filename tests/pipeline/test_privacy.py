@@ -1,0 +1,166 @@
+"""Nothing of a header or a path gets into a workspace: known strings are planted everywhere, and searched for."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import zarr
+from synthetic.label_objects import write_seg
+from synthetic.phantom import phantom
+from synthetic.private import DAY, UID_ROOT, plant_file, plant_nifti, plant_series
+from synthetic.series import write_series
+
+SHAPE = (36, 32, 5)
+PATHS = ("ZQYROOT", "ZQYDOE^JANE", "ZQYSTUDY 1769", "ZQYSCAN")
+"""A part of the path each: what the user typed, a patient, a study, a file."""
+FLAGS = ("--ids", "hash")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """Four DICOM series with segmentations and two NIfTI pairs; every string of their headers."""
+    root = tmp_path_factory.mktemp("private") / PATHS[0]
+    strings: set[str] = set()
+    affine_lps = np.diag([6.0, 6.0, 10.0, 1.0])
+    for number in range(4):
+        body = phantom(SHAPE, seed=number)
+        folder = root / f"{PATHS[1]}{number}" / PATHS[2]
+        series = write_series(
+            folder / PATHS[3], stored=body.hounsfield, affine_lps=affine_lps, modality="CT", seed=number
+        )
+        mask = body.hounsfield > 0
+        write_seg(folder / f"{PATHS[3]}.dcm", series, {"organ": mask})
+        strings |= set(plant_series(series)[1]) | set(plant_file(folder / f"{PATHS[3]}.dcm"))
+    for number in range(4, 6):
+        body = phantom(SHAPE, seed=number)
+        folder = root / f"{PATHS[1]}{number}"
+        folder.mkdir(parents=True)
+        for name, values in (("", body.hounsfield.astype(np.int16)), ("_seg", (body.hounsfield > 0).astype(np.uint8))):
+            path = folder / f"{PATHS[3]}{number}{name}.nii.gz"
+            nib.save(nib.Nifti1Image(values, np.diag([6.0, 6.0, 10.0, 1.0])), path)
+            strings |= set(plant_nifti(path))
+    broken = root / f"{PATHS[1]}9" / "broken.dcm"
+    broken.parent.mkdir()
+    broken.write_bytes(b"\0" * 128 + b"DICM" + b"\x10\x00\x10\x00PN\x40\x00ZQXBROKEN^PATIENT")
+    return root, strings | {"ZQXBROKEN"}
+
+
+@pytest.fixture(scope="module")
+def everything(planted, user, tmp_path_factory) -> tuple[Path, str, Path]:
+    """All stages over the planted files, as processes: the workspace, all that was said, and the masks."""
+    root, _ = planted
+    home = tmp_path_factory.mktemp("neutral")
+    workspace, masks = home / "workspace", home / "masks"
+    ingest = ("ingest", root, "--window", "400/40", "--labels", "organ=*|1", *FLAGS)
+    said = ""
+    for command in (
+        (*ingest, "--dry-run"),
+        ingest,
+        ("embed", "--size", "64"),
+        ("train-head", "linear", "--volumes", "1", "--steps", "3"),
+        ("predict", "latest", "-o", masks / "own"),
+        ("predict", "latest", root, "-o", masks / "new", *FLAGS),
+        ("report",),
+        ("status", "--json"),
+        ("verify", "--json"),
+    ):
+        words = [sys.executable, "-m", "samkit.pipeline.cli", *map(str, command)]
+        if "--dry-run" not in command:
+            words += ["--workspace", str(workspace)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=home)
+        assert done.returncode in (0, 3), (command, done.stdout, done.stderr)
+        said += done.stdout + done.stderr
+    return workspace, said, masks
+
+
+def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield every name below a folder, every file, every file that was compressed, and every array's bytes."""
+    for path in sorted(folder.rglob("*")):
+        yield f"the name {path.relative_to(folder)}", str(path.relative_to(folder)).encode()
+        if path.is_file():
+            raw = path.read_bytes()
+            yield f"{path.relative_to(folder)}", raw
+            if raw[:2] == b"\x1f\x8b":
+                yield f"{path.relative_to(folder)}, unpacked", gzip.decompress(raw)
+        elif (path / "zarr.json").exists():
+            yield f"{path.relative_to(folder)}, decoded", np.asarray(zarr.open_array(path)[:]).tobytes()
+
+
+def forms(word: str) -> set[bytes]:
+    """Return how a string may be written: as it is, in small letters, in UTF-16, and as a plain hash."""
+    plain = word.encode()
+    return {plain, word.lower().encode(), word.encode("utf-16-le")}
+
+
+def found(strings: set[str], folder: Path) -> list[tuple[str, str]]:
+    wanted = {form: word for word in strings for form in forms(word)}
+    # One pass for what all strings begin with; the whole list only where that is met.
+    starts = {form[:6] for form in wanted}
+    return [
+        (word, where)
+        for where, content in contents(folder)
+        if any(start in content for start in starts)
+        for form, word in wanted.items()
+        if form in content
+    ]
+
+
+def test_the_strings_are_in_the_source(planted):
+    # Were nothing planted, or nothing found, the tests below would hold.
+    root, strings = planted
+    assert len(strings) > 1000
+    seen = {word for word, _ in found(strings, root)}
+    assert len(seen) > 0.9 * len(strings)
+
+
+def test_all_volumes_were_taken_with_their_labels(everything):
+    import samkit
+
+    volumes = samkit.open_workspace(everything[0]).volumes
+    assert len(volumes) == 6
+    assert all(volume.labelled and volume.label_names == {1: "organ"} for volume in volumes.values())
+
+
+@pytest.mark.parametrize("what", ["workspace", "masks"])
+def test_no_string_of_a_header_is_in_what_is_written(planted, everything, what: str):
+    workspace, _, masks = everything
+    assert found(planted[1] | {DAY, UID_ROOT}, {"workspace": workspace, "masks": masks}[what]) == []
+
+
+@pytest.mark.parametrize("what", ["workspace", "masks"])
+def test_no_part_of_a_path_is_in_what_is_written(everything, what: str):
+    workspace, _, masks = everything
+    assert found({part[:8] for part in PATHS}, {"workspace": workspace, "masks": masks}[what]) == []
+
+
+def test_no_string_of_a_header_is_said(planted, everything):
+    said = everything[1]
+    assert [word for word in planted[1] if word in said] == []
+
+
+def test_a_file_is_told_by_its_path_below_what_the_user_typed(planted, everything):
+    # What is refused has to be found; the folders above what was typed are nobody's business.
+    root, said = planted[0], everything[1]
+    assert f"{PATHS[1]}9/broken.dcm" in said
+    assert root.parent.name not in said.replace(str(root), "TYPED")
+
+
+def test_ids_are_no_plain_hashes_of_what_the_header_says(planted, everything):
+    # A hash without a key is undone by trying all patients of a hospital.
+    import hashlib
+
+    import samkit
+
+    ids = {*samkit.open_workspace(everything[0]).volumes}
+    ids |= {volume.subject for volume in samkit.open_workspace(everything[0]).volumes.values()}
+    digests = {hashlib.sha256(word.encode()).hexdigest()[:12] for word in planted[1]}
+    digests |= {f"{zlib.crc32(word.encode()):08x}" for word in planted[1]}
+    assert not {name[1:] for name in ids} & digests
