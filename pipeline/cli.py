@@ -215,7 +215,6 @@ def ingest_command(
     from ..stages.readers.dicom_series import VolumeChoice
     from ..stages.readers.labels import parse_labels
     from ..stages.readers.windows import chosen_windows
-    from .commands.check import run_check
     from .commands.ingest import IngestReport, layout_options, run_ingest, run_relabel
 
     if source is not None and labels_from is not None:
@@ -249,6 +248,8 @@ def ingest_command(
         message = "samkit ingest SOURCE: name a folder, a file or a .zip (or --labels-from FOLDER, or --check)."
         raise UsageError(message)
     if check and not dry_run:
+        from .commands.check import run_check  # needs torch
+
         run_check(workspace, None, encoder_name=encoder, size=size)
     return code
 

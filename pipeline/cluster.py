@@ -16,14 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..stages.embed import EmbedJob, ShardWorker
-from ..stages.encoders.base import Encoder
-from ..store.embeddings import ShardPlan
 from ..store.errors import DamagedStore, DeviceError, InputError
-from ..store.journal import ShardRecord
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from ..stages.embed import EmbedJob, ShardWorker
+    from ..stages.encoders.base import Encoder
+    from ..store.embeddings import ShardPlan
+    from ..store.journal import ShardRecord
 
 # Shards handed to the scheduler for each worker.
 _SHARDS_AHEAD = 2
@@ -59,6 +60,8 @@ def map_shards(
         One worker a device; one device is served in this process, with ``encoder`` if it is loaded already.
     """
     if len(devices) == 1:
+        from ..stages.embed import ShardWorker  # torch, which reading sources does without
+
         worker = ShardWorker(job, encoder)
         queue = _Queue(job, shards)
         while (plan := queue.next()) is not None:
@@ -122,6 +125,11 @@ def map_in_order(
         # One task a process at a time: a crash costs nobody else a try.
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.scheduler.allowed-failures": TRIES - 1,
+        # As many processes as cores: none needs threads to compress.
+        "distributed.nanny.pre-spawn-environ": {
+            **{f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")},
+            "ZARR_THREADING__MAX_WORKERS": 1,
+        },
     }
     with local_client(workers, settings) as client:
         waiting = deque(tasks)
@@ -164,7 +172,7 @@ class _Queue:
 
     def learn(self, result: ShardRecord | ShardFailure) -> None:
         """Look whose shard it was."""
-        if self._alone and isinstance(result, ShardRecord) and result.writer != self._writer:
+        if self._alone and not isinstance(result, ShardFailure) and result.writer != self._writer:
             self._alone = False
             random.Random(self._writer).shuffle(self._left)  # noqa: S311 - an order, no secret
 
@@ -218,6 +226,8 @@ _workers: dict[EmbedJob, ShardWorker] = {}
 def _compute_on_worker(plan: ShardPlan, *, job: EmbedJob, device_of: dict[str, str]) -> ShardRecord | ShardFailure:
     """Run in a dask worker: the encoder is loaded with the first shard and kept for the others."""
     from distributed import get_worker
+
+    from ..stages.embed import ShardWorker
 
     mine = replace(job, device=device_of.get(get_worker().address, job.device))
     if mine not in _workers:

@@ -16,7 +16,8 @@ from .places import Place
 # A file a shard, named "0.0.0" beside its zarr.json: the default "c/0/0/0" would make a folder for every axis.
 CHUNK_NAMES: dict[str, Any] = {"name": "v2", "separator": "."}
 # For pixels and labels; features are kept as they are, see `store.shards`.
-_COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle)
+# Level 1 writes windowed CT and MR two to three times as fast as level 3, into 1 to 9 % more bytes.
+_COMPRESSION = BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle)
 
 # A flipped byte in an array's metadata or in a shard's index surfaces in zarr 3 as any of these (found by flipping
 # every byte of both); a missing array is a FileNotFoundError, a blosc chunk that does not decode a RuntimeError.

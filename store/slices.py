@@ -360,11 +360,20 @@ def file_digests(folder: Place) -> dict[str, str]:
     return {name: bytes_digest((folder / name).read_bytes()) for name in folder.files()}
 
 
-def write_pixels(workspace: Place, volume_id: str, pixels: Pixels) -> tuple[str, dict[str, str]]:
+def write_pixels(
+    workspace: Place, volume_id: str, pixels: Pixels, digests: Sequence[str | None] | None = None
+) -> tuple[str, dict[str, str]]:
     """Write a volume's arrays.
 
     The folder's name holds a hash of the content: a new generation of a volume never
     touches the files of the one before.
+
+    Parameters
+    ----------
+    workspace, volume_id, pixels
+        Where, whose, and what.
+    digests
+        `Pixels.digests`, where they are known already.
 
     Returns
     -------
@@ -373,7 +382,7 @@ def write_pixels(workspace: Place, volume_id: str, pixels: Pixels) -> tuple[str,
     dict
         The digest of each of its files, by its path there.
     """
-    return _write_arrays(workspace, f"{volume_id}--{content_id(pixels.digests)}", pixels, _SLICES_PER_SHARD)
+    return _write_arrays(workspace, f"{volume_id}--{content_id(digests or pixels.digests)}", pixels, _SLICES_PER_SHARD)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

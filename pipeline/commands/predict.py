@@ -2,143 +2,288 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from ...heads.base import load_head
 from ...heads.feeding import check_embedded
 from ...stages.embed import load_recipe
+from ...stages.encoders.base import Encoder
 from ...stages.encoders.devices import find_device
-from ...stages.ingest import IngestOptions, Refused, Taken
-from ...stages.predict import (
-    Predicted,
-    check_ingested_alike,
-    check_not_sources,
+from ...stages.intake.job import IngestOptions, Refused, Taken
+from ...stages.mask_files import (
+    check_format_of_sources,
+    check_format_of_volumes,
+    check_not_ingested,
     check_targets,
+    grid_of,
     mask_names,
-    predict_volume,
+    masks_of_sources,
+    masks_of_volumes,
     scratch_inside,
+    warning_of_shear,
 )
-from ...stages.readers.intensity import Window
-from ...stages.readers.layouts import LayoutOptions, find_sources
-from ...store.errors import UnusableVoxels
+from ...stages.predict import Predicted, check_ingested_alike, predict_volume
+from ...stages.readers.intensity import IntensityRule
+from ...stages.readers.labels import LabelChoice, unmatched
+from ...stages.readers.layouts import Found, LayoutOptions
+from ...stages.readers.mask_writer import MaskFile, MaskFormat
+from ...stages.readers.windows import Window
+from ...store.embeddings import Embeddings
+from ...store.errors import InputError, UnusableVoxels, UsageError
 from ...store.keys import Recipe
+from ...store.local import LocalPlace
 from ...store.runs import Run
-from ...store.workspace import open_workspace
+from ...store.slices import Volume
+from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..console import counted
 from ..exit_codes import DONE, SOME_FAILED
 from .embed import describe_encoder, embed_all
-from .ingest import ingest_found
+from .hints import workspace_flag
+from .ingest import found_in, ingest_found
 from .weights import weights_of
 
+LoadEncoder: TypeAlias = Callable[[], tuple[Encoder, Path | None]]
+"""Gives an encoder, and the checkpoint that it came from."""
 
-def run_predict(
-    workspace_path: str,
-    *,
-    run_name: str,
-    source: Path | None,
-    output: Path,
-    weights: str | None,
-    device: str,
-    layout: LayoutOptions,
-    overwrite: bool = False,
-) -> int:
-    """Write masks for the workspace's volumes, or for new files."""
-    find_device(device)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictOptions:
+    """What the user chooses."""
+
+    #: Folder of the masks.
+    output: Path
+    mask_format: MaskFormat = "nifti"
+    #: A checkpoint, or "seeded"; None for what the run's recipe names.
+    weights: str | None = None
+    device: str = "cpu"
+    layout: LayoutOptions
+    #: Replace masks that are there.
+    overwrite: bool = False
+
+
+def run_predict(workspace_path: str, *, run_name: str, source: Path | None, options: PredictOptions) -> int:
+    """Write masks for the workspace's volumes, or for files."""
+    find_device(options.device)
     workspace = open_workspace(workspace_path)
     run = workspace.runs.find(run_name)
     if source is not None:
-        return _predict_new(run, source, output, weights=weights, device=device, layout=layout, overwrite=overwrite)
-    head = load_head(run.folder).to(find_device(device))
-    embeddings = workspace.embeddings(run.settings.recipe_id)
+        _check_outside(workspace, options.output)
+        options = replace(options, layout=_volume_as_in(run, options.layout))
+        with found_in(source, options.layout, options.output) as found:
+            return _predict_found(workspace, run, source, found, options)
+    if options.mask_format == "dicom-seg":
+        output = shlex.quote(str(options.output))
+        message = (
+            f"--format dicom-seg: a DICOM-SEG refers to the DICOM files that it was drawn on, and a workspace keeps no "
+            f"path to them. Name their folder (what is embedded already is not encoded again): "
+            f"samkit predict {run.id} FOLDER --format dicom-seg --output {output}{workspace_flag(workspace_path)}"
+        )
+        raise UsageError(message)
+    return _predict_ingested(workspace, run, options)
+
+
+def _check_outside(workspace: Workspace, output: Path) -> None:
+    """Refuse masks of files inside the workspace: they are called as the files are, and a DICOM-SEG names a patient."""
+    place = workspace.path
+    resolved = output.resolve()
+    if isinstance(place, LocalPlace) and place.path.resolve() in (resolved, *resolved.parents):
+        message = (
+            f"--output {output}: that is inside the workspace, which is made to be passed on without patients' names, "
+            f"and masks of files may carry some. Name a folder elsewhere: --output MASKS"
+        )
+        raise UsageError(message)
+
+
+def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -> int:
+    """Write masks for the workspace's volumes; all that can be said against it is said before the first."""
+    head = load_head(run.folder).to(find_device(options.device))
     volumes = list(workspace.volumes.values())
-    targets = {volume.id: output / f"{volume.id}.nii.gz" for volume in volumes}
-    # All that can be said against it is said before the first mask is written.
+    embeddings = workspace.embeddings(run.settings.recipe_id)
     check_ingested_alike(run, volumes)
     check_embedded(embeddings, volumes, what="workspace's")
-    check_not_sources(targets, volumes, layout.id_key)
-    check_targets(targets.values(), (), overwrite=overwrite)
-    output.mkdir(parents=True, exist_ok=True)
+    check_format_of_volumes(options.mask_format, volumes)
+    masks = masks_of_volumes(options.output, volumes, options.mask_format)
+    check_not_ingested(masks, workspace.volumes, options.layout.id_key)
+    check_targets(masks.values(), (), overwrite=options.overwrite)
+    options.output.mkdir(parents=True, exist_ok=True)
     done = []
     with console.progress_bar("predicting", len(volumes), "volumes") as bar:
         for volume in volumes:
-            done.append(predict_volume(run, head, volume, embeddings, targets[volume.id]))
+            done.append(predict_volume(run, head, volume, embeddings, masks[volume.id], of_own_workspace=True))
             bar.advance()
+    _warn_of_shear(masks, volumes)
     _tell_predictions(run, done)
     return DONE
 
 
-def _predict_new(
-    run: Run,
-    source: Path,
-    output: Path,
-    *,
-    weights: str | None,
-    device: str,
-    layout: LayoutOptions,
-    overwrite: bool,
-) -> int:
-    """Ingest and embed new files as the run's were, in a workspace that is gone afterwards."""
-    found = find_sources(source, layout)
-    names = {one.id: f"{one.id}.nii.gz" for one in found.sources} if layout.ids == "hash" else mask_names(found.sources)
-    targets = {volume_id: output / name for volume_id, name in names.items()}
-    files = [path for one in found.sources for path in (*one.image, one.label) if path is not None]
-    check_targets(targets.values(), files, overwrite=overwrite)
-    head = load_head(run.folder).to(find_device(device))
-    recipe = Recipe.from_json(run.record["encoder_recipe"])
-    weights_file = weights_of(recipe, weights, trained=run.record["encoder_trained"])
-    encoder = load_recipe(recipe, weights_file, device)
-    console.say(
-        f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}; "
-        f"run {run.id}, encoder {describe_encoder(encoder)}"
-    )
-    options = _ingest_options_of(run)
-    if found.label_names is not None and _foreground(found.label_names) != dict(run.settings.label_names):
-        # Equal numbers with other names mean other things: a score would compare a liver with a spleen.
-        console.warn(f"the labels of {source} have other names than those of the run; nothing is scored against them")
-        found = replace(found, sources=[replace(one, label=None) for one in found.sources])
-    with scratch_inside(output) as folder:
-        path = folder / "workspace"
-        results = ingest_found(path, found, options)
+def _predict_found(workspace: Workspace, run: Run, source: Path, found: Found, options: PredictOptions) -> int:
+    """Ingest files as the run's were, in a workspace that is gone afterwards, and embed what is not embedded yet."""
+    check_format_of_sources(options.mask_format, found.sources)
+    names = mask_names(found.sources, ids_only=options.layout.ids == "hash")
+
+    def check(masks: Mapping[str, MaskFile]) -> None:
+        check_not_ingested(masks, workspace.volumes, options.layout.id_key, found.sources)
+        check_targets(masks.values(), found.sources, overwrite=options.overwrite)
+
+    check(masks_of_sources(options.output, found.sources, options.mask_format, names))
+    head = load_head(run.folder).to(find_device(options.device))
+    console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}; run {run.id}")
+
+    @cache
+    def load_encoder() -> tuple[Encoder, Path | None]:
+        recipe = Recipe.from_json(run.record["encoder_recipe"])
+        weights_file = weights_of(recipe, options.weights, trained=run.record["encoder_trained"])
+        encoder = load_recipe(recipe, weights_file, options.device)
+        console.say(f"encoder {describe_encoder(encoder)}")
+        return encoder, weights_file
+
+    kept = next(iter(workspace.recipes(f"*--{run.settings.recipe_id}").values()), None)
+    if options.weights is not None or not _probably_embedded(workspace, kept, found):
+        load_encoder()  # what is wrong with the weights is said before everything is read
+    found = _with_labels_as_in(run, found, source)
+    with scratch_inside(options.output) as folder:
+        results = ingest_found(folder / "workspace", found, _ingest_options_of(run, options.layout))
         refused = [result for result in results if isinstance(result, Refused)]
-        taken = [result for result in results if isinstance(result, Taken)]
-        for result in taken:
-            for note in result.notes:
+        shown = {result.id: result.shown for result in results if isinstance(result, Taken)}
+        for result in results:
+            for note in result.notes if isinstance(result, Taken) else ():
                 console.warn(f"{result.shown}: {note}")
-        done = []
-        if taken:
-            workspace = open_workspace(path)
-            embeddings, _, failures = embed_all(workspace, encoder, weights_file, [device])
-            if failures:
-                raise UnusableVoxels(failures[0].reason)
-            done = [
-                predict_volume(run, head, volume, embeddings, targets[volume.id])
-                for volume in workspace.volumes.values()
-            ]
-            _tell_predictions(run, done, shown={result.id: result.shown for result in taken})
+        if shown:
+            scratch = open_workspace(folder / "workspace")
+            volumes = list(scratch.volumes.values())
+            check_format_of_volumes(options.mask_format, volumes)
+            # Now that all grids are known: the mask of a sheared one has another name.
+            masks = masks_of_volumes(options.output, volumes, options.mask_format, names)
+            check(masks)
+            rows = _rows_of(scratch, volumes, kept, load_encoder, options.device)
+            series = {one.id: one.series for one in found.sources}
+            done = []
+            with console.progress_bar("predicting", len(volumes), "volumes") as bar:
+                for one in volumes:
+                    mask, files = masks[one.id], series[one.id]
+                    try:
+                        done.append(
+                            predict_volume(run, head, one, rows[one.id], mask, series=files, of_own_workspace=False)
+                        )
+                    except InputError as error:  # the format does not fit after all: it costs this mask
+                        refused.append(Refused(shown=shown[one.id], reason=str(error)))
+                    bar.advance()
+            _warn_of_shear(masks, volumes)
+            _tell_predictions(run, done, shown=shown)
     if refused:
-        rows = [[result.shown, result.reason] for result in refused]
-        console.table("Refused", ["source", "why"], rows, numbers_from=None)
+        told = [[result.shown, result.reason] for result in refused]
+        console.table("Refused", ["source", "why"], told, numbers_from=None)
     return SOME_FAILED if refused else DONE
 
 
-def _ingest_options_of(run: Run) -> IngestOptions:
+def _probably_embedded(workspace: Workspace, kept: Embeddings | None, found: Found) -> bool:
+    """Tell by their keyed hashes whether all sources are volumes of the workspace with rows of the run's recipe.
+
+    Probably: a file may have changed since. What counts is the pixels, when they are read.
+    """
+    known = {volume.record.identity: volume for volume in workspace.volumes.values()}
+    volumes = [known.get(source.identity) for source in found.sources]
+    return kept is not None and all(
+        volume is not None and not kept.journal.missing(volume.row_keys()) for volume in volumes
+    )
+
+
+def _rows_of(
+    scratch: Workspace, volumes: Sequence[Volume], kept: Embeddings | None, load_encoder: LoadEncoder, device: str
+) -> dict[str, Embeddings]:
+    """Return where the rows of each volume are, by its id: slices that the workspace has rows of are not encoded again.
+
+    A row belongs to the pixels of a slice, whatever file they came from.
+    """
+    rows = {volume.id: kept for volume in volumes if kept is not None and not kept.journal.missing(volume.row_keys())}
+    if rows:
+        console.say(f"{len(rows)} of {counted(len(volumes), 'volume')} embedded in the workspace already")
+    if len(rows) < len(volumes):
+        encoder, weights_file = load_encoder()
+        if rows:
+            scratch.remove_volumes(rows)
+        embeddings, _, failures = embed_all(scratch, encoder, weights_file, [device])
+        if failures:
+            raise UnusableVoxels(failures[0].reason)
+        rows |= {volume.id: embeddings for volume in volumes if volume.id not in rows}
+    return rows
+
+
+def _with_labels_as_in(run: Run, found: Found, source: Path) -> Found:
+    """Choose of the labels what the run's were; leave out those that mean other things.
+
+    A score would compare a liver with a spleen.
+    """
+    choice = _label_choice_of(run)
+    names = found.label_names or {}
+    if choice.selects:
+        known = [*names.values(), *(name for one in found.sources if one.label is not None for name in one.label.names)]
+        patterns = sum(len(class_.takes) for class_ in choice.classes)
+        alike = not known or len(unmatched(choice, known, names)) < patterns
+    else:
+        alike = not names or {value: name for value, name in names.items() if value != 0} == choice.names
+    if not alike:
+        console.warn(f"the labels of {source} have other names than those of the run; nothing is scored against them")
+        found = replace(found, sources=[replace(one, label=None) for one in found.sources])
+    labels = run.record["ingest_recipe"]["labels"] or {}
+    return replace(found, labels=choice, overlap=labels.get("overlap"))
+
+
+def _label_choice_of(run: Run) -> LabelChoice:
+    labels = run.record["ingest_recipe"]["labels"]
+    if labels is not None:
+        choice = LabelChoice.from_json(labels["choice"])
+        if choice.names == dict(run.settings.label_names):
+            return choice
+    return LabelChoice.of_names(run.settings.label_names)
+
+
+def _volume_as_in(run: Run, layout: LayoutOptions) -> LayoutOptions:
+    """Take the volume of 4-D files, and the channel, that the run was trained on, where none is asked for."""
+    chosen = run.record["ingest_recipe"]["volume"]
+    asked = layout.volume
+    if (asked.time_index, asked.b_value, asked.echo) == (None, None, None):
+        asked = replace(asked, **{name: chosen.get(name) for name in ("time_index", "b_value", "echo")})
+    return replace(layout, volume=asked, channel=chosen.get("channel") if layout.channel is None else layout.channel)
+
+
+def _ingest_options_of(run: Run, layout: LayoutOptions) -> IngestOptions:
     """Return the ingest options that the run's volumes were made with."""
     recipe = run.record["ingest_recipe"]
-    window = None if recipe["window"] is None else Window(**recipe["window"])
+    labels = recipe["labels"] or {}
     return IngestOptions(
-        window=window,
-        intensity="auto" if window is not None else "percentiles",
+        windows=tuple(Window.from_json(window) for window in recipe["windows"]),
+        intensity=_rule_of(recipe),
+        non_finite=recipe["non_finite"],
         axis=recipe["axis"],
-        label_names=run.settings.label_names,
+        volume={
+            "time_index": layout.volume.time_index,
+            "b_value": layout.volume.b_value,
+            "echo": layout.volume.echo,
+            "channel": layout.channel,
+        },
+        label_threshold=labels.get("threshold"),
+        resample_labels=labels.get("resampled", False),
         spare_labels=True,
     )
 
 
-def _foreground(label_names: Mapping[int, str]) -> dict[int, str]:
-    return {value: name for value, name in label_names.items() if value != 0}
+def _rule_of(recipe: Mapping[str, Any]) -> IntensityRule:
+    rule = recipe["intensities"][0]["rule"]
+    return "auto" if rule == "window" else rule
+
+
+def _warn_of_shear(masks: Mapping[str, MaskFile], volumes: Iterable[Volume]) -> None:
+    for volume in volumes:
+        warning = warning_of_shear(masks[volume.id], grid_of(volume))
+        if warning is not None:
+            console.warn(warning)
 
 
 def _tell_predictions(run: Run, done: Sequence[Predicted], shown: Mapping[str, str] | None = None) -> None:

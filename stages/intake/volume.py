@@ -96,7 +96,7 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     if slices == 1:
         return Read(taken=taken, record=record, pixels=pixels)
     workspace_at(job.place, job.choice.names)
-    folder, files = write_pixels(job.place, record.id, pixels)
+    folder, files = write_pixels(job.place, record.id, pixels, [*record.slice_digests, record.label_digest])
     return Read(taken=taken, record=replace(record, pixels=folder, files=files))
 
 
