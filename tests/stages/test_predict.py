@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import warnings
@@ -9,11 +10,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its own documentation calls it so)
 import torch
+from PIL import Image
+from synthetic.irregular import tilted
 
 import samkit as package
+from samkit.stages.readers.dicom_series import triage
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_dicom_series, write_nifti_pair
 
@@ -34,31 +39,53 @@ def oblique(tilt_degrees: float = 20) -> np.ndarray:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, Path]:
     """Source files of several geometries, and a workspace of them with a run: (data, workspace)."""
+    folder = tmp_path_factory.mktemp("predict")
+    data = folder / "data"
+    for seed, orientation in enumerate(("RAS", "LPS", "PIR")):
+        phantom = draw_subject(seed, shape=SHAPE, spacing_mm=SPACING_MM)
+        write_nifti_pair(data, orientation, phantom, orientation=orientation)
+    write_nifti_pair(data, "oblique", draw_subject(7, shape=SHAPE, spacing_mm=SPACING_MM))
+    write_nifti_pair(data, "qform", draw_subject(8, shape=SHAPE, spacing_mm=SPACING_MM))
+    for kind in ("images", "labels"):
+        turn(data / kind / "oblique.nii.gz", qform_only=False)
+        turn(data / kind / "qform.nii.gz", qform_only=True)
+    return data, train(folder, data)
+
+
+@pytest.fixture(scope="module")
+def on_ct(tmp_path_factory) -> Path:
+    """A workspace with a run on CT in a window."""
+    folder = tmp_path_factory.mktemp("predict-ct")
+    values = np.random.default_rng(0).normal(40, 60, (20, 24, 5)).astype(np.int16)
+    for kind, array in (("images", values), ("labels", (values > 80).astype(np.uint8))):
+        (folder / "data" / kind).mkdir(parents=True)
+        for name, voxels in (("a", array), ("b", np.flip(array, 0))):
+            nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 3.0, 1.0])), folder / f"data/{kind}/{name}.nii.gz")
+    return train(folder, folder / "data", "--window", "400/40")
+
+
+def train(folder: Path, data: Path, *flags: str) -> Path:
+    """Ingest, embed and train; return the workspace."""
     from samkit.pipeline.cli import run
 
-    folder = tmp_path_factory.mktemp("predict")
-    data, workspace = folder / "data", folder / "workspace"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))
         patch.setenv("SAMKIT_ID_KEY", "key-of-the-tests")
         patch.delenv("SAMKIT_WORKSPACE", raising=False)
         patch.chdir(folder)
-        for seed, orientation in enumerate(("RAS", "LPS", "PIR")):
-            phantom = draw_subject(seed, shape=SHAPE, spacing_mm=SPACING_MM)
-            write_nifti_pair(data, orientation, phantom, orientation=orientation)
-        write_nifti_pair(data, "oblique", draw_subject(7, shape=SHAPE, spacing_mm=SPACING_MM))
-        write_nifti_pair(data, "qform", draw_subject(8, shape=SHAPE, spacing_mm=SPACING_MM))
-        for kind in ("images", "labels"):
-            turn(data / kind / "oblique.nii.gz", qform_only=False)
-            turn(data / kind / "qform.nii.gz", qform_only=True)
-        ws = ["--workspace", str(workspace)]
+        ws = ["--workspace", str(folder / "workspace")]
         for command in (
-            ["ingest", str(data), *ws],
+            ["ingest", str(data), *flags, *ws],
             ["embed", "--size", "64", *ws],
             ["train-head", "linear", "--volumes", "1", "--steps", "30", *ws],
         ):
             assert run(command) == 0
-    return data, workspace
+    return folder / "workspace"
+
+
+def new_scan(folder: Path, seed: int = 99) -> Path:
+    """Write a file that is in no workspace."""
+    return write_nifti_pair(folder / "new-scan", "scan", draw_subject(seed, shape=SHAPE, spacing_mm=SPACING_MM))[0]
 
 
 def turn(path: Path, *, qform_only: bool) -> None:
@@ -276,6 +303,18 @@ def test_images_of_the_workspace_are_never_replaced(samkit, trained, files_below
     assert files_below(data) == before
 
 
+@pytest.mark.parametrize("source", ["", "images", "copies"])
+def test_labels_of_the_workspace_are_never_replaced(samkit, trained, files_below, tmp_path, source):
+    data, workspace = trained
+    before = files_below(data)
+    shutil.copytree(data / "images", tmp_path / "copies/images")
+    of = [] if not source else [data / "images" if source == "images" else tmp_path / "copies"]
+    ended = samkit("predict", "latest", *of, "-o", data / "labels", "--overwrite", "--workspace", workspace)
+    assert ended.code == 2
+    assert "these are source files" in ended.said
+    assert files_below(data) == before
+
+
 @pytest.fixture
 def files_below():
     """Every file below a folder with its bytes."""
@@ -320,7 +359,7 @@ def test_scratch_lies_in_the_output_and_goes_with_what_failed(samkit, trained, t
         raise InputError(message)
 
     monkeypatch.setattr(commands, "embed_all", fail)
-    ended = samkit("predict", "latest", trained[0], "-o", tmp_path / "m", "--workspace", trained[1])
+    ended = samkit("predict", "latest", new_scan(tmp_path), "-o", tmp_path / "m", "--workspace", trained[1])
     assert ended.code == 1
     (place,) = seen
     assert place.relative_to(tmp_path / "m").parts[0].startswith(".samkit-predict-")
@@ -378,8 +417,8 @@ def with_checkpoint(samkit, trained, checkpoint, tmp_path) -> str:
     return workspace
 
 
-def test_without_the_runs_weights_at_hand_nothing_is_predicted(samkit, trained, with_checkpoint, tmp_path):
-    ended = samkit("predict", "latest", trained[0], "--output", tmp_path / "m", "--workspace", with_checkpoint)
+def test_without_the_runs_weights_at_hand_nothing_new_is_predicted(samkit, with_checkpoint, tmp_path):
+    ended = samkit("predict", "latest", new_scan(tmp_path), "-o", tmp_path / "m", "--workspace", with_checkpoint)
     assert ended.code == 1
     assert "are not at hand" in ended.said
     assert "samkit weights add FILE" in ended.said
@@ -394,10 +433,10 @@ def test_with_the_runs_weights_named_it_predicts(samkit, trained, with_checkpoin
     assert ended.code == 0
 
 
-def test_with_the_runs_weights_on_the_shelf_it_predicts(samkit, trained, with_checkpoint, checkpoint, tmp_path):
+def test_with_the_runs_weights_on_the_shelf_it_predicts(samkit, with_checkpoint, checkpoint, tmp_path):
     assert samkit("weights", "add", checkpoint).code == 0
     assert "nano" in samkit("weights", "list").said
-    ended = samkit("predict", "latest", trained[0], "--output", tmp_path / "m", "--workspace", with_checkpoint)
+    ended = samkit("predict", "latest", new_scan(tmp_path), "-o", tmp_path / "m", "--workspace", with_checkpoint)
     assert ended.code == 0
 
 
@@ -423,3 +462,395 @@ def test_a_checkpoint_does_not_pass_for_a_seeded_runs_numbers(samkit, trained, c
 def test_masks_of_the_workspace_need_no_weights(samkit, with_checkpoint, checkpoint, tmp_path):
     checkpoint.unlink()
     assert samkit("predict", "latest", "--output", tmp_path / "m", "--workspace", with_checkpoint).code == 0
+
+
+# -- what is embedded already ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_encoder(monkeypatch) -> None:
+    """Let the encoder fail, whoever asks for it."""
+    from samkit.pipeline.commands import predict as commands
+
+    def fail(*_: object) -> None:
+        message = "the encoder was asked for"
+        raise AssertionError(message)
+
+    monkeypatch.setattr(commands, "load_recipe", fail)
+
+
+@pytest.mark.usefixtures("no_encoder")
+@pytest.mark.parametrize("moved", [False, True])
+def test_files_that_the_workspace_holds_are_not_encoded_again(samkit, trained, masks, tmp_path, moved, monkeypatch):
+    data, workspace = trained
+    if moved:  # other paths: what counts is the pixels, though that shows only when they are read
+        data = shutil.copytree(data, tmp_path / "elsewhere")
+        monkeypatch.setattr("samkit.pipeline.commands.predict._probably_embedded", lambda *_: True)
+    ended = samkit("predict", "latest", data, "-o", tmp_path / "m", "--workspace", workspace)
+    assert ended.code == 0, ended.said
+    assert "5 of 5 volumes embedded in the workspace already" in ended.said
+    for name in GEOMETRIES:
+        assert (tmp_path / f"m/{name}.nii.gz").read_bytes() == (masks / f"{name}.nii.gz").read_bytes()
+
+
+def test_a_file_that_changed_under_its_name_is_encoded(samkit, trained, tmp_path):
+    data, workspace = trained
+    shutil.copytree(data, tmp_path / "d")
+    shutil.copytree(workspace, tmp_path / "w")
+    assert samkit("ingest", tmp_path / "d", "--replace", "--workspace", tmp_path / "w").code == 0
+    shutil.copy(new_scan(tmp_path), tmp_path / "d/images/RAS.nii.gz")
+    ended = samkit("predict", "latest", tmp_path / "d", "-o", tmp_path / "changed", "--workspace", tmp_path / "w")
+    assert ended.code == 0, ended.said
+    assert "4 of 5 volumes embedded in the workspace already" in ended.said
+    alone = samkit("predict", "latest", new_scan(tmp_path), "-o", tmp_path / "alone", "--workspace", workspace)
+    assert alone.code == 0
+    changed, expected = (
+        nib.load(path).dataobj for path in (tmp_path / "changed/RAS.nii.gz", tmp_path / "alone/scan.nii.gz")
+    )
+    assert np.array_equal(changed, expected)
+
+
+def test_what_is_new_among_what_is_known_is_encoded(samkit, trained, masks, tmp_path):
+    data, workspace = trained
+    shutil.copytree(data, tmp_path / "d")
+    shutil.copy(new_scan(tmp_path), tmp_path / "d/images/zz.nii.gz")
+    ended = samkit("predict", "latest", tmp_path / "d", "-o", tmp_path / "m", "--workspace", workspace)
+    assert ended.code == 0, ended.said
+    assert "5 of 6 volumes embedded in the workspace already" in ended.said
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == sorted(
+        f"{n}.nii.gz" for n in (*GEOMETRIES, "zz")
+    )
+    assert (tmp_path / "m/PIR.nii.gz").read_bytes() == (masks / "PIR.nii.gz").read_bytes()
+
+
+def test_masks_of_ingested_files_need_no_weights(samkit, trained, with_checkpoint, checkpoint, tmp_path):
+    checkpoint.unlink()
+    ended = samkit("predict", "latest", trained[0], "-o", tmp_path / "m", "--workspace", with_checkpoint)
+    assert ended.code == 0, ended.said
+
+
+# -- formats ---------------------------------------------------------------------------------------
+
+
+def test_masks_as_nrrd_hold_what_masks_as_nifti_hold(samkit, trained, masks, tmp_path):
+    data, workspace = trained
+    ended = samkit("predict", "latest", "-o", tmp_path / "m", "--format", "nrrd", "--workspace", workspace)
+    assert ended.code == 0, ended.said
+    for name in GEOMETRIES:
+        mask, source = (
+            sitk.ReadImage(str(path)) for path in (tmp_path / f"m/{name}.nrrd", data / f"images/{name}.nii.gz")
+        )
+        assert np.array_equal(sitk.GetArrayFromImage(mask).T, nib.load(masks / f"{name}.nii.gz").dataobj)
+        for field in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):
+            assert getattr(mask, field)() == pytest.approx(getattr(source, field)(), abs=1e-5), field
+
+
+@pytest.fixture
+def series(tmp_path) -> Path:
+    write_dicom_series(tmp_path / "series", draw_subject(12, shape=SHAPE, spacing_mm=SPACING_MM))
+    return tmp_path / "series"
+
+
+def labels_of_seg(path: Path, names: dict[int, str]) -> dict[tuple[float, ...], np.ndarray]:
+    """Return the label values of each plane (rows, columns) of a segmentation by where it lies, from its own frames."""
+    seg = pydicom.dcmread(path)
+    value_of = {name: value for value, name in names.items()}
+    values = {segment.SegmentNumber: value_of[segment.SegmentLabel] for segment in seg.SegmentSequence}
+    planes: dict[tuple[float, ...], np.ndarray] = {}
+    for frame, pixels in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
+        place = tuple(float(x) for x in frame.PlanePositionSequence[0].ImagePositionPatient)
+        number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        planes.setdefault(place, np.zeros(pixels.shape, int))[pixels > 0] = values[number]
+    return planes
+
+
+def test_a_dicom_seg_holds_what_the_mask_as_nifti_holds(samkit, trained, series, tmp_path):
+    _, workspace = trained
+    for folder, mask_format in (("nifti", "nifti"), ("seg", "dicom-seg")):
+        ended = samkit(
+            "predict", "latest", series, "-o", tmp_path / folder, "--format", mask_format, "--workspace", workspace
+        )
+        assert ended.code == 0, ended.said
+    (nifti,), (seg,) = (list((tmp_path / folder).iterdir()) for folder in ("nifti", "seg"))
+    assert seg.name.endswith(".seg.dcm")
+    mask = nib.load(nifti)
+    (run,) = package.open_workspace(workspace).runs.values()
+    planes = labels_of_seg(seg, dict(run.settings.label_names))
+    assert planes
+    for k in range(mask.shape[2]):
+        left, back, top = (mask.affine @ [0, 0, k, 1])[:3] * (-1, -1, 1)
+        found = [plane for place, plane in planes.items() if np.allclose(place, (left, back, top), atol=1e-3)]
+        expected = np.asarray(mask.dataobj)[:, :, k].T
+        assert np.array_equal(found[0] if found else np.zeros(expected.shape), expected)
+
+
+def test_a_series_that_highdicom_does_not_take_costs_one_mask(samkit, trained, series, tmp_path, monkeypatch):
+    import highdicom
+
+    write_dicom_series(tmp_path / "series/b", draw_subject(13, shape=SHAPE, spacing_mm=SPACING_MM))
+    build, calls = highdicom.seg.Segmentation.__init__, []
+
+    def fail_once(self: object, *arguments: object, **settings: object) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            message = "Doe^Jane"
+            raise ValueError(message)
+        build(self, *arguments, **settings)
+
+    monkeypatch.setattr(highdicom.seg.Segmentation, "__init__", fail_once)
+    ended = samkit("predict", "latest", series, "-o", tmp_path / "m", "--format", "dicom-seg", "-w", trained[1])
+    assert ended.code == 3
+    assert "highdicom cannot describe this series" in ended.said
+    assert "Doe" not in ended.said
+    assert len(list((tmp_path / "m").iterdir())) == 1
+
+
+@pytest.fixture
+def with_series(samkit, trained, series, tmp_path) -> Path:
+    """A workspace that holds the DICOM series too, embedded."""
+    workspace = shutil.copytree(trained[1], tmp_path / "with-series")
+    for command in (("ingest", series), ("embed",)):
+        assert samkit(*command, "--workspace", workspace).code == 0
+    return workspace
+
+
+@pytest.mark.usefixtures("no_encoder")
+def test_an_ingested_series_gets_its_dicom_seg_without_the_encoder(samkit, with_series, series, tmp_path):
+    ended = samkit("predict", "latest", series, "-o", tmp_path / "m", "--format", "dicom-seg", "-w", with_series)
+    assert ended.code == 0, ended.said
+    (path,) = (tmp_path / "m").iterdir()
+    referred = {item.ReferencedSOPInstanceUID for item in pydicom.dcmread(path).SourceImageSequence}
+    assert referred == {pydicom.dcmread(file).SOPInstanceUID for file in series.iterdir()}
+
+
+def test_a_zip_of_a_series_gets_its_dicom_seg_and_leaves_nothing_behind(samkit, trained, series, tmp_path):
+    shutil.make_archive(str(tmp_path / "study"), "zip", series)
+    (tmp_path / "out").mkdir()
+    ended = samkit(
+        *("predict", "latest", tmp_path / "study.zip", "-o", tmp_path / "out/m", "--format", "dicom-seg"),
+        *("--workspace", trained[1]),
+    )
+    assert ended.code == 0, ended.said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["m"]
+    (path,) = (tmp_path / "out/m").iterdir()
+    referred = {item.ReferencedSOPInstanceUID for item in pydicom.dcmread(path).SourceImageSequence}
+    assert referred == {pydicom.dcmread(file).SOPInstanceUID for file in series.iterdir()}
+
+
+@pytest.mark.parametrize("inside", ["", "masks", "../workspace/masks"])
+def test_masks_of_files_do_not_go_into_the_workspace(samkit, trained, series, inside):
+    workspace = trained[1]
+    ended = samkit("predict", "latest", series, "-o", workspace / inside, "--format", "dicom-seg", "-w", workspace)
+    assert ended.code == 2
+    assert "that is inside the workspace" in ended.said
+    assert not (workspace / "masks").exists()
+
+
+def test_a_dicom_seg_of_the_workspace_is_refused_with_what_to_type(samkit, trained, tmp_path):
+    ended = samkit("predict", "latest", "-o", tmp_path / "m", "--format", "dicom-seg", "--workspace", trained[1])
+    assert ended.code == 2
+    assert "FOLDER --format dicom-seg --output" in ended.said
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_dicom_seg_of_a_nifti_is_refused(samkit, trained, tmp_path):
+    ended = samkit("predict", "latest", trained[0], "-o", tmp_path / "m", "--format", "dicom-seg", "-w", trained[1])
+    assert ended.code == 2
+    assert "this source is no DICOM" in ended.said
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_series_without_frame_of_reference_gets_no_dicom_seg(samkit, trained, series, tmp_path):
+    for path in series.iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.FrameOfReferenceUID
+        dataset.save_as(path)
+    ended = samkit("predict", "latest", series, "-o", tmp_path / "m", "--format", "dicom-seg", "-w", trained[1])
+    assert ended.code == 2
+    assert "have no FrameOfReferenceUID" in ended.said
+    assert "--format nifti" in ended.said
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_picture_gets_a_picture(samkit, trained, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (36, 32)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    ended = samkit(
+        "predict", "latest", tmp_path / "photo.png", "-o", tmp_path / "m", "--format", "png", "-w", trained[1]
+    )
+    assert ended.code == 0, ended.said
+    mask = np.asarray(Image.open(tmp_path / "m/photo.png"))
+    assert mask.shape == (36, 32)
+    assert set(np.unique(mask)) <= {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("source", [True, False])
+def test_a_volume_gets_no_picture(samkit, trained, tmp_path, source):
+    of = [trained[0]] if source else []
+    ended = samkit("predict", "latest", *of, "-o", tmp_path / "m", "--format", "png", "--workspace", trained[1])
+    assert ended.code == 2
+    assert "--format png is for pictures" in ended.said
+    assert not (tmp_path / "m").exists()
+
+
+# -- sheared grids ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tilted_series(tmp_path) -> Path:
+    tilted(tmp_path / "tilted", shear_mm=(0.0, 20.0))
+    return tmp_path / "tilted"
+
+
+@pytest.mark.parametrize(("mask_format", "ending"), [("nifti", "nii.gz"), ("nrrd", "nrrd")])
+def test_a_tilted_series_gets_a_mask_in_index_space_and_a_warning(
+    samkit, on_ct, tilted_series, tmp_path, mask_format, ending
+):
+    ended = samkit("predict", "latest", tilted_series, "-o", tmp_path / "m", "--format", mask_format, "-w", on_ct)
+    assert ended.code == 0, ended.said
+    assert "index space" in ended.err
+    assert "--format dicom-seg keeps the place of every slice" in " ".join(ended.err.split())
+    beside, mask = sorted((tmp_path / "m").iterdir())
+    assert mask.name.endswith(f".index-space.{ending}")
+    assert sitk.ReadImage(str(mask)).GetOrigin() == (0, 0, 0)
+    series = triage(tilted_series).findings[0].series
+    assert series is not None
+    assert json.loads(beside.read_text())["affine_ras_mm"] == [list(row) for row in series.affine or ()]
+
+
+def test_a_tilted_series_gets_a_dicom_seg_without_a_warning(samkit, on_ct, tilted_series, tmp_path):
+    ended = samkit("predict", "latest", tilted_series, "-o", tmp_path / "m", "--format", "dicom-seg", "-w", on_ct)
+    assert ended.code == 0, ended.said
+    assert "index space" not in ended.said
+    (path,) = (tmp_path / "m").iterdir()
+    assert pydicom.dcmread(path).SOPClassUID.name == "Segmentation Storage"
+
+
+def test_a_tilted_series_of_the_workspace_gets_a_mask_in_index_space(samkit, on_ct, tilted_series, tmp_path):
+    workspace = shutil.copytree(on_ct, tmp_path / "workspace")
+    for command in (("ingest", tilted_series, "--window", "400/40"), ("embed",)):
+        assert samkit(*command, "--workspace", workspace).code == 0
+    assert samkit("predict", "latest", "-o", tmp_path / "m", "--workspace", workspace).code == 0
+    assert len(list((tmp_path / "m").glob("*.index-space.nii.gz"))) == 1
+    assert len(list((tmp_path / "m").glob("*.index-space.affine.json"))) == 1
+
+
+def test_a_sheared_nifti_gets_a_mask_with_its_header_and_a_warning(samkit, trained, tmp_path):
+    image = nib.load(new_scan(tmp_path))
+    affine = image.affine.copy()
+    affine[0, 2] += 4.0
+    sheared = nib.Nifti1Image(np.asanyarray(image.dataobj), affine)
+    nib.save(sheared, tmp_path / "sheared.nii.gz")
+    ended = samkit("predict", "latest", tmp_path / "sheared.nii.gz", "-o", tmp_path / "m", "--workspace", trained[1])
+    assert ended.code == 0, ended.said
+    assert "Tools built on ITK" in ended.err
+    mask = nib.load(tmp_path / "m/sheared.nii.gz")
+    assert np.array_equal(mask.affine, nib.load(tmp_path / "sheared.nii.gz").affine)
+    with pytest.raises(RuntimeError, match="orthonormal"):
+        sitk.ReadImage(str(tmp_path / "m/sheared.nii.gz"))
+
+
+def test_a_mask_in_index_space_is_not_written_over_another(samkit, on_ct, tilted_series, tmp_path):
+    command = ("predict", "latest", tilted_series, "-o", tmp_path / "m", "--workspace", on_ct)
+    assert samkit(*command).code == 0
+    (beside,) = (tmp_path / "m").glob("*.json")
+    for path in (tmp_path / "m").glob("*.nii.gz"):
+        path.unlink()
+    ended = samkit(*command)
+    assert ended.code == 2
+    assert f"{beside.name}: there already" in ended.said
+
+
+def test_a_mask_whose_name_shows_only_after_reading_is_not_written_over_another(samkit, trained, tmp_path):
+    image = nib.load(new_scan(tmp_path))
+    affine = image.affine.copy()
+    affine[0, 2] += 4.0
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), affine), tmp_path / "sheared.nii.gz")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/sheared.index-space.nrrd").write_bytes(b"mine")
+    ended = samkit(
+        *("predict", "latest", tmp_path / "sheared.nii.gz", "-o", tmp_path / "m", "--format", "nrrd"),
+        *("--workspace", trained[1]),
+    )
+    assert ended.code == 2
+    assert "sheared.index-space.nrrd: there already" in ended.said
+    assert (tmp_path / "m/sheared.index-space.nrrd").read_bytes() == b"mine"
+
+
+# -- as the run's volumes were made ------------------------------------------------------------------
+
+
+def masks_of(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asanyarray(nib.load(path).dataobj) for path in sorted(folder.iterdir())}
+
+
+def both_ways(samkit, workspace: Path, source: Path, folder: Path, *flags: str) -> tuple[str, str]:
+    """Predict the volumes of a workspace, and their files as if they were new; return what was said of either."""
+    said = []
+    for name, of in (("ingested", []), ("files", [source, *flags])):
+        ended = samkit("predict", "latest", *of, "-o", folder / name, "--workspace", workspace)
+        assert ended.code == 0, ended.said
+        said.append(ended.said)
+    return said[0], said[1]
+
+
+def test_files_get_the_channels_of_the_run(samkit, on_ct, tmp_path):
+    data = on_ct.parent / "data"
+    workspace = train(tmp_path, data, "--channels", "lung,soft-tissue,bone")
+    said = both_ways(samkit, workspace, data, tmp_path / "m")
+    assert "2 of 2 volumes embedded in the workspace already" in said[1]
+    assert masks_of(tmp_path / "m/ingested").keys() == {"a.nii.gz", "b.nii.gz"}
+
+
+def test_volumes_of_other_channels_are_refused_with_what_to_type(samkit, on_ct, tmp_path):
+    data = on_ct.parent / "data"
+    workspace = train(tmp_path, data, "--channels", "lung,soft-tissue,bone")
+    assert samkit("ingest", data, "--window", "lung", "--workspace", workspace).code == 0
+    ended = samkit("predict", "latest", "-o", tmp_path / "m", "--workspace", workspace)
+    assert ended.code == 1
+    assert "window 1500/-600, channels 1" in ended.said
+    assert "ingest the source again as the run's was: --channels 1500/-600,400/40,1800/400." in ended.said
+
+
+@pytest.mark.parametrize("flags", [(), ("--time-index", "0")])
+def test_files_get_the_volume_of_the_run_where_they_have_several(samkit, write_pair, tmp_path, flags):
+    for seed, name in enumerate("ab"):
+        write_pair(tmp_path / "d", name, seed=seed)
+        path = tmp_path / f"d/images/{name}.nii.gz"
+        image = nib.load(path)
+        both = np.stack([np.flip(image.get_fdata(), 0), image.get_fdata()], axis=-1).astype(np.float32)
+        nib.save(nib.Nifti1Image(both, image.affine), path)
+    workspace = train(tmp_path, tmp_path / "d", "--time-index", "1")
+    _, said = both_ways(samkit, workspace, tmp_path / "d", tmp_path / "m", *flags)
+    # The other volume is encoded.
+    assert ("2 of 2 volumes embedded in the workspace already" in said) == (not flags)
+
+
+def test_labels_of_files_are_chosen_as_those_of_the_run_were(samkit, trained, tmp_path):
+    workspace = train(tmp_path, trained[0], "--labels", "low=1|2,high=3|4")
+    ingested, files = both_ways(samkit, workspace, trained[0], tmp_path / "m")
+    scores = [
+        [line for line in said.split("Masks of")[1].split() if re.fullmatch(r"\d+\.\d", line)]
+        for said in (ingested, files)
+    ]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) >= 10
+
+
+def test_labels_that_have_nothing_of_the_run_cost_the_score_and_not_the_mask(samkit, trained, tmp_path):
+    workspace = train(tmp_path, trained[0], "--labels", "low=1|2,high=3|4")
+    (tmp_path / "other/imagesTr").mkdir(parents=True)
+    (tmp_path / "other/labelsTr").mkdir()
+    shutil.copy(trained[0] / "images/RAS.nii.gz", tmp_path / "other/imagesTr/x.nii.gz")
+    label = nib.load(trained[0] / "labels/RAS.nii.gz")
+    nib.save(
+        nib.Nifti1Image((np.asanyarray(label.dataobj) > 0) * np.uint8(7), label.affine),
+        tmp_path / "other/labelsTr/x.nii.gz",
+    )
+    described = {"labels": {"0": "background", "7": "vessel"}, "modality": {"0": "MRI"}}
+    (tmp_path / "other/dataset.json").write_text(json.dumps(described))
+    ended = samkit("predict", "latest", tmp_path / "other", "-o", tmp_path / "m", "--workspace", workspace)
+    assert ended.code == 0, ended.said
+    assert "nothing is scored against them" in ended.said
+    assert "low" not in ended.out.split("Masks of")[1]
+    assert (tmp_path / "m/x.nii.gz").exists()

@@ -1,0 +1,212 @@
+"""The formats of masks, and the one place that chooses a writer.
+
+    format      file             fits
+    nifti       NAME.nii.gz      every source
+    nrrd        NAME.nrrd        every source
+    dicom-seg   NAME.seg.dcm     DICOM series that can be referred to, see `seg_writer`
+    png         NAME.png         one slice without geometry: pictures
+
+Axes that are not at right angles (a tilted gantry) are beyond ITK, hence beyond NRRD and beyond what most tools take of
+NIfTI. A mask on such a grid is written in index space, ``NAME.index-space.nii.gz``, with the true affine beside it in
+``NAME.index-space.affine.json``. The exception is a source that is a sheared NIfTI itself: its user has tools that read
+it, and the mask has the identical header.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import polar
+
+from ...store.errors import InputError, SamkitError
+from ...store.places import place_of
+from .geometry import is_sheared, spacing_mm
+from .nifti import grid_of_affine, read_nifti_image, write_label_nifti, write_label_nifti_index_space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .base import SourceGrid
+    from .dicom_series import Series
+    from .seg_writer import Algorithm
+
+__all__ = ["MASK_FORMATS", "MaskFile", "MaskFormat", "mask_file", "read_mask", "write_mask"]
+
+MaskFormat = Literal["nifti", "nrrd", "dicom-seg", "png"]
+
+MASK_FORMATS: tuple[MaskFormat, ...] = get_args(MaskFormat)
+"""The default first."""
+
+_ENDINGS: dict[MaskFormat, str] = {"nifti": ".nii.gz", "nrrd": ".nrrd", "dicom-seg": ".seg.dcm", "png": ".png"}
+_INDEX_SPACE = ".index-space"
+
+_WHAT = (
+    "The file beside this one holds voxels by their index (i, j, k) only and claims no place in patient space: the "
+    "grid of its scan is sheared (a tilted gantry), which NRRD cannot say. The matrix affine_ras_mm takes (i, j, k, 1) "
+    "to millimetres in RAS+: x to the patient's right, y to anterior, z to superior."
+)
+# Cosine between two axes up to which ITK takes them to be at right angles.
+_RIGHT_ANGLES = 1e-4
+# Two quaternions of one orientation: float32 of matrices that were computed on two machines.
+_QUATERNION_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskFile:
+    """Where a mask goes, and as what."""
+
+    path: Path
+    name: str
+    """Of the file, without an ending."""
+    format: MaskFormat
+    in_index_space: bool = False
+    """Whether the file itself says nothing true of where it lies."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is written: the mask, and the affine beside it."""
+        if not self.in_index_space:
+            return (self.path,)
+        return (self.path, self.path.with_name(f"{self.name}{_INDEX_SPACE}.affine.json"))
+
+
+def mask_file(folder: Path, name: str, mask_format: MaskFormat, grid: SourceGrid | None) -> MaskFile:
+    """Return where a mask goes.
+
+    Parameters
+    ----------
+    folder
+        Of the masks.
+    name
+        Without an ending.
+    mask_format
+        How it is written.
+    grid
+        Of the source; None where it is not known yet, and then taken to be straight.
+    """
+    sheared = grid is not None and _only_in_index_space(grid, mask_format)
+    marked = _INDEX_SPACE if sheared else ""
+    return MaskFile(
+        path=folder / f"{name}{marked}{_ENDINGS[mask_format]}", name=name, format=mask_format, in_index_space=sheared
+    )
+
+
+def write_mask(
+    mask: MaskFile,
+    values_ijk: npt.NDArray[np.unsignedinteger[Any]],
+    grid: SourceGrid,
+    *,
+    series: Series | None,
+    label_names: Mapping[int, str],
+    algorithm: Algorithm,
+) -> None:
+    """Write a mask, whole or not at all.
+
+    Parameters
+    ----------
+    mask
+        Where and as what, from `mask_file` with the same grid. The folder must exist.
+    values_ijk
+        Label values of shape ``grid.shape``, in the source's index order.
+    grid
+        Of the source.
+    series
+        The plan of the source, for a DICOM-SEG.
+    label_names, algorithm
+        For a DICOM-SEG: see `seg_writer.write_label_seg`.
+
+    Raises
+    ------
+    InputError
+        The format does not fit the source; see each writer.
+    """
+    if mask.format == "dicom-seg":
+        from .seg_writer import write_label_seg
+
+        if series is None:
+            message = f"{mask.path}: a DICOM-SEG refers to a DICOM series, and this source is none. --format nifti"
+            raise InputError(message)
+        write_label_seg(mask.path, values_ijk, series, label_names, algorithm=algorithm)
+    elif mask.format == "nrrd":
+        from .itk import write_label_nrrd
+
+        if mask.in_index_space:
+            _write_affine(mask.files[-1], grid)
+        write_label_nrrd(mask.path, values_ijk, _index_grid(grid) if mask.in_index_space else _straightened(grid))
+    elif mask.format == "png":
+        from .picture import write_label_png
+
+        write_label_png(mask.path, values_ijk)
+    elif mask.in_index_space:
+        write_label_nifti_index_space(mask.path, values_ijk, grid)
+    else:
+        write_label_nifti(mask.path, values_ijk, grid)
+
+
+def read_mask(path: Path) -> npt.NDArray[Any] | None:
+    """Return the voxels (i, j, k) of a file that may be a mask, or None where it is none that samkit reads."""
+    try:
+        if path.name.endswith(_ENDINGS["nifti"]):
+            return read_nifti_image(path).values
+        if path.name.endswith(_ENDINGS["nrrd"]):
+            from .itk import read_itk_image
+
+            return read_itk_image(path).values
+        if path.name.endswith(_ENDINGS["png"]):
+            from .picture import read_picture_image
+
+            return read_picture_image(path).values
+    except SamkitError:
+        return None
+    return None
+
+
+def _index_grid(grid: SourceGrid) -> SourceGrid:
+    """Return the grid of an array by its indices, for NRRD: spacing, and axes as ITK has them by default (LPS+)."""
+    affine = np.eye(4) if grid.affine_array is None else grid.affine_array
+    i, j, k = spacing_mm(affine)
+    return grid_of_affine(grid.shape, np.diag([-i, -j, k, 1.0]))
+
+
+def _straightened(grid: SourceGrid) -> SourceGrid:
+    """Return the nearest grid with axes at right angles, where those of a grid are nearly so, as rounded headers are.
+
+    The nearest rotation is the orthogonal factor of the polar decomposition of the direction cosines. No voxel moves by
+    more than `is_sheared` lets pass.
+    """
+    if grid.affine_array is None:
+        return grid
+    spacing = spacing_mm(grid.affine_array)
+    directions = grid.affine_array[:3, :3] / spacing
+    if np.abs(directions.T @ directions - np.eye(3)).max() < _RIGHT_ANGLES:
+        return grid
+    affine = grid.affine_array.copy()
+    affine[:3, :3] = polar(directions)[0] * spacing
+    return replace(grid, affine=tuple(tuple(float(value) for value in row) for row in affine))
+
+
+def _write_affine(path: Path, grid: SourceGrid) -> None:
+    """Write what `write_label_nifti_index_space` writes beside its mask."""
+    affine = np.eye(4) if grid.affine_array is None else grid.affine_array
+    stored = {"what": _WHAT, "affine_ras_mm": affine.tolist(), "shape_ijk": list(grid.shape)}
+    place_of(path).publish(f"{json.dumps(stored, indent=2)}\n".encode())
+
+
+def _only_in_index_space(grid: SourceGrid, mask_format: MaskFormat) -> bool:
+    affine = grid.affine_array
+    if mask_format not in ("nifti", "nrrd") or affine is None or not is_sheared(affine, grid.shape):
+        return False
+    return mask_format == "nrrd" or not _has_own_header(grid)
+
+
+def _has_own_header(grid: SourceGrid) -> bool:
+    """Tell whether a grid's header fields are a NIfTI file's, and not made of an affine by `grid_of_affine`."""
+    made = grid_of_affine(grid.shape, grid.affine_array)
+    return replace(grid, quaternion=made.quaternion) != made or not np.allclose(
+        grid.quaternion, made.quaternion, atol=_QUATERNION_TOLERANCE
+    )
