@@ -79,7 +79,7 @@ class Orientation:
     """What the slices are; ``stored`` where the source has no geometry."""
 
     def apply(self, array_ijk: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the display array (slices, rows, columns), a view of the (i, j, k) array; a channel axis stays last."""
+        """Return the display array (slices, rows, columns), a view of (i, j, k); a channel axis stays last."""
         return np.flip(np.transpose(array_ijk, (*self.axes, *range(3, array_ijk.ndim))), self._flipped)
 
     def undo(self, array_src: npt.NDArray[Any]) -> npt.NDArray[Any]:

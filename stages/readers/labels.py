@@ -34,6 +34,7 @@ __all__ = [
     "Overlap",
     "chosen_labels",
     "count_values",
+    "names_taken",
     "parse_labels",
     "unmatched",
     "whole_labels",
@@ -273,6 +274,11 @@ def unmatched(choice: LabelChoice, names: Iterable[str], values: Iterable[int] =
         if not any(_matches(pattern, name, None) for name in named)
         and not any(_matches(pattern, str(value), value) for value in numbers)
     )
+
+
+def names_taken(choice: LabelChoice, names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the named structures that some class takes: the others need not be read."""
+    return tuple(name for name in names if any(_owns(choice, class_, name) for class_ in choice.classes))
 
 
 def chosen_labels(

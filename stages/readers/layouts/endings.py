@@ -13,7 +13,15 @@ from ..base import LabelFiles
 from ..naming import stem
 from .base import LayoutOptions, Tree
 
-__all__ = ["SEGMENTATION", "Chosen", "LabelOption", "image_and_suffix", "is_called_label", "one_label_each"]
+__all__ = [
+    "SEGMENTATION",
+    "Chosen",
+    "LabelOption",
+    "image_and_suffix",
+    "is_called_label",
+    "one_label_each",
+    "text_before_label_word",
+]
 
 SEGMENTATION = re.compile(r"seg|label|mask|lesion|(^|[^a-z])gt", re.IGNORECASE)
 """What a derivative of BIDS is called that is a label and no map or warp."""
@@ -21,6 +29,7 @@ SEGMENTATION = re.compile(r"seg|label|mask|lesion|(^|[^a-z])gt", re.IGNORECASE)
 _WORDS = r"gt|seg|segmentation|labels?|masks?"
 _LABEL_ENDING = re.compile(rf"^(?P<image>.+)_(?P<suffix>(?:{_WORDS})(?:-[A-Za-z0-9]+)?)$", re.IGNORECASE)
 _CALLED_LABEL = re.compile(rf"^(?:{_WORDS})(?:[-_ ]?[0-9]+)?$", re.IGNORECASE)
+_WITH_WORD = re.compile(rf"(?:^|[-_. ])(?:{_WORDS})(?:$|[-_. ])", re.IGNORECASE)
 _SLICER_ENDINGS = (".seg.nrrd", ".seg.nhdr")
 
 _LISTED = 12
@@ -83,6 +92,15 @@ def image_and_suffix(path: Path, wanted: str | None) -> tuple[str, str] | None:
 def is_called_label(path: Path, wanted: str | None) -> bool:
     """Tell whether a file is called ``mask``, ``segmentation`` or the like, or just as ``--label-suffix`` says."""
     return stem(path) == wanted or _CALLED_LABEL.match(stem(path)) is not None
+
+
+def text_before_label_word(path: Path) -> str | None:
+    """Return what stands before ``seg``, ``label`` or ``mask`` in a file's name: ``case1`` of ``case1_seg_mr``.
+
+    None where none of them is a word of the name, or nothing stands before it.
+    """
+    found = _WITH_WORD.search(stem(path))
+    return (stem(path)[: found.start()] or None) if found else None
 
 
 def one_label_each(tree: Tree, labels: Mapping[Image, Sequence[LabelOption]], options: LayoutOptions) -> Chosen[Image]:

@@ -9,10 +9,11 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import h5py
 import nibabel as nib
+import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
@@ -23,7 +24,17 @@ from ..naming import frame_stripped, stem
 from ..picture import is_picture
 from .base import Candidate, LayoutOptions, Tree
 
-__all__ = ["FileKind", "Measured", "candidate_of", "chosen_volume", "files_of", "kind_of", "label_of", "measured"]
+__all__ = [
+    "FileKind",
+    "Measured",
+    "candidate_of",
+    "chosen_volume",
+    "files_of",
+    "kind_of",
+    "label_of",
+    "measured",
+    "same_grid",
+]
 
 FileKind = Literal["nifti", "hdf5", "itk", "picture"]
 """As `ReaderName`."""
@@ -48,6 +59,7 @@ _DAMAGE = (
 
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 _COLOURS = 3
+_SAME_MM = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +109,16 @@ def measured(path: Path) -> Measured:
         return _measured_picture(path)
     except _DAMAGE:
         return Measured()
+
+
+def same_grid(one: Path, other: Path) -> bool:
+    """Tell from their headers whether two NIfTI files lie on one grid, voxel by voxel."""
+    try:
+        first: Any = nib.load(one)
+        second: Any = nib.load(other)
+        return bool(first.shape[:3] == second.shape[:3] and np.allclose(first.affine, second.affine, atol=_SAME_MM))
+    except _DAMAGE:
+        return False
 
 
 def _of_axes(shape: tuple[int, ...]) -> Measured:

@@ -300,6 +300,6 @@ def _nothing(searched: Path, place: Path) -> str:
         f"Segmentation Decathlon, nnU-Net); images/ and labels/ (or masks/); BIDS (sub-*/, derivatives/); 3D-IRCADb, "
         f"CHAOS, ACDC, Synapse (BTCV) and TotalSegmentator as published; NIfTI files (.nii, .nii.gz), NRRD and "
         f"MetaImage (.nrrd, .mha), pictures (.png, .tif, .jpg), labels beside them ending in _gt, _seg, _label or "
-        f"_mask; h5 files (.h5, .hdf5) with `image` and `label`; DICOM series, with DICOM-SEG or RTSTRUCT; a .zip of "
-        f"any of these. Is it the right folder? Other archives (.tar, .7z, .rar) must be unpacked first."
+        f"_mask; h5 files (.h5, .hdf5) with `image` and `label`; DICOM series, with DICOM-SEG or RTSTRUCT; a .zip or "
+        f".tar of any of these. Is it the right folder? Other archives (.7z, .rar) must be unpacked first."
     )

@@ -1,7 +1,8 @@
 """Scans in no particular order, in subfolders too: h5 volumes, DICOM, NIfTI, NRRD and MetaImage, pictures, mixed.
 
 Labels are told by their ending (``scan_seg.nii.gz`` beside ``scan.nii.gz``), whatever the two formats, or are DICOM-SEG
-and RTSTRUCT. A map beside a DICOM series, or in a folder above it, belongs to it where it is the only one there.
+and RTSTRUCT. A NIfTI file that sounds like a label and names no image belongs to the only one on its grid whose name
+begins as its own. A map beside a DICOM series, or in a folder above it, belongs to it where it is the only one there.
 Pictures beside or above other scans are taken for previews and left out.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from ..dicom_series import triage
@@ -17,8 +18,8 @@ from ..labels import LabelChoice
 from ..naming import frame_stripped, stem
 from .base import Candidate, LayoutOptions, Pairing, Tree, identity_text
 from .dicom import label_options, other_refusals, scans, with_label
-from .endings import LabelOption, image_and_suffix, is_called_label, one_label_each
-from .files import candidate_of, files_of, kind_of, label_of
+from .endings import LabelOption, image_and_suffix, is_called_label, one_label_each, text_before_label_word
+from .files import candidate_of, files_of, kind_of, label_of, same_grid
 from .h5 import h5_volumes, label_inside
 
 __all__ = ["LOOSE_LAYOUTS", "loose_files", "merged", "of_structures", "single_file"]
@@ -31,6 +32,7 @@ _FILE_LAYOUTS = {
     "pictures": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
 }
 _SINGLE = "single file"
+_BY_GRID = "its label does not name it: it is the only one here on its grid"
 _LISTED = 12
 
 LOOSE_LAYOUTS = frozenset({_H5, _DICOM, _SINGLE, *_FILE_LAYOUTS})
@@ -111,12 +113,16 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
         # "mask.nii.gz" beside a series is its label; beside nothing it is a file like any other.
         if splits[path] is None and is_called_label(path, wanted) and owners.of(path) is not None:
             splits[path] = ("", stem(path))
-    image_of = {(path.parent, stem(path)): path for path in files if splits[path] is None}
+    by_grid = _paired_by_grid(files, splits)
+    image_of = {(path.parent, stem(path)): path for path in files if splits[path] is None and path not in by_grid}
     labels: dict[Path | int, list[LabelOption]] = defaultdict(list)
     for place, there in objects.options.items():
         labels[place] += there
+    for path, image in by_grid.items():
+        option = LabelOption(label=label_of(path, options), path=path, stem=stem(path), suffix="", note=_BY_GRID)
+        labels[image].append(option)
     for path, split in splits.items():
-        if split is None:
+        if split is None or path in by_grid:
             continue
         owner: Path | int | None = image_of.get((path.parent, split[0]))
         note, suffix = "", split[1]
@@ -152,6 +158,35 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
         label_suffix=chosen.suffix,
         notes=told,
     )
+
+
+def _paired_by_grid(files: Sequence[Path], splits: Mapping[Path, tuple[str, str] | None]) -> dict[Path, Path]:
+    """Pair NIfTI files that sound like labels, and whose names lead to no image, with the image of their grid.
+
+    Returns
+    -------
+    dict
+        Label to image: the only one in its folder that lies on its grid and begins with the same words
+        (``case1_seg_mr`` and ``case1_mr_small``), and whose own name leads to no other label.
+    """
+    images = [path for path in files if kind_of(path) == "nifti" and splits[path] is None]
+    named = {(path.parent, stem(path)) for path in images}
+    spoken_for = {(path.parent, split[0]) for path, split in splits.items() if split is not None}
+    labels = {
+        path: begins
+        for path in files
+        if kind_of(path) == "nifti"
+        and (begins := text_before_label_word(path)) is not None
+        and ((split := splits[path]) is None or (path.parent, split[0]) not in named)
+    }
+    scans = [path for path in images if path not in labels and (path.parent, stem(path)) not in spoken_for]
+    pairs = {}
+    for label, begins in labels.items():
+        near = [scan for scan in scans if scan.parent == label.parent and stem(scan).startswith(begins)]
+        fitting = [scan for scan in near if same_grid(scan, label)]
+        if len(fitting) == 1:
+            pairs[label] = fitting[0]
+    return pairs
 
 
 class _Owners:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from examples.scan_folders import find, h5, nifti, nrrd, pairs, picture, row, segmentation
 from synthetic.series import write_series
@@ -79,6 +81,41 @@ class TestNifti:
         found = find(tmp_path)
         assert found.sources[0].volume_index is None
         assert row(found, "a.nii.gz").size == "2 x 3 x 4"
+
+
+class TestLabelsThatNameNoImage:
+    """example_ct.nii.gz and example_seg.nii.gz: what pairs them is their grid."""
+
+    def write(self, path: Path, *, spacing: float = 1.0, shape: tuple[int, int, int] = (6, 5, 4)) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.diag([spacing, 1, 1, 1])), path)
+
+    def test_it_belongs_to_the_only_image_on_its_grid(self, tmp_path: Path):
+        for name, spacing in (("case_ct", 1.0), ("case_seg", 1.0), ("case_mr", 2.0), ("case_seg_mr", 2.0)):
+            self.write(tmp_path / f"{name}.nii.gz", spacing=spacing)
+        found = find(tmp_path)
+        assert {one.shown: one.label.paths[0].name for one in found.sources} == {
+            "case_ct.nii.gz": "case_seg.nii.gz",
+            "case_mr.nii.gz": "case_seg_mr.nii.gz",
+        }
+        assert all("the only one here on its grid" in row.why for row in found.table)
+
+    def test_of_two_images_on_its_grid_it_is_neithers(self, tmp_path: Path):
+        for name in ("all_t1", "all_t2", "all_mask_final"):
+            self.write(tmp_path / f"{name}.nii.gz")
+        assert all(one.label is None for one in find(tmp_path).sources)
+
+    def test_an_image_that_has_a_label_by_name_gets_no_second_one(self, tmp_path: Path):
+        for name in ("a", "a_seg", "a_seg_old"):
+            self.write(tmp_path / f"{name}.nii.gz")
+        labels = {one.shown: one.label for one in find(tmp_path).sources}
+        assert labels["a.nii.gz"].paths[0].name == "a_seg.nii.gz"
+        assert labels["a_seg_old.nii.gz"] is None
+
+    def test_an_image_of_another_name_is_not_taken_for_its_own(self, tmp_path: Path):
+        for name in ("lost_seg_1", "other"):
+            self.write(tmp_path / f"{name}.nii.gz")
+        assert all(one.label is None for one in find(tmp_path).sources)
 
 
 class TestNrrd:
