@@ -4,9 +4,10 @@ A segmentation is a stack of planes in any order, with the empty ones left out, 
 lies (PS3.3 C.7.6.16.2, C.8.20). So each is mapped through the image's affine, one by one, and never paired by index:
 flipped, sparse and reordered stacks and tilted images need no case of their own.
 
-Headers are read as they are, and frames are decoded by highdicom. Its `Segmentation` is not used: it refuses public
-collections for what does not matter here (highdicom#344, #370: a spacing missing in one group, an instance referenced
-twice). Nor are its lazy readers: they cut one-bit frames short where rows times columns is no multiple of eight.
+Headers are read as they are; frames are unpacked by highdicom, or decompressed by the codec that `CODECS` names. Its
+`Segmentation` is not used: it refuses public collections for what does not matter here (highdicom#344, #370: a spacing
+missing in one group, an instance referenced twice). Nor are its lazy readers: they cut one-bit frames short where rows
+times columns is no multiple of eight.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from ...store.errors import GeometryMismatch, UnreadableFile, UnusableLabel, UsageError
 from .base import Structures
-from .dicom_headers import DAMAGE, numbers, quietly, text, whole
+from .dicom_headers import CODECS, DAMAGE, numbers, quietly, text, whole
 from .label_planes import (
     NOTED_VOXELS,
     SILENT_VOXELS,
@@ -52,17 +54,14 @@ __all__ = ["SegDescription", "describe_seg", "lies_on", "read_seg"]
 
 # All that is looked at; the rest of the header may name a person.
 _TAGS = [
-    "SOPClassUID",
     "FrameOfReferenceUID",
     "Rows",
     "Columns",
     "NumberOfFrames",
-    "SamplesPerPixel",
     "BitsAllocated",
     "BitsStored",
     "PixelPaddingValue",
     "SegmentationType",
-    "SegmentationFractionalType",
     "MaximumFractionalValue",
     "SegmentSequence",
     "DimensionOrganizationType",
@@ -493,23 +492,27 @@ def _decoded(encoded: bytes, dataset: Dataset, index: int, place: str) -> npt.ND
 
     columns, rows = _size(dataset)
     bits = whole(dataset, "BitsAllocated") or 1
+    syntax = _syntax(dataset)
+    frame: dict[str, Any] = {
+        "rows": rows,
+        "columns": columns,
+        "samples_per_pixel": 1,
+        "bits_allocated": bits,
+        "bits_stored": whole(dataset, "BitsStored") or bits,
+        "photometric_interpretation": "MONOCHROME2",  # the values, not the colours of a palette
+        "pixel_representation": 0,
+    }
     try:
-        return np.asarray(
-            decode_frame(
-                encoded,
-                transfer_syntax_uid=_syntax(dataset),
-                rows=rows,
-                columns=columns,
-                samples_per_pixel=1,
-                bits_allocated=bits,
-                bits_stored=whole(dataset, "BitsStored") or bits,
-                photometric_interpretation="MONOCHROME2",  # the values, not the colours of a palette
-                pixel_representation=0,
-                index=index,
-            )
+        if not syntax.is_encapsulated:
+            return np.asarray(decode_frame(encoded, transfer_syntax_uid=syntax, index=index, **frame))
+        codec = CODECS[syntax]  # highdicom would leave the choice to pydicom
+        options: dict[str, Any] = {**frame, "number_of_frames": 1, "pixel_keyword": "PixelData"}
+        values, _ = get_decoder(syntax).as_array(
+            encapsulate([encoded], has_bot=False), decoding_plugin=codec, **options
         )
     except DAMAGE as error:
         raise UnreadableFile(_undecodable(error, place)) from error
+    return np.asarray(values)
 
 
 def _syntax(dataset: Dataset) -> UID:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pydicom.uid import (
 )
 
 from samkit.stages.readers.rtstruct import describe_rtstruct, lies_on, read_rtstruct
-from samkit.store.errors import GeometryMismatch, UnreadableFile
+from samkit.store.errors import GeometryMismatch, InputError, UnreadableFile
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # LPS+, from (column, row, slice).
@@ -59,6 +60,18 @@ def block(low: int, high: int) -> np.ndarray:
     """The pixels from low to high, both included, along both axes."""
     columns, rows = np.indices(SHAPE[:2])
     return (low <= columns) & (columns <= high) & (low <= rows) & (rows <= high)
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """Return a file with some bytes changed, inserted or gone, or its end missing."""
+    random = np.random.default_rng(seed)
+    for _ in range(random.integers(1, 8)):
+        start, length = int(random.integers(len(content))), int(random.integers(1, 30))
+        inserted = random.bytes(int(random.integers(length)))
+        content = (
+            content[: start + 1] if random.random() < 0.1 else content[:start] + inserted + content[start + length :]
+        )
+    return content
 
 
 @pytest.fixture
@@ -463,6 +476,19 @@ class TestRefusals:
         with pytest.raises(UnreadableFile, match="contour 1 of structure number 1 is no list of points"):
             read(path)
 
+    def test_damage_anywhere_is_read_or_refused(self, write):
+        path = write(organ=[circle(20, 15, 10.17, k, corners=12) for k in (0, 1, 2)], tumour=[circle(20, 15, 4.17, 1)])
+        content = path.read_bytes()
+        refused = 0
+        for seed in range(60):
+            path.write_bytes(damaged(content, seed))
+            for attempt in (describe_rtstruct, lambda path: lies_on(path, SHAPE, TO_RAS @ AXIAL), read):
+                try:
+                    attempt(path)
+                except InputError:
+                    refused += 1
+        assert refused > 20
+
     def test_a_contour_without_points_is_nothing(self, write):
         path = write(
             organ=[circle(20, 15, 10.17, 1), circle(20, 15, 10.17, 2)],
@@ -474,10 +500,10 @@ class TestRefusals:
         far = polygon([(-1e9, -1e9), (1e9, -1e9), (1e9, 1e9), (-1e9, 1e9)], 1)
         assert read(write(body=[far], decimals=1)).masks["body"][:, :, 1].all()
 
-    def test_no_message_warning_or_note_gives_the_patient_away(self, write, recwarn, capsys):
+    @pytest.mark.filterwarnings("ignore::UserWarning")  # of writing it
+    def test_no_message_or_note_gives_the_patient_away(self, write, capsys):
         private = "Jane Doe's liver, drawn by Dr House " * 3  # longer than DICOM allows
         path = write(**{private: [circle(20, 15, 10.17, 1), ("POINT", polygon([(1, 1)], 1))]})
-        recwarn.clear()  # what writing it warned of
         said = []
         for shift in ([0, 0, 0.4], [0, 0, 30]):
             with pytest.raises(GeometryMismatch) as refused:
@@ -486,8 +512,21 @@ class TestRefusals:
         said += read(path, AXIAL @ from_matvec(np.eye(3), [0, 0, 0.05])).notes
         said += capsys.readouterr()
         assert len(said) > 4
-        assert not recwarn.list  # they quote header values
         assert not any(word in line for line in said for word in ("Jane", "Doe", "MRN", "House", "1.2.3"))
+
+    @pytest.mark.filterwarnings("ignore::UserWarning")  # of writing it
+    @pytest.mark.parametrize("attempt", [describe_rtstruct, read, lambda path: lies_on(path, SHAPE, AXIAL)])
+    def test_no_warning_quotes_the_header(self, write, attempt):
+        def private(dataset: Dataset) -> None:
+            dataset.FrameOfReferenceUID = "Jane Doe"
+            dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "Jane Doe"
+            dataset.StructureSetROISequence[0].ROIName = "Jane Doe's liver " * 10
+
+        path = write(organ=[circle(20, 15, 10.17, 1)], change=private)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            attempt(path)
+        assert not warned
 
 
 @pytest.mark.shared
