@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("start_up", "rows", "precision", "codec", "scale", "memory", "cache_against_live")
+BENCHMARKS = ("start_up", "ingest", "rows", "precision", "codec", "scale", "memory", "cache_against_live")
 
 
 def main() -> None:

@@ -143,7 +143,7 @@ def _record(volume_id: str, slices: int) -> VolumeRecord:
         spacing_mm=(2.5, 0.8, 0.8),
         orientation={"axes": [2, 1, 0], "flips": [False, True, True], "plane": "axial"},
         source_grid={"shape": [512, 512, slices], "affine": affine, "header": "0" * 348},
-        ingest_recipe={"intensity": {"rule": "window"}, "window": {"width": 400, "level": 40}, "axis": None},
+        ingest_recipe={"intensities": [{"rule": "window"}], "windows": [{"width": 400, "level": 40}], "axis": None},
         identity=content_id(volume_id, digits=32),
         slice_digests=tuple(content_id([volume_id, number], digits=32) for number in range(slices)),
         label_digest=content_id(["label", volume_id], digits=32),

@@ -217,6 +217,28 @@ def ingest_command(
     from ..stages.readers.windows import chosen_windows
     from .commands.ingest import IngestReport, layout_options, run_ingest, run_relabel
 
+    input_px = None
+    if check:
+        from .commands.check import input_size  # needs torch, which reading sources does without
+
+        if as_json:
+            message = "--check prints a table: type it without --json, after the ingest (samkit ingest --check)."
+            raise UsageError(message)
+        input_px = input_size(encoder, size)
+    if labels_from is not None:
+        given = {
+            "--window": window,
+            "--channels": channels,
+            "--axis": axis,
+            "--id-map": id_map,
+            "--workers": workers,
+            "--min-slices": min_slices,
+            "--require-labels": require_labels or None,
+            "--replace": replace or None,
+        }
+        if idle := [flag for flag, value in given.items() if value is not None]:
+            message = f"{', '.join(idle)}: for images, and --labels-from brings only labels. Leave it out."
+            raise UsageError(message)
     if source is not None and labels_from is not None:
         message = (
             f"SOURCE {source} and --labels-from {labels_from}: one brings images, the other labels for images that are "
@@ -247,10 +269,10 @@ def ingest_command(
     elif not check:
         message = "samkit ingest SOURCE: name a folder, a file or a .zip (or --labels-from FOLDER, or --check)."
         raise UsageError(message)
-    if check and not dry_run:
-        from .commands.check import run_check  # needs torch
+    if input_px is not None and not dry_run:
+        from .commands.check import run_check
 
-        run_check(workspace, None, encoder_name=encoder, size=size)
+        run_check(workspace, encoder_name=encoder, input_px=input_px)
     return code
 
 
@@ -269,7 +291,8 @@ def init_command(
     from .commands.init import run_init
 
     layout = layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix)
-    return run_init(folder, layout, overwrite=overwrite)
+    flags = {"ids": None if ids is Ids.auto else ids.value, "subject": subject, "label-suffix": label_suffix}
+    return run_init(folder, layout, flags={**flags, "channel": channel}, overwrite=overwrite)
 
 
 @app.command("embed")

@@ -42,19 +42,24 @@ messages = Console(stderr=True, highlight=False, width=_width(terminal=sys.stder
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+def _printable(text: str) -> Text:
+    """Return a text that every terminal takes: bytes of a file's name that are no text are shown as they are."""
+    return Text(text.encode("utf-8", "backslashreplace").decode())
+
+
 def say(text: str) -> None:
     """Tell the user something on standard output."""
-    output.print(Text(text), soft_wrap=True)
+    output.print(_printable(text), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Tell the user something that they should look at."""
-    messages.print(Text.assemble(("warning: ", "yellow"), text), soft_wrap=True)
+    messages.print(Text.assemble(("warning: ", "yellow"), _printable(text)), soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """Tell the user why the command did not do what was asked."""
-    messages.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    messages.print(Text.assemble(("error: ", "bold red"), _printable(text)), soft_wrap=True)
 
 
 @contextmanager
@@ -121,7 +126,7 @@ def table(
         # A number that is cut off has to look so.
         shown.columns[-1].overflow = "ellipsis" if numeric else "fold"
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
+        shown.add_row(*(_printable(cell) for cell in row))
     output.print(shown)
 
 

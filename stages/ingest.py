@@ -14,7 +14,7 @@ from ..store.slices import Pixels, Volume, VolumeRecord, write_packs
 from ..store.splits import Split
 from ..store.workspace import Workspace, check_identifier, open_workspace
 from .intake.job import IngestJob, IngestOptions, IngestTask, Read, Refused, Taken
-from .intake.labels import DatasetLabels, decide_labels
+from .intake.labels import DatasetLabels, as_before, decide_labels
 from .intake.volume import as_source, read_source, relabel_volume, workspace_at
 from .readers.base import SourceFiles
 from .readers.layouts import Found, FoundLabels
@@ -69,6 +69,7 @@ def ingest(
     there = open_workspace(place) if Workspace.is_at(place) else None
     if there is None:
         Workspace.check_place(place)
+    options = as_before(there, options)
     known = _Known({} if there is None else dict(there.volumes))
     choice = decide_labels(there, DatasetLabels(choice=found.labels, sources=found.sources), options, place)
     job = IngestJob(
@@ -94,9 +95,12 @@ def ingest(
             taken = result.taken
             if result.record is not None:
                 twin = known.by_slices.get(result.record.slice_digests)
-                if twin is not None and twin.subject != result.record.subject:
+                if twin is not None and twin.id != result.record.id:
                     twins = (
-                        f"the same slices as {twin.id} of another subject: if it is one patient, train and test overlap"
+                        f"the same slices as {twin.id}: one scan that is there twice; `samkit remove` takes one away"
+                        if twin.subject == result.record.subject
+                        else f"the same slices as {twin.id} of another subject: if it is one patient, train and test "
+                        f"overlap"
                     )
                     taken = replace(taken, notes=(*taken.notes, twins))
                 known.add(Volume(place, keeper.keep(result.record, result.pixels), choice.names))
@@ -130,6 +134,7 @@ def relabel(workspace: Workspace, found: FoundLabels, options: IngestOptions) ->
     """
     for shown, reason in found.refused:
         yield Refused(shown=shown, reason=reason)
+    options = as_before(workspace, options)
     records = {volume_id: workspace.volumes[volume_id].record for volume_id, _, _ in found.pairs}
     sources = [as_source(records[volume_id], label, shown) for volume_id, label, shown in found.pairs]
     choice = decide_labels(workspace, DatasetLabels(choice=found.labels, sources=sources), options, workspace.path)
@@ -152,6 +157,8 @@ def relabel(workspace: Workspace, found: FoundLabels, options: IngestOptions) ->
             yield result.taken
     finally:
         keeper.commit()
+    if workspace.label_names != choice.names:
+        workspace.set_label_names(choice.names)
 
 
 def _keep_splits(workspace: Workspace, found: Found) -> None:

@@ -9,7 +9,7 @@ from statistics import mean
 from ...heads.metrics import ScoredVolume
 from ...stages.check import score_ceiling
 from ...stages.encoders.base import find_encoder
-from ...store.errors import InputError
+from ...store.errors import InputError, UsageError
 from ...store.slices import Volume
 from ...store.workspace import open_workspace
 from .. import console
@@ -18,23 +18,37 @@ from .. import console
 _PIXELS_PER_CELL = 16
 
 
-def run_check(workspace_path: str, volume_ids: Sequence[str] | None, *, encoder_name: str, size: int | None) -> None:
-    """Print the Dice of labels that were sent to an encoder's grid and back, by class; all volumes where none is named.
+def input_size(encoder_name: str, size: int | None) -> int:
+    """Return the side of the encoder's input in pixels: the one asked for, or its own.
+
+    Raises
+    ------
+    UsageError
+        No such encoder, or a size that is no multiple of its patch.
+    """
+    encoder = find_encoder(encoder_name)
+    input_px = encoder.default_px if size is None else size
+    if input_px <= 0 or input_px % _PIXELS_PER_CELL:
+        message = f"--size {input_px}: the side of the input is a positive multiple of {_PIXELS_PER_CELL} pixels."
+        raise UsageError(message)
+    return input_px
+
+
+def run_check(workspace_path: str, *, encoder_name: str, input_px: int) -> None:
+    """Print the Dice of labels that were sent to an encoder's grid and back, by class.
 
     Raises
     ------
     InputError
-        None of them has a label.
+        No volume has a label.
     """
     workspace = open_workspace(workspace_path)
-    ids = list(workspace.volumes) if volume_ids is None else volume_ids
-    labelled = [volume for volume in (workspace.volumes[name] for name in ids) if volume.labelled]
+    labelled = [volume for volume in workspace.volumes.values() if volume.labelled]
     if not labelled:
         message = (
             f"{workspace.path}: no volume here has a label, so there is nothing to check. Ingest some with labels."
         )
         raise InputError(message)
-    input_px = size or find_encoder(encoder_name).default_px
     scored = _scored(labelled, input_px)
     by_class: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for volume in scored:

@@ -13,9 +13,10 @@ from typing import Literal
 
 from ...stages.ingest import ingest, relabel
 from ...stages.intake.job import IngestOptions, Refused, Taken
+from ...stages.intake.labels import check_that_labels_occur
 from ...stages.readers.archives import Unpacked, unpacked
 from ...stages.readers.dicom_series import VolumeChoice
-from ...stages.readers.layouts import Found, LayoutOptions, find_labels, find_sources
+from ...stages.readers.layouts import Found, FoundLabels, LayoutOptions, Triaged, find_labels, find_sources
 from ...store.errors import UsageError
 from ...store.local import LocalPlace
 from ...store.places import place_of
@@ -55,7 +56,7 @@ def run_ingest(
     with found_in(source, layout, workspace) as found:
         if report.dry_run:
             _write_private(found, report, None)
-            return _told_dry_run(source, found, report)
+            return _told_dry_run(source, _judged(found, options), report)
         if not report.as_json:
             console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}")
             for note in found.notes:
@@ -70,15 +71,33 @@ def run_relabel(
 ) -> int:
     """Add labels to volumes of the workspace, or correct them; nothing is encoded again."""
     opened = open_workspace(workspace)
+    _check_outside(workspace, report)
     with _unpacked_beside(workspace, folder) as tree:
         known = {volume.id: volume.record.identity for volume in opened.volumes.values()}
         found = find_labels(tree.root, _of_tree(layout, tree, folder), known)
+        if report.dry_run:
+            return _told_labels(found, report)
         results = []
         with console.progress_bar("reading labels", len(found.pairs), "labels") as bar:
             for result in relabel(opened, found, replace(options, shown=str(folder))):
                 results.append(result)
                 bar.advance()
+    if report.refused is not None:
+        _write_refused(report.refused, results)
     return _told(results, "labels", workspace, report)
+
+
+def _told_labels(found: FoundLabels, report: IngestReport) -> int:
+    if report.as_json:
+        pairs = [{"volume": volume_id, "label": shown} for volume_id, _, shown in found.pairs]
+        refused = [{"source": shown, "reason": reason} for shown, reason in found.refused]
+        console.say(json.dumps({"labels": pairs, "refused": refused}, indent=2))
+    else:
+        rows = [[shown, volume_id, ""] for volume_id, _, shown in found.pairs]
+        rows += [[shown, "refused", reason] for shown, reason in found.refused]
+        console.table("Labels", ["label", "volume", "why"], rows, numbers_from=None)
+        console.say(f"{counted(len(found.pairs), 'label')} would be taken; nothing was written")
+    return SOME_FAILED if found.refused and not report.allow_refused else DONE
 
 
 @contextmanager
@@ -138,6 +157,25 @@ def ingest_found(
 # -- what is told ----------------------------------------------------------------------------------
 
 
+def _judged(found: Found, options: IngestOptions) -> Found:
+    """Refuse in the table what the options will refuse, as far as headers tell."""
+    check_that_labels_occur(options.labels, found.sources)
+    sources = {source.shown: source for source in found.sources}
+
+    def judged(row: Triaged) -> Triaged:
+        source = sources.get(row.shown)
+        if row.decision == "refused" or source is None:
+            return row
+        reasons = []
+        if options.require_labels and source.label is None:
+            reasons.append("no label, and --require-labels asks for one")
+        if source.modality == "CT" and not options.windows and options.intensity == "auto":
+            reasons.append("a CT needs a window: --window soft-tissue, lung, bone, ... or --intensity percentiles")
+        return row if not reasons else replace(row, decision="refused", why="; ".join(reasons))
+
+    return replace(found, table=[judged(row) for row in found.table])
+
+
 def _told_dry_run(source: Path, found: Found, report: IngestReport) -> int:
     refused = sum(row.decision == "refused" for row in found.table)
     if report.as_json:
@@ -148,7 +186,7 @@ def _told_dry_run(source: Path, found: Found, report: IngestReport) -> int:
         console.table(f"{source}: {found.layout}", ["source", "modality", "size", "", "why"], rows, numbers_from=None)
         for note in found.notes:
             console.say(note)
-        console.say(f"{len(found.sources)} would be taken, {refused} refused; nothing was written")
+        console.say(f"{len(found.table) - refused} would be taken, {refused} refused; nothing was written")
     return SOME_FAILED if refused and not report.allow_refused else DONE
 
 
@@ -195,7 +233,13 @@ def _check_outside(workspace: str, report: IngestReport) -> None:
     """Refuse to write patients' names into the workspace, whatever the user says."""
     place = place_of(workspace)
     for flag, file in (("--id-map", report.id_map), ("--refused", report.refused)):
-        if file is not None and isinstance(place, LocalPlace) and place.path.resolve() in file.resolve().parents:
+        if file is None:
+            continue
+        if file.is_dir():
+            message = f"{flag} {file}: that is a folder. Name a file."
+            raise UsageError(message)
+        inside = {file.resolve(), *file.resolve().parents}
+        if isinstance(place, LocalPlace) and place.path.resolve() in inside:
             message = (
                 f"{flag} {file}: that is inside the workspace, which is made to be passed on without patients' names. "
                 f"Name a file elsewhere."
@@ -219,13 +263,14 @@ def _write_private(found: Found, report: IngestReport, results: Sequence[Taken |
         ]
         _write_csv(report.id_map, ["id", "subject", "source", "patient_id", "series_uid"], rows)
     if report.refused is not None:
-        refused = (
-            found.refused
-            if results is None
-            else [(result.shown, result.reason) for result in results if isinstance(result, Refused)]
+        _write_refused(
+            report.refused, [Refused(shown=one, reason=why) for one, why in found.refused] + [*(results or [])]
         )
-        rows = [{"source": shown, "reason": reason} for shown, reason in refused]
-        _write_csv(report.refused, ["source", "reason"], rows)
+
+
+def _write_refused(file: Path, results: Sequence[Taken | Refused]) -> None:
+    refused = dict.fromkeys((one.shown, one.reason) for one in results if isinstance(one, Refused))
+    _write_csv(file, ["source", "reason"], [{"source": shown, "reason": reason} for shown, reason in refused])
 
 
 def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
@@ -235,5 +280,6 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[dict[str, str]
     writer.writerows(rows)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch(mode=0o600)  # for the user alone from its first moment
-    LocalPlace(file).publish(text.getvalue().encode())
+    # Names of files may be any bytes.
+    LocalPlace(file).publish(text.getvalue().encode("utf-8", "surrogateescape"))
     file.chmod(0o600)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...stages.readers.layouts import Found, LayoutOptions
@@ -20,14 +22,23 @@ from .ingest import found_in
 _WINDOW_OF_ORGAN = {
     "lung": ("lung", "airway", "bronch", "covid"),
     "brain": ("brain", "ventricle", "haemorrhage", "hemorrhage"),
-    "bone": ("bone", "vertebra", "rib", "femur", "hip"),
+    "bone": ("bone", "vertebra", "rib", "femur"),
     "mediastinum": ("heart", "aorta", "atrium", "esophagus"),
 }
 _ABDOMEN = "soft-tissue"
 
 
-def run_init(folder: Path, layout: LayoutOptions, *, overwrite: bool) -> int:
+def run_init(folder: Path, layout: LayoutOptions, *, flags: Mapping[str, str | int | None], overwrite: bool) -> int:
     """Write samkit.toml into the working directory.
+
+    Parameters
+    ----------
+    folder, layout
+        What is looked at, and how.
+    flags
+        What the user typed of flags that `ingest` has too: they are kept.
+    overwrite
+        Replace one that is there.
 
     Raises
     ------
@@ -39,14 +50,14 @@ def run_init(folder: Path, layout: LayoutOptions, *, overwrite: bool) -> int:
         message = f"{target} is there already. Nothing was written. Add --overwrite to replace it, or move it away."
         raise UsageError(message)
     with found_in(folder, layout, Path.cwd() / "samkit-workspace") as found:
-        text = config_text(found)
+        text = config_text(found, flags)
     LocalPlace(target).publish(text.encode())
     console.say(f"{folder}: {found.layout}, {counted(len(found.sources), 'volume')}, {len(found.refused)} refused")
-    console.say(f"{target} written. next: samkit ingest {folder} --dry-run")
+    console.say(f"{target} written. next: samkit ingest {shlex.quote(str(folder))} --dry-run")
     return DONE
 
 
-def config_text(found: Found) -> str:
+def config_text(found: Found, flags: Mapping[str, str | int | None]) -> str:
     """Return the text of a samkit.toml for what was found; what is a guess is commented out."""
     labelled = sum(source.label is not None for source in found.sources)
     modalities = Counter(source.modality or "unknown" for source in found.sources)
@@ -67,6 +78,7 @@ def config_text(found: Found) -> str:
         lines += ["# No labels were found. They can be added later: samkit ingest --labels-from FOLDER"]
     if found.overlap is not None:
         lines += ["# Whose a voxel is that belongs to several classes.", f"overlap = {_quoted(found.overlap)}"]
+    lines += [f"{name} = {_quoted(value)}" for name, value in flags.items() if value is not None]
     lines += _window_lines(found, modalities)
     channel_hint = "# Which volume of 4-D files: channel, time-index, b-value, echo."
     lines += [
@@ -104,10 +116,16 @@ def _window_lines(found: Found, modalities: Counter[str]) -> list[str]:
 
 
 def _fitting_window(found: Found) -> str:
-    names = " ".join(found.labels.names.values()).lower() if found.labels is not None else ""
-    return next((name for name, words in _WINDOW_OF_ORGAN.items() if any(word in names for word in words)), _ABDOMEN)
+    """Return the window of an organ that all classes belong to; of the dataset's authors; else the abdomen's."""
+    if "synapse-18-12" in found.splits:
+        return "synapse"
+    names = [name.lower() for name in found.labels.names.values()] if found.labels is not None else []
+    for window, words in _WINDOW_OF_ORGAN.items():
+        if names and all(any(word in name for word in words) for name in names):
+            return window
+    return _ABDOMEN
 
 
-def _quoted(text: str) -> str:
+def _quoted(text: str | int) -> str:
     # JSON's strings are TOML's basic strings, but for characters beyond the first plane written as pairs.
     return json.dumps(text, ensure_ascii=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,12 +30,19 @@ def scratch_beside(workspace: str | Path) -> Iterator[Path]:
     place = place_of(workspace)
     home = place.path.resolve().parent if isinstance(place, LocalPlace) else Path(tempfile.gettempdir())
     for left in home.glob(f"{_PREFIX}*"):
-        process = left.name.removeprefix(_PREFIX).partition("-")[0]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+        host, _, rest = left.name.removeprefix(_PREFIX).partition("-")
+        process = rest.partition("-")[0]
+        # A folder that machines share may hold what another one is reading right now.
+        if host == _host() and process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-    scratch = home / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+    scratch = home / f"{_PREFIX}{_host()}-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         yield scratch
     finally:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(scratch)
+
+
+def _host() -> str:
+    """Return which machine this is, without its name."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]

@@ -46,6 +46,13 @@ def change_of(new: VolumeRecord, there: Volume | None, options: IngestOptions) -
             f"into another --workspace. If the dataset has only moved and was meant to change, add --replace."
         )
         raise IdentifierTaken(message)
+    if not same_pixels and old.identity == new.identity and old.subject != new.subject and not options.replace:
+        message = (
+            f"{new.id!r} is in the workspace as a scan of another patient, with other pixels: the two bear one "
+            f"SeriesInstanceUID, as some anonymisers write it. Ingest both patients in one command, from one folder, "
+            f"or this one into another --workspace. If it is the same patient under a new id, add --replace."
+        )
+        raise IdentifierTaken(message)
     if not same_pixels:
         return "new pixels"
     if old.label_digest != new.label_digest:

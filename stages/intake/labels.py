@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,7 @@ def decide_labels(there: Workspace | None, found: DatasetLabels, options: Ingest
         untouched = there is None or len(there.runs) == 0
         if kept and names != kept and not (again and grown and untouched):
             raise InputError(_other_labels(place, kept, names, options))
-    if options.labels is not None:
-        _check_that_labels_occur(options.labels, found)
+    check_that_labels_occur(options.labels, found.sources)
     if len(choice.names) > _LARGEST_CLASS_COUNT:
         message = (
             f"{len(choice.names)} label values: samkit takes up to {_LARGEST_CLASS_COUNT}. Are these instance numbers?"
@@ -81,18 +80,42 @@ def decide_labels(there: Workspace | None, found: DatasetLabels, options: Ingest
     return choice
 
 
+def as_before(there: Workspace | None, options: IngestOptions) -> IngestOptions:
+    """Return options with the label rules of the workspace's volumes, where labels are to be taken as those were."""
+    recipe = None if there is None or options.labels is not None else _earlier_recipe(list(there.volumes.values()))
+    if recipe is None:
+        return options
+    threshold = recipe["threshold"] if options.label_threshold is None else options.label_threshold
+    return replace(
+        options,
+        overlap=options.overlap or recipe["overlap"],
+        label_threshold=threshold,
+        resample_labels=options.resample_labels or recipe["resampled"],
+    )
+
+
+def _earlier_recipe(volumes: Sequence[Volume]) -> Mapping[str, Any] | None:
+    """Return how the labels of the newest labelled volume of the workspace were taken."""
+    recipes = (volume.ingest_recipe["labels"] for volume in reversed(volumes))
+    return next((recipe for recipe in recipes if recipe is not None), None)
+
+
 def _earlier_choice(volumes: Sequence[Volume]) -> LabelChoice | None:
-    """Return the choice by which the newest labelled volume of the workspace was ingested."""
-    for volume in reversed(volumes):
-        labels = volume.ingest_recipe["labels"]
-        if labels is not None:
-            return LabelChoice.from_json(labels["choice"])
-    return None
+    recipe = _earlier_recipe(volumes)
+    return None if recipe is None else LabelChoice.from_json(recipe["choice"])
 
 
-def _check_that_labels_occur(choice: LabelChoice, found: DatasetLabels) -> None:
-    """Refuse patterns that fit no structure of the whole dataset, where all of its structures are known by name."""
-    labels = [source.label for source in found.sources if source.label is not None]
+def check_that_labels_occur(choice: LabelChoice | None, sources: Sequence[SourceFiles]) -> None:
+    """Refuse patterns that fit no structure of the whole dataset, where all of its structures are known by name.
+
+    Raises
+    ------
+    UsageError
+        With the patterns, and what there is.
+    """
+    if choice is None:
+        return
+    labels = [source.label for source in sources if source.label is not None]
     structures = sorted({name for label in labels for name in label.names})
     if not structures or not all(label.names for label in labels):
         return
@@ -199,9 +222,10 @@ def fitting_label(
     return np.ascontiguousarray(orientation.apply(fitted.values)).astype(kind, copy=False), chosen.present, notes
 
 
-def label_recipe(job: IngestJob) -> dict[str, Any]:
-    """Return how labels were taken, for the ingest recipe."""
+def label_recipe(job: IngestJob, *, apart: bool) -> dict[str, Any]:
+    """Return how labels were taken, for the ingest recipe; ``apart``: by ``--labels-from``, not with their images."""
     return {
+        "apart": apart,
         "choice": job.choice.to_json(),
         "overlap": job.overlap,
         "threshold": job.options.label_threshold,

@@ -42,9 +42,15 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     source, options = task.source, job.options
     scan = read_image(source)
     orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)
-    notes = list(scan.notes)
-    label, values, remarks = fitting_label(job, source, scan.grid, orientation)
-    notes += remarks
+    notes = [*source.notes, *scan.notes]
+    there = None if task.there is None else Volume(job.place, task.there, job.choice.names)
+    kept_recipe = _given_apart(there, scan, orientation, options)
+    if there is not None and kept_recipe is not None:
+        label, values = there.read_label(), there.record.label_values
+        notes.append("its label from --labels-from is kept; --replace takes the one beside the image")
+    else:
+        label, values, remarks = fitting_label(job, source, scan.grid, orientation)
+        notes += remarks
     image, intensities, scale_notes = _slices(scan, orientation, options, source.shown)
     notes += scale_notes
     if scan.affine is None:
@@ -61,12 +67,13 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
         source_grid=scan.grid.to_json(),
         ingest_recipe={
             "intensities": intensities,
-            "windows": [window.to_json() for window in options.windows],
+            # A window that was left aside (an MR among CTs) made nothing of these slices.
+            "windows": [window.to_json() for window in options.windows if intensities[0]["rule"] == "window"],
             "non_finite": options.non_finite,
             "axis": options.axis,
             "channels": channels,
             "volume": dict(options.volume),
-            "labels": None if label is None else label_recipe(job),
+            "labels": kept_recipe or (None if label is None else label_recipe(job, apart=False)),
         },
         identity=source.identity,
         slice_digests=slice_digests(image),
@@ -75,7 +82,6 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
         pixels="",
         files={},
     )
-    there = None if task.there is None else Volume(job.place, task.there, {})
     change = change_of(record, there, options)
     if change == "new pixels" and there is not None:
         notes += recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
@@ -98,6 +104,18 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     workspace_at(job.place, job.choice.names)
     folder, files = write_pixels(job.place, record.id, pixels, [*record.slice_digests, record.label_digest])
     return Read(taken=taken, record=replace(record, pixels=folder, files=files))
+
+
+def _given_apart(
+    there: Volume | None, scan: Scan, orientation: Orientation, options: IngestOptions
+) -> Mapping[str, Any] | None:
+    """Return the label recipe of a volume whose label came by ``--labels-from`` and still fits; None for any other."""
+    if there is None or options.replace or not there.labelled:
+        return None
+    recipe: Mapping[str, Any] | None = there.ingest_recipe["labels"]
+    shape = tuple(scan.grid.shape[axis] for axis in orientation.axes)
+    same = (there.record.shape[0], *there.record.shape[2:]) == shape
+    return recipe if recipe is not None and recipe["apart"] and same else None
 
 
 def _slices(
@@ -169,20 +187,21 @@ def _relabelled(job: IngestJob, old: VolumeRecord, source: SourceFiles) -> Read:
         there.record,
         label_digest=None if label is None else array_digest(label),
         label_values=values,
-        ingest_recipe={**there.ingest_recipe, "labels": label_recipe(job)},
+        ingest_recipe={**there.ingest_recipe, "labels": label_recipe(job, apart=True)},
     )
     changed = record.label_digest != there.record.label_digest
+    same = not changed and record.ingest_recipe == there.record.ingest_recipe
     taken = Taken(
         shown=source.shown,
         id=there.id,
-        change="new label" if changed else "unchanged",
+        change="new label" if changed else "unchanged" if same else "new details",
         slices=record.shape[0],
         labelled=label is not None,
         label_values=values,
         geometry_known=grid.affine is not None,
         notes=tuple(notes),
     )
-    if not changed:
+    if same:
         return Read(taken=taken, record=None)
     pixels = Pixels(image=there.read_slices(0, record.shape[0]), label=label)
     if there.record.plane is not None:

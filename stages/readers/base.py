@@ -183,6 +183,8 @@ class LabelFiles:
     """The named structures that it holds, where a header says so; empty for a map of numbers."""
     volume_index: int | None = None
     """Which volume of a 4-D file."""
+    series: Series | None = None
+    """For `mask-series`: the image's, whose files masks without positions are named after."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +210,8 @@ class SourceFiles:
     """The plan of a DICOM series: which frames, in which order, and where they lie."""
     shown: str = field(compare=False)
     """The path for the terminal, relative to what the user typed. Never stored."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """How it was found, where that needs telling; for the terminal."""
 
 
 def read_image(source: SourceFiles) -> Scan:
@@ -347,6 +351,8 @@ def read_label(
 
 
 def _series_of(source: SourceFiles) -> Series:
+    if source.label is not None and source.label.series is not None:
+        return source.label.series
     if source.series is None:
         message = f"{source.shown}: masks as DICOM belong to an image as DICOM, and this one is none."
         raise GeometryMismatch(message)

@@ -162,8 +162,9 @@ def choose_intensities(
     windows
         None, one, or one for each of three channels; used for whatever grey volume they are given for.
     rule
-        "auto": the windows if there are any; else 0 to 255 for colour of 8 bits and for a single grey plane of 8 bits
-        of no modality (a PNG or JPEG); else percentiles, except that a CT must name its window.
+        "auto": the windows if there are any, but not for MR, which a note says; else 0 to 255 for colour of 8
+        bits and for a single grey plane of 8 bits of no modality (a PNG or JPEG); else percentiles, except that a CT
+        must name its window.
         "percentiles": percentiles, also for CT. "full-range": 0 to 255, for 8 bits only.
     padding
         From and to which value (both included) a voxel was never measured; such voxels count for nothing.
@@ -198,6 +199,11 @@ def choose_intensities(
     if windows and len(windows) not in CHANNEL_COUNTS:
         message = f"{len(windows)} windows were given, and a slice has 1 or 3 channels; give one window, or three."
         raise UsageError(message)
+    aside: tuple[str, ...] = ()
+    if windows and modality is not None and modality.upper() == "MR":
+        # In a folder of both, a window is for the CT: MR has no units that it could be given in.
+        aside = ("an MR: the window is left aside, and its own percentiles are its scale",)
+        windows = ()
     channels = _channels(values, place)
     if windows and channels > 1:
         message = (
@@ -208,7 +214,7 @@ def choose_intensities(
     measured = Measured(values=values, padding=padding)
     extent = measured.extent()
     _check_measured(measured, extent, non_finite, place)
-    notes = _non_finite_notes(extent)
+    notes = (*aside, *_non_finite_notes(extent))
     if windows:
         notes += _check_windows(windows, extent, place)
         bounds = tuple(Intensity(rule="window", low=window.low, high=window.high) for window in windows)

@@ -125,7 +125,7 @@ class TestAFailure:
                     given.append(plan)
                     raise error
 
-            monkeypatch.setattr("samkit.pipeline.cluster.ShardWorker", Failing)
+            monkeypatch.setattr("samkit.stages.embed.ShardWorker", Failing)
             return list(map_shards(SimpleNamespace(writer="me"), shards(3), ["cpu"]))
 
         compute.given = given

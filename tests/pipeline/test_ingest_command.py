@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from synthetic.archives import escaping, zip_folder
 from synthetic.challenges import write_acdc, write_synapse
 from synthetic.four_d import echoes
-from synthetic.ircadb import write_ircadb
+from synthetic.ircadb import PATIENTS, write_ircadb
 from synthetic.irregular import tilted
 from synthetic.label_objects import rectangle, write_rtstruct, write_seg
 from synthetic.series import write_series
@@ -56,8 +58,27 @@ class TestTriage:
         assert "4-D" in told["refused"][0]["reason"]
 
     def test_a_dry_run_in_json_holds_the_table(self, samkit, mixed):
-        told = json.loads(samkit("ingest", mixed, "--dry-run", "--json").out)
+        told = json.loads(samkit("ingest", mixed, "--dry-run", "--json", *WINDOW).out)
         assert {row["decision"] for row in told["series"]} == {"taken", "refused"}
+
+    def test_a_dry_run_refuses_what_the_options_refuse(self, samkit, mixed):
+        said = " ".join(samkit("ingest", mixed, "--dry-run", "--require-labels").out.split())
+        assert "a CT needs a window" in said
+        assert "--require-labels asks for one" in said
+        assert "0 would be taken, 2 refused" in said
+
+    def test_two_patients_under_one_series_uid_are_not_taken_for_one(self, samkit, tmp_path):
+        first = write_series(tmp_path / "a", seed=0)
+        other = write_series(tmp_path / "b", seed=1)
+        for path in other.paths:
+            dataset = dcmread(path)
+            dataset.SeriesInstanceUID = first.series_uid
+            dataset.save_as(path)
+        samkit("ingest", tmp_path / "a", *WINDOW)
+        finished = samkit("ingest", tmp_path / "b", *WINDOW)
+        assert finished.code == 3
+        assert "a scan of another patient" in finished.said
+        assert len(volumes()) == 1
 
     def test_a_volume_of_a_4d_series_is_chosen(self, samkit, mixed):
         assert samkit("ingest", mixed, *WINDOW, "--echo", "2").code == 0
@@ -97,6 +118,19 @@ class TestPrivateFiles:
         assert finished.code == 2
         assert "inside the workspace" in finished.said
         assert not (tmp_path / "w").exists()
+
+    def test_names_that_are_no_text_are_written_too(self, samkit, tmp_path):
+        (tmp_path / "d").mkdir()
+        values = np.random.default_rng(0).normal(100, 10, (12, 10, 4)).astype(np.float32)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "plain.nii")
+        os.rename(os.fsencode(tmp_path / "plain.nii"), os.fsencode(tmp_path / "d") + b"/a\xfc.nii")  # noqa: PTH104
+        finished = samkit("ingest", tmp_path / "d", "--id-map", tmp_path / "map.csv")
+        assert finished.code == 0, finished.said
+        assert b"a\xfc.nii" in (tmp_path / "map.csv").read_bytes()
+
+    def test_a_folder_is_no_file_and_nothing_is_read_for_it(self, samkit, mixed, tmp_path):
+        assert samkit("ingest", mixed, *WINDOW, "--id-map", tmp_path).code == 2
+        assert not Path("samkit-workspace").exists()
 
 
 class TestArchives:
@@ -233,6 +267,16 @@ class TestIntensity:
         assert "1 NaN" in samkit("ingest", tmp_path / "d").said
         assert samkit("ingest", tmp_path / "d", "--non-finite", "lowest").code == 0
 
+    def test_an_mr_beside_a_ct_keeps_its_own_scale(self, samkit, tmp_path):
+        write_series(tmp_path / "d/ct", seed=0)
+        write_series(tmp_path / "d/mr", seed=1, modality="MR")
+        finished = samkit("ingest", tmp_path / "d", *WINDOW)
+        rules = {
+            volume.record.modality: volume.ingest_recipe["intensities"][0]["rule"] for volume in volumes().values()
+        }
+        assert rules == {"CT": "window", "MR": "percentiles"}
+        assert "the window is left aside" in " ".join(finished.said.split())
+
     def test_the_other_way_of_scaling_is_said_when_it_changes(self, samkit, tmp_path):
         write_series(tmp_path / "d")
         samkit("ingest", tmp_path / "d", "--window", "lung")
@@ -288,6 +332,41 @@ class TestLabelsFrom:
         assert "4 unchanged" in samkit("ingest", "--labels-from", unlabelled).said
         assert files_of(Path("samkit-workspace")) == before
 
+    def test_a_look_first_writes_nothing(self, samkit, unlabelled, files_of):
+        before = files_of(Path("samkit-workspace"))
+        finished = samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ", "--dry-run")
+        assert "4 labels would be taken; nothing was written" in finished.said
+        assert files_of(Path("samkit-workspace")) == before
+
+    def test_ingesting_the_images_again_keeps_the_labels(self, samkit, unlabelled, tmp_path):
+        samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
+        before = {name: volume.record for name, volume in volumes().items()}
+        finished = samkit("ingest", tmp_path / "d", "--ids", "stem")
+        assert "4 unchanged" in finished.said
+        assert {name: volume.record for name, volume in volumes().items()} == before
+
+    def test_they_give_way_to_those_beside_the_images_on_request(self, samkit, unlabelled, tmp_path):
+        samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
+        samkit("ingest", tmp_path / "d", "--ids", "stem", "--replace")
+        assert not any(volume.labelled for volume in volumes().values())
+
+    def test_names_come_with_labels_that_are_there_already(self, samkit, unlabelled):
+        samkit("ingest", "--labels-from", unlabelled)
+        assert volumes()["a"].label_names == {1: "1"}
+        assert samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ").code == 0
+        assert volumes()["a"].label_names == {1: "organ"}
+
+    def test_flags_for_images_are_wrong_usage(self, samkit, unlabelled):
+        finished = samkit("ingest", "--labels-from", unlabelled, "--window", "lung")
+        assert finished.code == 2
+        assert "--window: for images" in finished.said
+
+    def test_masks_of_3d_ircadb_can_come_later(self, samkit, tmp_path):
+        write_ircadb(tmp_path / "tree", patients=PATIENTS[:1])
+        samkit("ingest", tmp_path / "tree", *WINDOW, "--labels", "bone=bone", "--workspace", "w")
+        finished = samkit("ingest", "--labels-from", tmp_path / "tree", "--workspace", "w")
+        assert finished.code == 0, finished.said
+
     def test_a_label_of_no_volume_is_refused_by_name(self, samkit, unlabelled):
         (unlabelled / "a.nii.gz").rename(unlabelled / "stranger.nii.gz")
         finished = samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
@@ -330,6 +409,15 @@ class TestSelection:
         assert samkit("ingest", organs).code == 0
         assert np.array_equal(volumes()["case2"].read_label(), volumes()["case1"].read_label())
 
+    def test_more_of_the_dataset_is_taken_by_the_rules_of_the_first(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d" / "ct")
+        masks = {name: np.zeros(series.values.shape, bool) for name in ("liver", "tumour")}
+        masks["liver"][4:12, 5:11, 2:4] = True
+        masks["tumour"][6:8, 6:8, 2:4] = True
+        write_seg(tmp_path / "d" / "seg.dcm", series, masks)
+        samkit("ingest", tmp_path / "d", *WINDOW, "--labels", "liver=liver,tumour=tumour", "--overlap", "first")
+        assert "1 unchanged" in samkit("ingest", tmp_path / "d", *WINDOW).said
+
     def test_a_soft_label_is_taken_above_its_threshold(self, samkit, organs):
         for path in (organs / "labels").glob("*.nii.gz"):
             image = nib.load(path)
@@ -337,6 +425,7 @@ class TestSelection:
             nib.save(nib.Nifti1Image(soft, image.affine), path)
         assert samkit("ingest", organs).code == 3
         assert samkit("ingest", organs, "--label-threshold", "0.5").code == 0
+        assert "2 unchanged" in samkit("ingest", organs).said
         assert np.count_nonzero(volumes()["case0"].read_label()) == 12
 
     def test_a_label_on_another_lattice_is_resampled_on_request(self, samkit, organs):
@@ -370,6 +459,12 @@ class TestCheck:
         told = samkit("ingest", "--check", "--size", "64").out
         row = next(line.split() for line in told.splitlines() if line.split()[:1] == ["line"])
         assert float(row[2]) < 70
+
+    @pytest.mark.parametrize("size", ["0", "-5", "100"])
+    def test_a_size_that_no_encoder_has_is_wrong_usage(self, samkit, write_pair, tmp_path, size):
+        write_pair(tmp_path / "d", "a")
+        assert samkit("ingest", tmp_path / "d", "--check", "--size", size).code == 2
+        assert not Path("samkit-workspace").exists()
 
     def test_without_labels_there_is_nothing_to_check(self, samkit, write_pair, tmp_path):
         write_pair(tmp_path / "d", "a", label=False)
@@ -405,6 +500,22 @@ class TestInit:
         )
         assert config["ingest"]["window"] == "lung"
         assert config["ingest"]["labels"] == "1=left lung"
+
+    def test_flags_that_ingest_has_too_are_kept(self, samkit, write_pair, tmp_path):
+        write_pair(tmp_path / "d", "a")
+        samkit("init", tmp_path / "d", "--ids", "stem", "--subject", "(.)")
+        config = read_config(
+            Path("samkit.toml"), {"ingest": ["ids", "subject"], "embed": ["encoder"], "train-head": ["draws"]}
+        )
+        assert config["ingest"] == {"ids": "stem", "subject": "(.)"}
+
+    def test_organs_of_several_kinds_get_the_window_of_the_abdomen(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d" / "ct")
+        half = np.zeros(series.values.shape, bool)
+        half[:5] = True
+        write_seg(tmp_path / "d" / "seg.dcm", series, {"aorta": half, "liver": ~half})
+        samkit("init", tmp_path / "d")
+        assert 'window = "soft-tissue"' in Path("samkit.toml").read_text()
 
     def test_one_that_is_there_is_kept(self, samkit, write_pair, tmp_path):
         write_pair(tmp_path / "d", "a")

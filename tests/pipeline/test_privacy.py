@@ -100,25 +100,21 @@ def forms(word: str) -> set[bytes]:
     return {plain, word.lower().encode(), word.encode("utf-16-le")}
 
 
-def found(strings: set[str], folder: Path) -> list[tuple[str, str]]:
-    wanted = {form: word for word in strings for form in forms(word)}
-    # One pass for what all strings begin with; the whole list only where that is met.
-    starts = {form[:6] for form in wanted}
-    return [
-        (word, where)
-        for where, content in contents(folder)
-        if any(start in content for start in starts)
-        for form, word in wanted.items()
-        if form in content
-    ]
+def found(strings: set[str], folder: Path) -> list[tuple[bytes, str]]:
+    """Return what the strings begin with, wherever that is found: eight bytes do not come about by chance."""
+    starts = {form[:8] for word in strings for form in forms(word)}
+    return [(start, where) for where, content in contents(folder) for start in starts if start in content]
 
 
 def test_the_strings_are_in_the_source(planted):
     # Were nothing planted, or nothing found, the tests below would hold.
     root, strings = planted
     assert len(strings) > 1000
-    seen = {word for word, _ in found(strings, root)}
-    assert len(seen) > 0.9 * len(strings)
+    patients = [root / f"{PATHS[1]}{number}" for number in (0, 4)]
+    everything = b"".join(content for patient in patients for _, content in contents(patient))
+    assert sum(word.encode() in everything for word in strings) > 0.9 * len(strings)
+    assert found(strings, patients[0])
+    assert found(strings, patients[1])
 
 
 def test_all_volumes_were_taken_with_their_labels(everything):

@@ -158,6 +158,8 @@ def _measured_itk(path: Path) -> Measured:
 def _measured_hdf5(path: Path) -> Measured:
     with h5py.File(path, "r") as file:
         image = file.get("image", file.get("label"))
+        if not isinstance(image, h5py.Dataset):
+            return Measured()  # its reader says what is missing
         return Measured(shape=tuple(int(size) for size in reversed(image.shape)))
 
 

@@ -239,6 +239,7 @@ def _source(
         volume_index=candidate.volume_index,
         series=candidate.series,
         shown=candidate.shown,
+        notes=tuple(note for note in candidate.notes if candidate.series is None or note not in candidate.series.notes),
     )
     return source, ""
 

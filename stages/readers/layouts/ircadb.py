@@ -145,6 +145,7 @@ def _of_patient(tree: Tree, patient: _Patient, options: LayoutOptions) -> tuple[
             paths=tuple(path for _, files in structures for path in files),
             structures=structures,
             names=tuple(name for name, _ in structures),
+            series=taken[0].series,
         )
     elif structures and patient.masks_folder is not None:
         reason = (

@@ -9,11 +9,11 @@ import h5py
 import nibabel as nib
 import numpy as np
 
-from samkit.stages.readers.base import SourceFiles, SourceGrid, read_image, read_label
+from samkit.stages.readers.base import LabelFiles, SourceFiles, SourceGrid, read_image, read_label
 from samkit.stages.readers.nifti import grid_of_affine, read_nifti_image
 
 
-def source(path: Path, reader: str, label: Path | None = None, modality: str | None = None) -> SourceFiles:
+def source(path: Path, reader: str, label: LabelFiles | None = None, modality: str | None = None) -> SourceFiles:
     return SourceFiles(
         id="a", subject="a", image=(path,), label=label, reader=reader, modality=modality, identity="0", shown=path.name
     )
@@ -45,7 +45,8 @@ def test_the_reader_is_chosen_by_the_source(tmp_path: Path):
         file["label"] = np.ones((4, 3, 2), np.uint8)
     assert read_image(source(tmp_path / "a.nii.gz", "nifti")).affine is not None
     assert read_image(source(tmp_path / "a.h5", "hdf5")).affine is None
-    label = read_label(source(tmp_path / "a.h5", "hdf5", label=tmp_path / "a.h5"))
+    files = LabelFiles(reader="hdf5", paths=(tmp_path / "a.h5",))
+    label = read_label(source(tmp_path / "a.h5", "hdf5", label=files))
     assert label is not None
     assert label.values.shape == (2, 3, 4)
 
