@@ -9,7 +9,7 @@ Uncompressed frames are read as they lie. All others are decoded by pydicom, eac
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 import pydicom
@@ -44,6 +44,7 @@ __all__ = ["decoded_planes", "read_series"]
 
 _T = TypeVar("_T")
 
+_PIXEL_DATA = b"\xe0\x7f\x10\x00"
 # JPEG streams end with this marker, in what pads the frame at most this far before its end.
 _END_OF_IMAGE = b"\xff\xd9"
 _PADDED_BYTES = 64
@@ -176,21 +177,23 @@ def _stored_planes(series: Series) -> Iterator[tuple[int, npt.NDArray[Any]]]:
 
 
 def _planes(path: Path, slices: Mapping[int, int], series: Series) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    offsets = {index: series.frames[k].offset for index, k in slices.items()}
-    known = {index: offset for index, offset in sorted(offsets.items()) if offset is not None}
-    if len(known) == len(offsets) and not series.table:
-        return zip(known, _guarded(path, _as_they_lie(path, known.values(), series)), strict=True)
-    wanted = sorted(offsets)
-    return zip(wanted, decoded_planes(path, wanted, table=series.table), strict=True)
+    frames = [series.frames[slices[index]] for index in sorted(slices)]
+    if series.table or any(frame.offset is None for frame in frames):
+        planes = decoded_planes(path, sorted(slices), table=series.table)
+    else:
+        planes = _guarded(path, _as_they_lie(path, frames, series))
+    return zip(sorted(slices), planes, strict=True)
 
 
-def _as_they_lie(path: Path, offsets: Iterable[int], series: Series) -> Iterator[npt.NDArray[Any]]:
+def _as_they_lie(path: Path, frames: Iterable[Frame], series: Series) -> Iterator[npt.NDArray[Any]]:
     """Read frames of 8 or 16 bits, little-endian, from where they begin in the file."""
     columns, rows, _ = series.shape
     kind = np.dtype(f"<{'i' if series.signed else 'u'}{series.allocated // 8}")
     unused = series.allocated - series.bits
     with path.open("rb", buffering=0) as file:
-        for offset in offsets:
+        for frame in frames:
+            offset = frame.offset or 0
+            _require_pixels_at(file, offset - frame.index * rows * columns * kind.itemsize)
             file.seek(offset)
             # Raises where there are too few bytes for the shape.
             plane = np.fromfile(file, dtype=kind, count=rows * columns).reshape(rows, columns)
@@ -198,6 +201,15 @@ def _as_they_lie(path: Path, offsets: Iterable[int], series: Series) -> Iterator
                 plane <<= unused
                 plane >>= unused
             yield plane
+
+
+def _require_pixels_at(file: BinaryIO, start: int) -> None:
+    """Look for the tag of the pixel data before its value: the file may have changed since its header was read."""
+    file.seek(max(0, start - 12))
+    before = file.read(12)
+    if _PIXEL_DATA not in (before[:4], before[4:8]):  # with explicit or with implicit VR
+        message = "the pixels are not where they were"
+        raise ValueError(message)
 
 
 def decoded_planes(path: Path, indices: Sequence[int] = (0,), *, table: bool = False) -> Iterator[npt.NDArray[Any]]:

@@ -27,7 +27,7 @@ import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag, Tag
@@ -82,6 +82,7 @@ DAMAGE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -360,8 +361,9 @@ class FrameHeader:
 
 
 def shown_name(path: Path) -> str:
-    """Return a file's name as a terminal can print it: bytes that are no UTF-8 are replaced."""
-    return os.fsencode(path.name).decode("utf-8", "replace")
+    """Return a file's name as a terminal can print it: bytes that are no UTF-8, and control characters, replaced."""
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -485,7 +487,8 @@ def _pixel_place(start: bytes, end_of_start: int, size: int, *, little_endian: b
     group, element = struct.unpack_from(f"{order}HH", start)
     if group != 0x7FE0 or element not in _PIXEL_KEYWORDS:
         return None
-    explicit = start[4:6] in _VALUE_REPRESENTATIONS  # whatever the transfer syntax says: some writers mix them
+    # Whatever the transfer syntax says, for some writers mix them. As a length, each of these would be odd.
+    explicit = start[4:6] in (b"OB", b"OW", b"UN", b"OF", b"OD")
     (length,) = struct.unpack_from(f"{order}I", start, 8 if explicit else 4)
     first = end_of_start - (0 if explicit else 4)
     return PixelPlace(
@@ -549,7 +552,7 @@ def _root(path: Path, header: Header, count: int) -> FrameHeader:
     bits = header.whole("BitsStored") or allocated or 16
     signed = header.whole("PixelRepresentation") == 1
     photometric = header.text("PhotometricInterpretation").upper()
-    between = header.numbers("SpacingBetweenSlices", 1) or header.numbers("SliceThickness", 1)
+    distances = (_distance(header.numbers(keyword, 1)) for keyword in _DISTANCES)
     body = set(re.split(r"[^A-Z]+", header.text("BodyPartExamined").upper()))
     root = FrameHeader(
         path=path,
@@ -564,7 +567,7 @@ def _root(path: Path, header: Header, count: int) -> FrameHeader:
         position_mm=_position(header.numbers("ImagePositionPatient", 3)),
         orientation=_directions(header.numbers("ImageOrientationPatient", 6)),
         spacing_mm=_spacing(header.numbers("PixelSpacing", 2)),
-        between_slices_mm=_distance(between),
+        between_slices_mm=next(filter(None, distances), None),
         slope=_slope(header.numbers("RescaleSlope", 1)),
         intercept=_first(header.numbers("RescaleIntercept", 1)) or 0.0,
         rescale_type=_known(header.text("RescaleType").upper(), _RESCALE_TYPES),
@@ -613,7 +616,9 @@ def _fault(root: FrameHeader, header: Header) -> str | None:
     if root.compressed:
         if header.syntax not in CODECS:
             name = UID(header.syntax).name
-            known = name if header.syntax.startswith("1.2.840.10008.1.2") and name != header.syntax else "unknown way"
+            known = (
+                name if header.syntax.startswith("1.2.840.10008.1.2") and name != header.syntax else "an unknown one"
+            )
             return f"is compressed in a way that no installed codec reads ({known}): `gdcmconv --raw IN OUT` may"
         if header.syntax == JPEGExtended12Bit and root.bits > 8:
             return "is a JPEG of 12 bits, which no installed codec reads: `gdcmconv --raw IN OUT` may"
@@ -673,7 +678,7 @@ def _with_groups(frame: FrameHeader, own: Dataset | None, shared: Dataset | None
         image_type = _texts(_get(frame_type, "FrameType")) or image_type
         # Phase, real and imaginary parts are told here, whatever the third value of FrameType is.
         image_type += _texts(_get(frame_type, "ComplexImageComponent"))
-    between = of(measures, "SpacingBetweenSlices") or of(measures, "SliceThickness")
+    distances = (_distance(of(measures, keyword)) for keyword in _DISTANCES)
     slope, intercept = of(rescale, "RescaleSlope"), of(rescale, "RescaleIntercept")
     return replace(
         frame,
@@ -682,7 +687,7 @@ def _with_groups(frame: FrameHeader, own: Dataset | None, shared: Dataset | None
         orientation=_directions(of(group("PlaneOrientationSequence"), "ImageOrientationPatient", 6))
         or frame.orientation,
         spacing_mm=_spacing(of(measures, "PixelSpacing", 2)) or frame.spacing_mm,
-        between_slices_mm=_distance(between) or frame.between_slices_mm,
+        between_slices_mm=next(filter(None, distances), frame.between_slices_mm),
         slope=frame.slope if slope is None else _slope(slope),
         intercept=frame.intercept if intercept is None else intercept[0],
         rescale_type=(_known(text(rescale, "RescaleType").upper(), _RESCALE_TYPES) if rescale is not None else "")
@@ -691,6 +696,7 @@ def _with_groups(frame: FrameHeader, own: Dataset | None, shared: Dataset | None
     )
 
 
+_DISTANCES = ("SpacingBetweenSlices", "SliceThickness")
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
@@ -827,12 +833,17 @@ def _wholes(value: object) -> tuple[int, ...]:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else str(value).strip().strip("\0")
+    # A damaged header may have a whole sequence, or bytes, where a word belongs.
+    if value is None or isinstance(value, bytes | Dataset | DicomSequence):
+        return ""
+    return str(value).strip().strip("\0")
 
 
 def _texts(value: object) -> tuple[str, ...]:
+    if isinstance(value, DicomSequence):
+        return ()
     values = value if isinstance(value, MultiValue | list | tuple) else [] if value is None else [value]
-    return tuple(str(one).strip().upper() for one in values)
+    return tuple(_text(one).upper() for one in values)
 
 
 def numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:

@@ -1,4 +1,4 @@
-"""Triage of a DICOM folder: which files make one volume each, and why the others do not. Headers only, no pixels.
+"""Triage of a DICOM folder: which files make one volume each, and why the others do not. By headers, not by pixels.
 
 Files are grouped by SeriesInstanceUID (with study and patient: some anonymisers write one UID for all) and, within, by
 what else makes one grid: matrix, orientation, pixel spacing, colour. Each group becomes a `Finding`: a `Series`, which
@@ -9,8 +9,9 @@ date or UID of a header enters a reason or a note; a reason may name a file.
 
 from __future__ import annotations
 
-import filecmp
+import hashlib
 import math
+import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,8 +46,9 @@ __all__ = ["DicomFolder", "Finding", "Frame", "LabelObject", "RefusedFiles", "Se
 _SPACING_TOLERANCE = 2e-4  # of itself
 
 # One picture a file, without a place in the patient: a volume of one slice each.
-_PROJECTIONS = frozenset({"CR", "DX", "MG", "RG", "IO", "PX", "XA", "RF", "US", "XC", "OP", "GM", "ES", "DG"})
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame children, .1 to .4
+_PROJECTIONS = frozenset({"CR", "DX", "MG", "RG", "IO", "PX", "XA", "RF", "US", "XC", "OP", "GM", "ES", "DG", "DMS"})
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_CAPTURES = frozenset({_SECONDARY_CAPTURE, *(f"{_SECONDARY_CAPTURE}.{kind}" for kind in (1, 2, 3, 4))})  # multi-frame
 _LABEL_OBJECTS = {
     "SEG": "dicom-seg",
     "RTSTRUCT": "rtstruct",
@@ -67,6 +69,7 @@ _PARTS_OF_COMPLEX = {
 _FEW_SLICES = 3
 _LISTED = 12
 _B_VALUE_TOLERANCE = 1.0  # s/mm2: scanners write 999.9998
+_ECHO_DECIMALS = 2  # of milliseconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,7 +230,7 @@ def triage(folder: Path | Iterable[Path], choice: VolumeChoice | None = None) ->
                 refused[path.parent, header].append(path)
             elif header is None or "DirectoryRecordSequence" in header.values:
                 continue  # no DICOM; a DICOMDIR lists the files that are found anyway
-            elif (reader := _LABEL_OBJECTS.get(header.modality or header.text("SOPClassUID"))) is not None:
+            elif (reader := _label_reader(header)) is not None:
                 labels.append(LabelObject(path=path, reader=reader))
             elif (reason := _why_no_image(header)) is not None:
                 refused[path.parent, reason].append(path)
@@ -236,9 +239,9 @@ def triage(folder: Path | Iterable[Path], choice: VolumeChoice | None = None) ->
                     groups.setdefault(_group_of(frame), []).append(frame)
     names = _names(groups)
     findings = [finding for group, frames in groups.items() for finding in _findings(names[group], frames, choice)]
-    findings = _with_own_uids(_without_scouts(findings, choice))
+    findings.sort(key=lambda one: one.paths)
     return DicomFolder(
-        findings=sorted(findings, key=lambda one: one.paths),
+        findings=_with_own_uids(_without_scouts(findings, choice)),
         label_objects=labels,
         refused=sorted(
             (RefusedFiles(paths=tuple(paths), reason=reason) for (_, reason), paths in refused.items()),
@@ -321,6 +324,13 @@ _NO_SCANS = {
 }
 
 
+def _label_reader(header: Header) -> str | None:
+    sop_class = header.text("SOPClassUID")
+    if sop_class == _SURFACES:
+        return None
+    return _LABEL_OBJECTS.get(header.modality) or _LABEL_OBJECTS.get(sop_class)
+
+
 def _why_no_image(header: Header) -> str | None:
     """Say why a file holds no scan, by its kind; None for an image."""
     if (reason := _NO_SCANS.get(header.modality)) is not None:
@@ -358,11 +368,11 @@ def _why_unreadable(path: Path) -> str | None:
 def _findings(base: str, frames: list[FrameHeader], choice: VolumeChoice) -> list[Finding]:
     """Split one series into what could be grids, and judge each."""
     kinds = _kinds_of_slice(frames)
-    scans = [kind for kind in kinds if not _role(kind[0])]
+    scans = [kind for kind in kinds if not _role(kind[0])]  # others are refused, and need no name
     several_orientations = len(scans) > 1 and len(clusters([_scaled(kind[0].orientation) for kind in scans])) > 1
     found = []
     for members in kinds:
-        name = base if len(kinds) == 1 else f"{base}\n{_kind_name(members[0])}"
+        name = base if len(scans) <= 1 else f"{base}\n{_kind_name(members[0])}"
         for part, alike in _parts_of_complex(members).items():
             uid = name if part in ("all", "magnitude") else f"{name}\n{part}"
             if part not in ("all", "magnitude"):
@@ -422,18 +432,19 @@ def _what_it_is_not(frames: Sequence[FrameHeader]) -> str | None:
             "a Siemens mosaic: the slices of a volume as tiles of one picture, and its private header says how. "
             "Unfold it first, e.g. `dcm2niix -z y FOLDER`"
         )
-    captured = first.sop_class.startswith(_SECONDARY_CAPTURE) and _lacking_geometry(frames) is not None
+    captured = first.sop_class in _CAPTURES and _lacking_geometry(frames) is not None
     if captured or role == "screen save":
         return "secondary capture (a screen shot, a scanned page): no scan"
     if first.rows <= 0 or first.columns <= 0:
         return f"an image of {first.rows} x {first.columns} pixels"
-    return _unusual_pixels(first) or _faulty(frames)
+    return next(filter(None, map(_unusual_pixels, frames)), None) or _faulty(frames)
 
 
 def _unusual_pixels(frame: FrameHeader) -> str | None:
     if frame.photometric == "PALETTE COLOR":
         return (
-            "a colour map (PALETTE COLOR), no scan: the grey values that it was painted from are a series of their own"
+            "painted by a table (PALETTE COLOR), as colour maps are: take the series of grey values that it was made "
+            "from, or convert it to RGB"
         )
     if frame.samples not in (1, 3):
         return f"{frame.samples} samples a pixel; 1 (grey) or 3 (colour) are taken"
@@ -455,8 +466,8 @@ def _faulty(frames: Sequence[FrameHeader]) -> str | None:
     """Name the file whose pixels cannot be read, as far as headers tell; None where there is none."""
     faulty = {frame.path: frame.fault for frame in frames if frame.fault is not None}
     for path, fault in faulty.items():
-        more = f". So are, or similarly, {len(faulty) - 1} more of its files" if len(faulty) > 1 else ""
-        return f"damaged: {shown_name(path)} {fault}{more}"
+        more = f" ({len(faulty) - 1} more of its files are like that)" if len(faulty) > 1 else ""
+        return f"{shown_name(path)} {fault}{more}"
     return None
 
 
@@ -572,16 +583,16 @@ def _one_volume(frames: list[FrameHeader], choice: VolumeChoice) -> tuple[list[F
         )
         raise UnreadableFile(message)
     left, told, tag = frames, [], ""
-    echoes = sorted({frame.times.echo_ms for frame in frames if frame.times.echo_ms is not None})
+    echoes = _echoes(frames)
     if choice.echo is not None and len(echoes) > 1:
         if not 1 <= choice.echo <= len(echoes):
             message = f"--echo {choice.echo}: there are {len(echoes)} echo times: {_echo_choices(echoes)}"
             raise UnreadableFile(message)
         wanted = echoes[choice.echo - 1]
-        left = [frame for frame in left if frame.times.echo_ms == wanted]
+        left = [frame for frame in left if _echoes([frame]) == [wanted]]
         told.append(f"echo {choice.echo} of {len(echoes)} ({wanted:g} ms)")
         tag += f"\necho {choice.echo}"
-    b_values = sorted({round(frame.times.b_value) for frame in left if frame.times.b_value is not None})
+    b_values = _b_values(left)
     if choice.b_value is not None and len(b_values) > 1:
         near = [
             frame
@@ -619,52 +630,55 @@ def _one_volume(frames: list[FrameHeader], choice: VolumeChoice) -> tuple[list[F
     return left, (*notes, f"4-D: {', '.join(told)} taken"), tag
 
 
+def _echoes(frames: Iterable[FrameHeader]) -> list[float]:
+    """Return the echo times, in ms, ascending."""
+    return sorted({round(frame.times.echo_ms, _ECHO_DECIMALS) for frame in frames if frame.times.echo_ms is not None})
+
+
+def _b_values(frames: Iterable[FrameHeader]) -> list[int]:
+    """Return the b-values, in s/mm2, ascending."""
+    return sorted({round(frame.times.b_value) for frame in frames if frame.times.b_value is not None})
+
+
 def _require_one_weighting(frames: Sequence[FrameHeader]) -> None:
     """Refuse a volume whose slices are of several echoes or b-values: then positions do not hold the same ones."""
-    echoes = {frame.times.echo_ms for frame in frames}
-    b_values = {None if frame.times.b_value is None else round(frame.times.b_value) for frame in frames}
-    for name, option, found in (("echo times", "--echo", echoes), ("b-values", "--b-value", b_values)):
-        if len(found) > 1:
+    echoes, b_values = _echoes(frames), _b_values(frames)
+    one_b_value = not b_values or b_values[-1] - b_values[0] <= 2 * _B_VALUE_TOLERANCE
+    for name, option, count in (("echo times", "--echo", len(echoes)), ("b-values", "--b-value", len(b_values))):
+        if count > 1 and not (name == "b-values" and one_b_value):
             message = (
-                f"4-D, and the slices of that volume have {len(found)} {name}: slices are missing, or two scans are "
-                f"mixed. Choose by {option} too"
+                f"4-D, and the slices of that volume have {count} {name}: slices are missing, or two scans are mixed. "
+                f"Choose by {option} too"
             )
             raise UnreadableFile(message)
 
 
 def _without_copies(frames: list[FrameHeader]) -> tuple[list[FrameHeader], tuple[str, ...]]:
-    """Leave out frames that are there twice: one instance, one header, the same pixels."""
-    kept: list[FrameHeader] = []
-    of_instance: dict[tuple[str, int], list[FrameHeader]] = defaultdict(list)
-    same: dict[tuple[Path, Path], bool] = {}
-    surplus: set[Path] = set()
+    """Leave out frames that are there twice: one header, the same pixels."""
+    alike: dict[FrameHeader, list[FrameHeader]] = defaultdict(list)
     for frame in frames:
-        rivals = of_instance[frame.sop_uid, frame.index]
-        for rival in rivals:
-            pair = rival.path, frame.path
-            if replace(frame, path=rival.path, offset=rival.offset) == rival:
-                if pair not in same:
-                    same[pair] = _same_pixels(*pair)
-                if same[pair]:
-                    surplus.add(frame.path)
-                    break
-        else:
-            rivals.append(frame)
-            kept.append(frame)
-    return kept, (f"{len(surplus)} file(s) are copies of others and were left out",) if surplus else ()
+        alike[replace(frame, path=Path(), offset=None)].append(frame)
+    digests: dict[Path, bytes] = {}
+    kept: dict[tuple[FrameHeader, bytes], FrameHeader] = {}
+    for header, rivals in alike.items():
+        for frame in rivals:
+            if len(rivals) > 1 and frame.path not in digests:
+                digests[frame.path] = _pixel_digest(frame.path)
+            kept.setdefault((header, digests.get(frame.path, b"")), frame)
+    first = set(kept.values())
+    surplus = {frame.path for frame in frames if frame not in first}
+    notes = (f"{len(surplus)} file(s) are copies of others and were left out",) if surplus else ()
+    return [frame for frame in frames if frame in first], notes
 
 
-def _same_pixels(one: Path, other: Path) -> bool:
+def _pixel_digest(path: Path) -> bytes:
+    """Return a hash of a file's pixels as stored; of what cannot be read, one that no other file has."""
     try:
-        if filecmp.cmp(one, other, shallow=False):
-            return True
         with quietly():
-            pixels = [
-                pydicom.dcmread(path, force=True, specific_tags=["PixelData"]).get("PixelData") for path in (one, other)
-            ]
+            pixels = pydicom.dcmread(path, force=True, specific_tags=["PixelData"]).PixelData
     except DAMAGE:
-        return False
-    return pixels[0] is not None and pixels[0] == pixels[1]
+        pixels = os.fsencode(path)
+    return hashlib.sha256(pixels).digest()
 
 
 def _by_position(frames: Sequence[FrameHeader]) -> list[list[FrameHeader]]:
@@ -694,8 +708,7 @@ def _order_in_time(frame: FrameHeader) -> tuple[object, ...]:
 
 def _choices(frames: Sequence[FrameHeader], count: int, positions: int) -> str:
     """List what may be typed to choose one of several volumes."""
-    echoes = sorted({frame.times.echo_ms for frame in frames if frame.times.echo_ms is not None})
-    b_values = sorted({round(frame.times.b_value) for frame in frames if frame.times.b_value is not None})
+    echoes, b_values = _echoes(frames), _b_values(frames)
     choices = [f"--echo {_echo_choices(echoes)}"] if len(echoes) > 1 else []
     choices += [f"--b-value {_listed(b_values)}"] if len(b_values) > 1 else []
     choices.append(f"--time-index 0 to {count - 1}")
@@ -781,7 +794,7 @@ def _taken(uid: str, frames: Sequence[FrameHeader], affine: Matrix | None, notes
         told.append("stored as MONOCHROME1 (high is dark): inverted for display")
     if first.samples > 1:
         told.append("colour: kept as three channels")
-    if first.sop_class.startswith(_SECONDARY_CAPTURE):
+    if first.sop_class in _CAPTURES:
         told.append("secondary capture with geometry: taken as a scan")
     if any(frame.burned_in for frame in frames):
         told.append("BurnedInAnnotation is YES: text in the pixels may name the patient; look at them before sharing")
