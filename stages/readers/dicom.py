@@ -8,6 +8,7 @@ Uncompressed frames are read as they lie. All others are decoded by pydicom, eac
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -45,6 +46,10 @@ __all__ = ["decoded_planes", "read_series"]
 _T = TypeVar("_T")
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_JPEG_2000 = b"\xff\x4f\xff\x51"  # begin of the stream, begin of its size
+_MARKER = 0xFF
+# What begins a frame: SOF0 to SOF15 without the three that are none (ITU T.81 B.1.1.3), and that of JPEG-LS.
+_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 # JPEG streams end with this marker, in what pads the frame at most this far before its end.
 _END_OF_IMAGE = b"\xff\xd9"
 _PADDED_BYTES = 64
@@ -237,9 +242,9 @@ def _decoded(path: Path, indices: Sequence[int], *, table: bool) -> Iterator[npt
     syntax = _completed(dataset)
     planes = iter_pixels(dataset, indices=list(indices), decoding_plugin=CODECS.get(syntax, ""))
     for index in indices:
-        stream = _stream(dataset, index, syntax)
+        stream = _checked_stream(dataset, index, syntax)
         plane = next(planes)
-        if stream is not None and syntax in JPEG2000TransferSyntaxes:
+        if syntax in JPEG2000TransferSyntaxes:
             _require_content(plane, stream)
         yield apply_modality_lut(plane, dataset) if table else plane
 
@@ -257,21 +262,40 @@ def _completed(dataset: Dataset) -> UID:
     return UID(dataset.file_meta.TransferSyntaxUID)
 
 
-def _stream(dataset: Dataset, index: int, syntax: UID) -> bytes | None:
-    """Return the compressed frame of a JPEG of any kind, whole; None for others.
+def _checked_stream(dataset: Dataset, index: int, syntax: UID) -> bytes:
+    """Return the compressed frame of a JPEG of any kind; nothing for others.
 
     Raises
     ------
     ValueError
-        It has no end: over such a one CharLS (JPEG-LS) never stops, and GDCM (lossless JPEG) invents the rest.
+        It has no end: over such a one CharLS (JPEG-LS) never stops, and GDCM (lossless JPEG) invents the rest. Or it is
+        of another size than the header says: decoders believe the stream, and ask for as much memory as it wants.
     """
     if syntax not in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes):
-        return None
+        return b""
     stream = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
     if syntax not in JPEG2000TransferSyntaxes and _END_OF_IMAGE not in stream[-_PADDED_BYTES:]:
         message = "no end-of-image marker"
         raise ValueError(message)
+    if _size_of(stream) not in (None, (dataset.Rows, dataset.Columns)):
+        message = "a stream of another size"
+        raise ValueError(message)
     return stream
+
+
+def _size_of(stream: bytes) -> tuple[int, int] | None:
+    """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream announces; None where it is not found."""
+    if (start := stream.find(_JPEG_2000)) >= 0:
+        width, height, left, top = struct.unpack_from(">IIII", stream, start + 8)
+        return height - top, width - left
+    place = 2  # after the marker that begins the image; then segments, each with its length
+    while place + 9 <= len(stream) and stream[place] == _MARKER:
+        kind, length = stream[place + 1], int.from_bytes(stream[place + 2 : place + 4])
+        if kind in _FRAMES:
+            rows, columns = struct.unpack_from(">HH", stream, place + 5)
+            return (rows, columns) if rows and columns else None  # zero: stated further on
+        place += 2 + length
+    return None
 
 
 def _require_content(plane: npt.NDArray[Any], stream: bytes) -> None:

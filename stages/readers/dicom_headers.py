@@ -651,7 +651,6 @@ def _offset(root: FrameHeader, header: Header) -> int | None:
         and root.samples == 1
         and root.allocated in (8, 16)
         and 0 < root.bits <= root.allocated
-        and not root.table
     )
     return place.start if plain and place is not None and place.keyword == "PixelData" else None
 

@@ -61,12 +61,14 @@ class TestGroups:
         write_series(tmp_path / "b", identity=other, **options)
         first, second = taken(tmp_path)
         assert {len(first.frames), len(second.frames)} == {6}
-        assert first.uid != second.uid
+        assert {first.uid, second.uid} == {
+            "\n".join(["1.2.3", series.study_uid, series.patient_id]) for series in (first, second)
+        }
         assert first.series_uid == second.series_uid == "1.2.3"
 
     def test_a_series_is_named_by_its_uid_alone_whatever_lies_beside_it(self, tmp_path: Path):
         answer = write_series(tmp_path / "a")
-        write_series(tmp_path / "b", identity=Identity(series=4))
+        write_series(tmp_path / "b", identity=Identity(series=4, study="2"))
         assert answer.series_uid in {series.uid for series in taken(tmp_path)}
 
     def test_blank_uids_are_told_by_folder_date_and_number_and_noted(self, tmp_path: Path):
@@ -97,6 +99,10 @@ class TestGroups:
         found = taken(tmp_path)
         assert len(found) == 4
         assert len({series.uid for series in found}) == 4
+        files = sorted(tmp_path.iterdir())
+        assert {one.series.uid: one.paths for one in triage(files[::-1]).findings if one.series is not None} == {
+            series.uid: tuple(sorted(series.paths)) for series in found
+        }
 
     def test_a_localizer_within_a_series_does_not_take_the_series_with_it(self, tmp_path: Path):
         whole = write_series(tmp_path, name=lambda k, _: f"a{k}")
@@ -483,6 +489,14 @@ class TestUnusualPixels:
     def test_pixels_that_are_no_scan_are_refused_with_what_they_are(self, tmp_path: Path, change: dict, says: str):
         write_series(tmp_path, **change)
         assert says in refusals(tmp_path)[0]
+
+    def test_pixels_of_one_slice_that_are_no_scan_refuse_all(self, tmp_path: Path):
+        def change(k: int, dataset: Dataset) -> None:
+            if k == 4:
+                dataset.PhotometricInterpretation = "PALETTE COLOR"
+
+        write_series(tmp_path, change=change)
+        assert "painted by a table" in refusals(tmp_path)[0]
 
     def test_a_photograph_is_no_secondary_capture(self, tmp_path: Path):
         """Its class begins like that of a capture."""
