@@ -272,7 +272,10 @@ def _read(path: Path) -> Header | str | None:
     except (*DAMAGE, MemoryError):  # a length of gigabytes, where a byte was turned over
         return _why_unreadable(path)
     known = ("SOPClassUID", "Rows", "DirectoryRecordSequence")
-    return header if any(keyword in header.values for keyword in known) else _why_unreadable(path)
+    if any(keyword in header.values for keyword in known):
+        return header
+    whole = header.syntax and header.values
+    return "no image, and its header does not say what else it is" if whole else _why_unreadable(path)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -226,6 +226,14 @@ class TestFolders:
         )
         assert "meshes" in triage(tmp_path).refused[0].reason
 
+    def test_a_file_that_does_not_say_what_it_is_is_not_called_damaged(self, tmp_path: Path):
+        def strip(k: int, dataset: Dataset) -> None:
+            del dataset.Rows, dataset.Columns, dataset.PixelData
+
+        (path,) = write_series(tmp_path, stored=stored_ct()[:, :, :1], change=strip).paths
+        path.write_bytes(path.read_bytes().replace(b"\x08\x00\x16\x00UI", b"\x08\x00\x15\x00UI"))
+        assert "does not say what else it is" in triage(tmp_path).refused[0].reason
+
     def test_a_header_that_ends_too_soon_is_called_cut_short(self, tmp_path: Path):
         (path, *_) = write_series(tmp_path).paths
         path.write_bytes(path.read_bytes()[:700])
