@@ -1,5 +1,5 @@
 # demo   the whole job on a sample it writes itself
-# test   the test suite           lint   formatting, lint rules, types
+# test   the test suite, on all cores           lint   formatting, lint rules, types
 # soak   a hundred kills and more, for many minutes
 # bench  speed and memory, as ratios in one run; tables kept in benchmarks/results/
 #
@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/samkit demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

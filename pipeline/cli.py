@@ -92,7 +92,8 @@ SubjectOption = Annotated[
 IdsOption = Annotated[
     Ids,
     typer.Option(
-        help="Volume ids: file stems, keyed hashes, or 'auto': stems in named research layouts, hashes elsewhere."
+        help="Volume ids: file stems, keyed hashes, or 'auto': stems in research layouts (imagesTr, BIDS, ACDC, ...), "
+        "hashes elsewhere, where file names may be those of patients."
     ),
 ]
 ChannelOption = Annotated[int | None, typer.Option(help="Which of several image channels (nnU-Net's _0000, _0001).")]
@@ -140,6 +141,7 @@ def _begin(
 
 @app.command("ingest")
 def ingest_command(
+    context: typer.Context,
     source: Annotated[
         Path | None, typer.Argument(help="A folder, a file or a .zip of DICOM, NIfTI, NRRD, h5 or pictures.")
     ] = None,
@@ -151,7 +153,10 @@ def ingest_command(
     ] = None,
     labels_from: Annotated[
         Path | None,
-        typer.Option(help="Add labels to volumes that are there, or correct them; nothing is encoded again."),
+        typer.Option(
+            help="Add labels to volumes that are there, or correct them: called as the volumes, or as their images "
+            "were. Nothing is encoded again."
+        ),
     ] = None,
     overlap: Annotated[
         Overlap | None, typer.Option(help="Whose a voxel is that belongs to several classes of --labels.")
@@ -224,19 +229,15 @@ def ingest_command(
         if as_json:
             message = "--check prints a table: type it without --json, after the ingest (samkit ingest --check)."
             raise UsageError(message)
+        if dry_run:
+            message = "--check reads labels that were ingested, and --dry-run ingests nothing: leave one of them out."
+            raise UsageError(message)
         input_px = input_size(encoder, size)
     if labels_from is not None:
-        given = {
-            "--window": window,
-            "--channels": channels,
-            "--axis": axis,
-            "--id-map": id_map,
-            "--workers": workers,
-            "--min-slices": min_slices,
-            "--require-labels": require_labels or None,
-            "--replace": replace or None,
-        }
-        if idle := [flag for flag, value in given.items() if value is not None]:
+        for_images = ("window", "channels", "axis", "id_map", "workers", "min_slices", "require_labels", "replace")
+        # What samkit.toml says is for the commands that it fits.
+        typed = [name for name in for_images if _is_typed(context, name)]
+        if idle := [f"--{name.replace('_', '-')}" for name in typed]:
             message = f"{', '.join(idle)}: for images, and --labels-from brings only labels. Leave it out."
             raise UsageError(message)
     if source is not None and labels_from is not None:
@@ -251,7 +252,6 @@ def ingest_command(
         intensity=intensity.value,
         non_finite=non_finite.value,
         axis=axis,
-        volume={"time_index": time_index, "b_value": b_value, "echo": echo, "channel": channel},
         labels=None if labels is None else parse_labels(labels),
         overlap=None if overlap is None else overlap.value,
         label_threshold=label_threshold,
@@ -269,11 +269,16 @@ def ingest_command(
     elif not check:
         message = "samkit ingest SOURCE: name a folder, a file or a .zip (or --labels-from FOLDER, or --check)."
         raise UsageError(message)
-    if input_px is not None and not dry_run:
+    if input_px is not None:
         from .commands.check import run_check
 
         run_check(workspace, encoder_name=encoder, input_px=input_px)
     return code
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command("init")
@@ -562,7 +567,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _with_workspace(message: str, arguments: list[str]) -> str:
-    """Add the workspace that the user named to a message whose commands would look in the default one."""
+    """Add the workspace that the user named to a command of ours, in a message, that would look in the default one."""
     for flag, value in itertools.pairwise(arguments):
         if flag in ("--workspace", "-w") and "samkit " in message and "--workspace" not in message:
             return f"{message} (Add --workspace {shlex.quote(value)} to the command.)"

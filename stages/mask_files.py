@@ -226,9 +226,10 @@ def check_not_ingested(
 ) -> None:
     """Refuse to write masks over the images and labels that a workspace's volumes were read from.
 
-    A workspace keeps no paths. Images are told by the keyed hash of where they lie. A label is told by what it says:
-    a file in the place of a volume's mask whose values decide every voxel of that volume's label, however its values
-    were merged and renamed, is that label (or is no mask at all, but an image).
+    A workspace keeps no paths. Images and labels are told by the keyed hash of where they lie (labels of many files by
+    that of their folders), also labels that others took the place of since. What was ingested with another key, or has
+    moved, is told by what it says: a file in the place of a volume's mask whose values decide every voxel of that
+    volume's label, however its values were merged and renamed, is that label (or is no mask at all, but an image).
 
     Parameters
     ----------
@@ -249,6 +250,7 @@ def check_not_ingested(
     known = {volume.record.identity: volume for volume in volumes.values()}
     same = {source.id: known[source.identity] for source in sources if source.identity in known}
     marks = {"", *(f"\nvolume {number}" for volume in volumes.values() for number in _indices_of(volume))}
+    labels = {place for volume in volumes.values() for place in volume.record.label_files}
     own = []
     for volume_id, mask in masks.items():
         there = [path for path in mask.files if os.path.lexists(path)]
@@ -256,6 +258,8 @@ def check_not_ingested(
             path
             for path in there
             if any(identity_of_text(key, "path", f"{path.resolve()}{mark}") in known for mark in marks)
+            or identity_of_text(key, "path", str(path.resolve())) in labels
+            or identity_of_text(key, "folder", str(path.resolve().parent)) in labels
         ]
         # By its source, by its id, or by the name that the mask of a volume of the workspace would have.
         volume = same.get(volume_id) or volumes.get(volume_id) or volumes.get(mask.name)

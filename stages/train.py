@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,17 @@ def labelled_volumes(workspace: Workspace, subjects: Sequence[str]) -> list[Volu
     return [volume for subject in subjects for volume in of_subject[subject]]
 
 
+def _ingest_recipe_of(training: Sequence[Volume], others: Iterable[Volume]) -> dict[str, Any]:
+    """Return how the first training volume was ingested, with which volume was chosen wherever there were several.
+
+    Those that it was trained on come first, but a 3-D one says nothing of it.
+    """
+    chosen: dict[str, Any] = {}
+    for volume in (*training, *others):
+        chosen = {**volume.ingest_recipe.get("volume", {}), **chosen}
+    return {**training[0].ingest_recipe, "volume": chosen}
+
+
 def train(
     workspace: Workspace,
     embeddings: Embeddings,
@@ -211,7 +222,7 @@ def train(
         "torch_version": torch.__version__,
         "encoder_recipe": embeddings.recipe.to_json(),
         "encoder_trained": embeddings.trained,
-        "ingest_recipe": labelled_volumes(workspace, draw.training)[0].ingest_recipe,
+        "ingest_recipe": _ingest_recipe_of(labelled_volumes(workspace, draw.training), workspace.volumes.values()),
         "files": {name: bytes_digest(content) for name, content in sorted(files.items())},
     }
     manifest = {"settings": settings.to_json(), "record": record, "scores": [one.to_json() for one in scored]}

@@ -68,6 +68,12 @@ class VolumeRecord:
     pixels: str
     #: Digest of every file of that folder, by its path there, see `file_digests`.
     files: Mapping[str, str]
+    #: Keyed hash of the DICOM series alone, which may hold several volumes: labels name it. None for other sources.
+    series: str | None = None
+    #: Keyed hashes of what its source is called, where the id is a hash: labels of that name are its own.
+    called: tuple[str, ...] = ()
+    #: Keyed hashes of where its labels lie, and lay: no mask is written over them.
+    label_files: tuple[str, ...] = ()
     #: In a pack of one-slice volumes, which plane is this one's; None for a volume with a folder of its own.
     plane: int | None = None
     #: Recipe and digests of the generation before, until `gc`: so that "which field differs" can be said.
@@ -106,7 +112,8 @@ class VolumeRecord:
             between_slices, between_rows, between_columns = kept["spacing_mm"]
             kept["spacing_mm"] = (between_slices, between_rows, between_columns)
         kept["slice_digests"] = tuple(kept["slice_digests"])
-        kept["label_values"] = tuple(kept["label_values"])
+        for name in ("label_values", "called", "label_files"):
+            kept[name] = tuple(kept[name])
         return kept
 
 

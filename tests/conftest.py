@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+os.environ.pop("COLUMNS", None)  # tables as a pipe gets them, whatever the terminal or xdist says
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 
@@ -62,7 +64,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def write_pair() -> Callable[..., None]:
-    """Write ``images/<name>.nii.gz`` and ``labels/<name>.nii.gz``: a bright box in noise, labelled 1."""
+    """Write ``imagesTr/<name>.nii.gz`` and ``labelsTr/<name>.nii.gz``: a bright box in noise, labelled 1."""
 
     def write(
         folder: Path,
@@ -81,8 +83,8 @@ def write_pair() -> Callable[..., None]:
         mask[low[0] : low[0] + 8, low[1] : low[1] + 7, 1:3] = label_value
         image[mask > 0] += 120
         grid = np.diag([-1.5, -1.5, 5.0, 1.0]) if affine is None else affine
-        for kind, values in (("images", image), ("labels", mask)):
-            if kind == "labels" and not label:
+        for kind, values in (("imagesTr", image), ("labelsTr", mask)):
+            if kind == "labelsTr" and not label:
                 continue
             (folder / kind).mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(values, grid), folder / kind / f"{name}.nii.gz")

@@ -16,7 +16,15 @@ from ...stages.intake.job import IngestOptions, Refused, Taken
 from ...stages.intake.labels import check_that_labels_occur
 from ...stages.readers.archives import Unpacked, unpacked
 from ...stages.readers.dicom_series import VolumeChoice
-from ...stages.readers.layouts import Found, FoundLabels, LayoutOptions, Triaged, find_labels, find_sources
+from ...stages.readers.layouts import (
+    Found,
+    FoundLabels,
+    KnownVolume,
+    LayoutOptions,
+    Triaged,
+    find_labels,
+    find_sources,
+)
 from ...store.errors import UsageError
 from ...store.local import LocalPlace
 from ...store.places import place_of
@@ -25,7 +33,7 @@ from .. import console
 from ..config import id_key
 from ..console import counted
 from ..exit_codes import DONE, SOME_FAILED
-from ..processes import SourceReader, choose_workers
+from ..processes import SourceReaders
 from .hints import workspace_flag
 from .scratch import scratch_beside
 
@@ -53,7 +61,7 @@ def run_ingest(
 ) -> int:
     """Ingest a folder or a file and print what became of each source."""
     _check_outside(workspace, report)
-    with found_in(source, layout, workspace) as found:
+    with SourceReaders(workers) as readers, found_in(source, layout, workspace, readers) as found:
         if report.dry_run:
             _write_private(found, report, None)
             return _told_dry_run(source, _judged(found, options), report)
@@ -61,7 +69,7 @@ def run_ingest(
             console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}")
             for note in found.notes:
                 console.say(f"  {note}")
-        results = ingest_found(workspace, found, replace(options, shown=str(source)), workers=workers)
+        results = ingest_found(workspace, found, replace(options, shown=str(source)), readers)
         _write_private(found, report, results)
     return _told(results, found.layout, workspace, report)
 
@@ -73,7 +81,7 @@ def run_relabel(
     opened = open_workspace(workspace)
     _check_outside(workspace, report)
     with _unpacked_beside(workspace, folder) as tree:
-        known = {volume.id: volume.record.identity for volume in opened.volumes.values()}
+        known = {volume.id: KnownVolume.of(volume.record) for volume in opened.volumes.values()}
         found = find_labels(tree.root, _of_tree(layout, tree, folder), known)
         if report.dry_run:
             return _told_labels(found, report)
@@ -101,10 +109,12 @@ def _told_labels(found: FoundLabels, report: IngestReport) -> int:
 
 
 @contextmanager
-def found_in(source: Path, layout: LayoutOptions, workspace: str | Path) -> Iterator[Found]:
+def found_in(source: Path, layout: LayoutOptions, workspace: str | Path, readers: SourceReaders) -> Iterator[Found]:
     """Find the volumes of a folder, a file or an archive; what was unpacked is gone afterwards."""
     with _unpacked_beside(workspace, source) as tree:
-        found = find_sources(tree.root, _of_tree(layout, tree, source))
+        readers.expect(tree.root)
+        options = replace(_of_tree(layout, tree, source), read_headers=readers.headers)
+        found = find_sources(tree.root, options)
         yield replace(found, notes=(*tree.told, *found.notes))
 
 
@@ -142,13 +152,12 @@ def layout_options(
 
 
 def ingest_found(
-    workspace: str | Path, found: Found, options: IngestOptions, *, workers: int | None = None
+    workspace: str | Path, found: Found, options: IngestOptions, readers: SourceReaders
 ) -> list[Taken | Refused]:
     """Ingest what a layout found, under a progress bar."""
     results = []
-    read = SourceReader(workers=choose_workers(found.sources, workers))
     with console.progress_bar("ingesting", len(found.sources) + len(found.refused), "volumes") as bar:
-        for result in ingest(workspace, found, options, read=read):
+        for result in ingest(workspace, found, options, read=readers.sources):
             results.append(result)
             bar.advance()
     return results
@@ -169,7 +178,8 @@ def _judged(found: Found, options: IngestOptions) -> Found:
         reasons = []
         if options.require_labels and source.label is None:
             reasons.append("no label, and --require-labels asks for one")
-        if source.modality == "CT" and not options.windows and options.intensity == "auto":
+        grey = source.series is None or source.series.samples == 1
+        if source.modality == "CT" and grey and not options.windows and options.intensity == "auto":
             reasons.append("a CT needs a window: --window soft-tissue, lung, bone, ... or --intensity percentiles")
         return row if not reasons else replace(row, decision="refused", why="; ".join(reasons))
 

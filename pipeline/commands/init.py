@@ -16,6 +16,7 @@ from .. import console
 from ..config import CONFIG_FILE
 from ..console import counted
 from ..exit_codes import DONE
+from ..processes import SourceReaders
 from .ingest import found_in
 
 # Of the organs that people segment most: read by their names in the labels.
@@ -49,7 +50,7 @@ def run_init(folder: Path, layout: LayoutOptions, *, flags: Mapping[str, str | i
     if target.exists() and not overwrite:
         message = f"{target} is there already. Nothing was written. Add --overwrite to replace it, or move it away."
         raise UsageError(message)
-    with found_in(folder, layout, Path.cwd() / "samkit-workspace") as found:
+    with SourceReaders() as readers, found_in(folder, layout, Path.cwd() / "samkit-workspace", readers) as found:
         text = config_text(found, flags)
     LocalPlace(target).publish(text.encode())
     console.say(f"{folder}: {found.layout}, {counted(len(found.sources), 'volume')}, {len(found.refused)} refused")
@@ -79,6 +80,12 @@ def config_text(found: Found, flags: Mapping[str, str | int | None]) -> str:
     if found.overlap is not None:
         lines += ["# Whose a voxel is that belongs to several classes.", f"overlap = {_quoted(found.overlap)}"]
     lines += [f"{name} = {_quoted(value)}" for name, value in flags.items() if value is not None]
+    if flags.get("ids") is None and any(source.series is None for source in found.sources):
+        hashed = any(source.called for source in found.sources)
+        lines += [
+            "# Ids of volumes: keyed hashes, or the names of the files where these name no patient.",
+            f"# ids = {_quoted('stem' if hashed else 'hash')}",
+        ]
     lines += _window_lines(found, modalities)
     channel_hint = "# Which volume of 4-D files: channel, time-index, b-value, echo."
     lines += [

@@ -43,6 +43,7 @@ from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..console import counted
 from ..exit_codes import DONE, SOME_FAILED
+from ..processes import SourceReaders
 from .embed import describe_encoder, embed_all
 from .hints import workspace_flag
 from .ingest import found_in, ingest_found
@@ -75,8 +76,8 @@ def run_predict(workspace_path: str, *, run_name: str, source: Path | None, opti
     if source is not None:
         _check_outside(workspace, options.output)
         options = replace(options, layout=_volume_as_in(run, options.layout))
-        with found_in(source, options.layout, options.output) as found:
-            return _predict_found(workspace, run, source, found, options)
+        with SourceReaders() as readers, found_in(source, options.layout, options.output, readers) as found:
+            return _predict_found(workspace, run, source, found, options, readers=readers)
     if options.mask_format == "dicom-seg":
         output = shlex.quote(str(options.output))
         message = (
@@ -122,7 +123,9 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     return DONE
 
 
-def _predict_found(workspace: Workspace, run: Run, source: Path, found: Found, options: PredictOptions) -> int:
+def _predict_found(
+    workspace: Workspace, run: Run, source: Path, found: Found, options: PredictOptions, *, readers: SourceReaders
+) -> int:
     """Ingest files as the run's were, in a workspace that is gone afterwards, and embed what is not embedded yet."""
     check_format_of_sources(options.mask_format, found.sources)
     names = mask_names(found.sources, ids_only=options.layout.ids == "hash")
@@ -148,7 +151,7 @@ def _predict_found(workspace: Workspace, run: Run, source: Path, found: Found, o
         load_encoder()  # what is wrong with the weights is said before everything is read
     found = _with_labels_as_in(run, found, source)
     with scratch_inside(options.output) as folder:
-        results = ingest_found(folder / "workspace", found, _ingest_options_of(run, options.layout))
+        results = ingest_found(folder / "workspace", found, _ingest_options_of(run), readers)
         refused = [result for result in results if isinstance(result, Refused)]
         shown = {result.id: result.shown for result in results if isinstance(result, Taken)}
         for result in results:
@@ -253,7 +256,7 @@ def _volume_as_in(run: Run, layout: LayoutOptions) -> LayoutOptions:
     return replace(layout, volume=asked, channel=chosen.get("channel") if layout.channel is None else layout.channel)
 
 
-def _ingest_options_of(run: Run, layout: LayoutOptions) -> IngestOptions:
+def _ingest_options_of(run: Run) -> IngestOptions:
     """Return the ingest options that the run's volumes were made with."""
     recipe = run.record["ingest_recipe"]
     labels = recipe["labels"] or {}
@@ -262,12 +265,6 @@ def _ingest_options_of(run: Run, layout: LayoutOptions) -> IngestOptions:
         intensity=_rule_of(recipe),
         non_finite=recipe["non_finite"],
         axis=recipe["axis"],
-        volume={
-            "time_index": layout.volume.time_index,
-            "b_value": layout.volume.b_value,
-            "echo": layout.volume.echo,
-            "channel": layout.channel,
-        },
         label_threshold=labels.get("threshold"),
         resample_labels=labels.get("resampled", False),
         spare_labels=True,

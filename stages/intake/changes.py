@@ -48,9 +48,9 @@ def change_of(new: VolumeRecord, there: Volume | None, options: IngestOptions) -
         raise IdentifierTaken(message)
     if not same_pixels and old.identity == new.identity and old.subject != new.subject and not options.replace:
         message = (
-            f"{new.id!r} is in the workspace as a scan of another patient, with other pixels: the two bear one "
-            f"SeriesInstanceUID, as some anonymisers write it. Ingest both patients in one command, from one folder, "
-            f"or this one into another --workspace. If it is the same patient under a new id, add --replace."
+            f"{new.id!r} is in the workspace as a scan of another subject, with other pixels. Either two patients bear "
+            f"the same UIDs and PatientID, as some anonymisers write them: ingest this one into another --workspace. "
+            f"Or it is the same patient, and --subject names it otherwise than before: then add --replace."
         )
         raise IdentifierTaken(message)
     if not same_pixels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...store.places import Place
 from ...store.slices import Pixels, VolumeRecord
@@ -23,8 +23,6 @@ class IngestOptions:
     #: What becomes of NaN and infinities.
     non_finite: NonFinite = "refuse"
     axis: str | None = None
-    #: Which volume of 4-D files, as it was asked for; see `readers.layouts.LayoutOptions`.
-    volume: Mapping[str, int | float | None] = field(default_factory=dict)
     #: From ``--labels``; None for those of the dataset, or numbers.
     labels: LabelChoice | None = None
     #: What becomes of a voxel that belongs to several classes; None for what the dataset's layout says, or refusal.

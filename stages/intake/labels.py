@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...store.errors import InputError, SamkitError, UsageError
-from ...store.places import Place
-from ...store.slices import Volume
+from ...store.places import DEFAULT_WORKSPACE, Place
+from ...store.slices import Volume, VolumeRecord
 from ...store.workspace import Workspace
 from ..readers.base import LabelMap, SourceFiles, SourceGrid, read_label
 from ..readers.geometry import Orientation, fit_label
@@ -31,6 +31,17 @@ class DatasetLabels:
     #: The layout's own choice, or names; None where nothing says.
     choice: LabelChoice | None
     sources: Sequence[SourceFiles]
+
+    @property
+    def structures(self) -> list[str]:
+        """The names of all structures, where all labels hold named ones; else none."""
+        labels = [source.label for source in self.sources if source.label is not None]
+        return sorted({name for label in labels for name in label.names}) if all(one.names for one in labels) else []
+
+    @property
+    def without_images(self) -> bool:
+        """Whether these are labels for volumes that are in the workspace."""
+        return not any(source.image for source in self.sources)
 
 
 def decide_labels(there: Workspace | None, found: DatasetLabels, options: IngestOptions, place: Place) -> LabelChoice:
@@ -50,7 +61,9 @@ def decide_labels(there: Workspace | None, found: DatasetLabels, options: Ingest
     kept = there.label_names if there is not None and volumes else {}
     given = options.labels if options.labels is not None else found.choice
     earlier = _earlier_choice(volumes)
-    if given is None and not kept:
+    if options.labels is None and _go_by_name(found.structures, kept, earlier):
+        choice = LabelChoice.of_names(kept)
+    elif given is None and not kept:
         choice = LabelChoice.of_names({value: str(value) for value in _values_in_labels(found, options)})
     elif given is None or (
         options.labels is None and earlier is not None and earlier.names == kept and earlier.selects
@@ -61,7 +74,9 @@ def decide_labels(there: Workspace | None, found: DatasetLabels, options: Ingest
         all_new = not {volume.record.identity for volume in volumes} & {source.identity for source in found.sources}
         values = set(_values_in_labels(found, options)) if unnamed and all_new else set()
         if values and values < set(kept):
-            raise InputError(_other_labels(place, kept, {value: str(value) for value in sorted(values)}, options))
+            raise InputError(
+                _other_labels(place, kept, {value: str(value) for value in sorted(values)}, found, options)
+            )
     else:
         choice = given
         # The whole dataset again may give its numbers names, or add values, until a run was trained on what they were.
@@ -70,7 +85,7 @@ def decide_labels(there: Workspace | None, found: DatasetLabels, options: Ingest
         grown = all(value in names and name in (names[value], str(value)) for value, name in kept.items())
         untouched = there is None or len(there.runs) == 0
         if kept and names != kept and not (again and grown and untouched):
-            raise InputError(_other_labels(place, kept, names, options))
+            raise InputError(_other_labels(place, kept, names, found, options))
     check_that_labels_occur(options.labels, found.sources)
     if len(choice.names) > _LARGEST_CLASS_COUNT:
         message = (
@@ -78,6 +93,13 @@ def decide_labels(there: Workspace | None, found: DatasetLabels, options: Ingest
         )
         raise InputError(message)
     return choice
+
+
+def _go_by_name(structures: Sequence[str], kept: Mapping[int, str], earlier: LabelChoice | None) -> bool:
+    """Tell whether all structures are called as classes of the workspace are: some of them, in whatever order."""
+    if not structures or len(names_taken(LabelChoice.of_names(kept), structures)) < len(structures):
+        return False
+    return earlier is None or not earlier.selects or not names_taken(earlier, structures)
 
 
 def as_before(there: Workspace | None, options: IngestOptions) -> IngestOptions:
@@ -115,11 +137,8 @@ def check_that_labels_occur(choice: LabelChoice | None, sources: Sequence[Source
     """
     if choice is None:
         return
-    labels = [source.label for source in sources if source.label is not None]
-    structures = sorted({name for label in labels for name in label.names})
-    if not structures or not all(label.names for label in labels):
-        return
-    if lost := unmatched(choice, structures):
+    structures = DatasetLabels(choice=None, sources=sources).structures
+    if structures and (lost := unmatched(choice, structures)):
         message = (
             f"--labels: nothing in this dataset is called {', '.join(lost)}. The structures there are: "
             f"{', '.join(structures)}"
@@ -127,13 +146,28 @@ def check_that_labels_occur(choice: LabelChoice | None, sources: Sequence[Source
         raise UsageError(message)
 
 
-def _other_labels(place: Place, kept: Mapping[int, str], names: Mapping[int, str], options: IngestOptions) -> str:
-    name_all = ",".join(f"{value}={name}" for value, name in kept.items())
+def _other_labels(
+    place: Place, kept: Mapping[int, str], names: Mapping[int, str], found: DatasetLabels, options: IngestOptions
+) -> str:
+    name_all = shlex.quote(",".join(f"{value}={name}" for value, name in kept.items()))
+    other = _own_workspace(options.shown)
+    if found.without_images:
+        here = "" if str(place) == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(str(place))}"
+        if found.structures and list(kept) == list(range(1, len(kept) + 1)):
+            name_all = shlex.quote(",".join(f"{name}=STRUCTURE" for name in kept.values()))
+        there = f" (structures there: {', '.join(found.structures)})" if found.structures else ""
+        return (
+            f"{options.shown}: these labels are taken as {_listed(names)}, and {place} has the classes "
+            f"{_listed(kept)}, one set for all of its volumes. If they are the same classes, say so: samkit ingest "
+            f"--labels-from {shlex.quote(options.shown)}{here} --labels {name_all}{there}. If they are others, the "
+            f"images need a workspace of their own for them: samkit ingest IMAGES --workspace {other}, then samkit "
+            f"ingest --labels-from {shlex.quote(options.shown)} --workspace {other}"
+        )
     return (
         f"{place} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "
         f"holds one dataset with one set of label names. Give this one its own: "
-        f"samkit ingest {shlex.quote(options.shown)} --workspace {_own_workspace(options.shown)} "
-        f"(or, if it is more of the same dataset, say so: --labels {shlex.quote(name_all)})"
+        f"samkit ingest {shlex.quote(options.shown)} --workspace {other} "
+        f"(or, if it is more of the same dataset, say so: --labels {name_all})"
     )
 
 
@@ -209,6 +243,7 @@ def fitting_label(
             grid.shape,
             grid.affine_array,
             resample=options.resample_labels,
+            may_be_cut_out=annotation.may_be_cut_out,
             place=source.shown,
         )
     except InputError as error:
@@ -220,6 +255,12 @@ def fitting_label(
     notes = [*told, *annotation.notes, *chosen.notes, *([fitted.warning] if fitted.warning else []), *fitted.notes]
     kind = np.min_scalar_type(max(job.choice.names, default=1))
     return np.ascontiguousarray(orientation.apply(fitted.values)).astype(kind, copy=False), chosen.present, notes
+
+
+def label_files(source: SourceFiles, there: VolumeRecord | None) -> tuple[str, ...]:
+    """Return the keyed hashes of where the label of a volume lies, and where earlier ones lay: they are still there."""
+    earlier = () if there is None else there.label_files
+    return tuple(dict.fromkeys([*earlier, *(() if source.label is None else source.label.hashes)]))
 
 
 def label_recipe(job: IngestJob, *, apart: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..readers.geometry import Orientation, choose_orientation, display_spacing_
 from ..readers.intensity import Normaliser, choose_intensities
 from .changes import change_of, predecessor_of, recipe_differences
 from .job import IngestJob, IngestOptions, IngestTask, Read, Refused, Taken
-from .labels import fitting_label, label_recipe
+from .labels import fitting_label, label_files, label_recipe
 
 
 def read_source(job: IngestJob, task: IngestTask) -> Read | Refused:
@@ -72,10 +72,13 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
             "non_finite": options.non_finite,
             "axis": options.axis,
             "channels": channels,
-            "volume": dict(options.volume),
+            "volume": dict(source.chosen),
             "labels": kept_recipe or (None if label is None else label_recipe(job, apart=False)),
         },
         identity=source.identity,
+        series=source.series_hash,
+        called=source.called,
+        label_files=label_files(source, task.there),
         slice_digests=slice_digests(image),
         label_digest=None if label is None else array_digest(label),
         label_values=values,
@@ -84,7 +87,14 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     )
     change = change_of(record, there, options)
     if change == "new pixels" and there is not None:
-        notes += recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
+        differences = recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
+        notes += differences
+        if source.series is not None and not differences and not {*record.slice_digests} & {*there.slice_digests}:
+            notes.append(
+                "it took the place of the volume of this id, and no slice is as it was: either its files have changed, "
+                "or they are another scan that bears the same UIDs and PatientID, as some anonymisers write them; "
+                "ingest that into another --workspace, and the one before here again"
+            )
     taken = Taken(
         shown=source.shown,
         id=source.id,
@@ -187,10 +197,11 @@ def _relabelled(job: IngestJob, old: VolumeRecord, source: SourceFiles) -> Read:
         there.record,
         label_digest=None if label is None else array_digest(label),
         label_values=values,
+        label_files=label_files(source, there.record),
         ingest_recipe={**there.ingest_recipe, "labels": label_recipe(job, apart=True)},
     )
     changed = record.label_digest != there.record.label_digest
-    same = not changed and record.ingest_recipe == there.record.ingest_recipe
+    same = record == there.record
     taken = Taken(
         shown=source.shown,
         id=there.id,

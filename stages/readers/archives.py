@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from ...store.errors import DiskFull, UnreadableFile
+from .dicom_headers import SUFFIXES
+from .folders import is_hidden, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -41,8 +43,8 @@ __all__ = ["ArchiveLimits", "Unpacked", "is_archive", "unpacked"]
 
 _ZIP = (".zip",)
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_COMMANDS = {".7z": "7z x", ".rar": "unrar x"}
-"""What else packs files, and what unpacks that."""
+_COMMANDS = {".7z": "7z x", ".rar": "unrar x", **dict.fromkeys([f"{suffix}.gz" for suffix in SUFFIXES], "gunzip")}
+"""What else packs files, by ending, and what unpacks that."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -228,16 +230,17 @@ class _Listing:
                 raise UnreadableFile(message)
             found.archives.append(source)
             return found
-        for folder, subfolders, names in _walk(source):
+        others: list[Path] = []
+        for folder, subfolders, names in walk(source):
             for name in names:
                 path = folder / name
                 if not is_archive(path):
-                    if _is_packed(path):
-                        found.refused.append((_shown(path.relative_to(source)), _not_unpacked_here(path)))
+                    others += [path.relative_to(source)] if _is_packed(path) else []
                 elif _stem(name) in subfolders:
                     found.beside.append(path.relative_to(source))
                 else:
                     found.archives.append(path)
+        found.refused.extend(_not_unpacked_rows(others))
         return found
 
     @property
@@ -314,11 +317,12 @@ class _Unpacking:
         shadow = self.scratch / (real.name or "root")
         self.places[shadow] = str(real)
         packed_files = set(listing.archives)
-        for folder, subfolders, names in _walk(source):
+        for folder, subfolders, names in walk(source):
             here = shadow / folder.relative_to(source)
             here.mkdir(mode=0o700)
-            links = [name for name in subfolders if (folder / name).is_symlink()]  # not walked into, here as elsewhere
-            links += [name for name in names if not _is_packed(folder / name)]
+            if folder.is_symlink():
+                self.places[here] = str(folder.resolve())
+            links = [name for name in names if not _is_packed(folder / name)]
             for name in links:
                 (here / name).symlink_to(os.path.realpath(folder / name))
             taken = {*subfolders, *links}
@@ -399,13 +403,13 @@ class _Unpacking:
         taken: dict[tuple[str, ...], set[str]] = {}
         for parts in [*written.files, *written.folders]:
             taken.setdefault(parts[:-1], set()).update(parts[-1:])
+        others: list[Path] = []
         for parts in sorted(written.files):
             *folder, name = parts
             file = packed.into.joinpath(*parts)
             shown = f"{packed.shown}/{_shown(Path(*parts))}"
             if not is_archive(file):
-                if _is_packed(file):
-                    self.refused.append((shown, _not_unpacked_here(file)))
+                others += [Path(*parts)] if _is_packed(file) else []
             elif (*folder, _stem(name)) in written.folders:
                 self.beside.append(shown)
                 file.unlink()
@@ -419,6 +423,7 @@ class _Unpacking:
                         depth=packed.depth + 1,
                     )
                 )
+        self.refused += [(f"{packed.shown}/{shown}", reason) for shown, reason in _not_unpacked_rows(others)]
 
     def _unpack_zip(self, packed: _Packed, written: _Written) -> None:
         with _open_zip(packed.file) as file:
@@ -676,19 +681,12 @@ def _check_tar_kind(info: tarfile.TarInfo, position: int) -> None:
 # -- names -----------------------------------------------------------------------------------------
 
 
-def _walk(source: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield (folder, its subfolders, its files), sorted, hidden ones and what macOS packs beside left out."""
-    for directory, subfolders, names in os.walk(source):
-        subfolders[:] = sorted(name for name in subfolders if not _is_hidden((name,)))
-        yield Path(directory), list(subfolders), sorted(name for name in names if not _is_hidden((name,)))
-
-
 def _is_hidden(parts: tuple[str, ...]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return any(map(is_hidden, parts))
 
 
 def _is_packed(path: Path) -> bool:
-    return is_archive(path) or path.suffix.lower() in _COMMANDS
+    return path.name.lower().endswith((*_ZIP, *_TAR, *_COMMANDS))
 
 
 def _is_tar(path: Path) -> bool:
@@ -779,8 +777,20 @@ def _too_large(limits: ArchiveLimits, position: int) -> str:
 
 
 def _not_unpacked_here(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return f"a {suffix} archive is not unpacked here. Unpack it first ({_COMMANDS[suffix]} FILE), and give the folder."
+    ending = next(ending for ending in _COMMANDS if path.name.lower().endswith(ending))
+    kind = f"a file compressed by gzip ({ending})" if ending.endswith(".gz") else f"a {ending} archive"
+    return f"{kind} is not unpacked here. Unpack it first ({_COMMANDS[ending]} FILE), and give the folder."
+
+
+def _not_unpacked_rows(paths: list[Path]) -> list[tuple[str, str]]:
+    """Return a row for each folder that holds files which are not unpacked here: a series may be hundreds of them."""
+    alike: dict[tuple[Path, str], list[Path]] = {}
+    for path in paths:
+        alike.setdefault((path.parent, _not_unpacked_here(path)), []).append(path)
+    return [
+        (_shown(files[0]), reason if len(files) == 1 else f"{reason} {len(files) - 1} more beside it are like that.")
+        for (_, reason), files in alike.items()
+    ]
 
 
 def _no_room(scratch: Path, needed_bytes: int, free_bytes: int) -> str:

@@ -156,6 +156,8 @@ class LabelMap:
     """(i, j, k) to RAS+ millimetres; None where unknown."""
     names: Mapping[int, str] = field(default_factory=dict)
     """What the file itself calls its values; empty where it does not say."""
+    may_be_cut_out: bool = False
+    """Whether files of this kind hold only the part of their image's grid around the structures: background beyond."""
     notes: tuple[str, ...] = ()
 
 
@@ -164,9 +166,12 @@ class Structures:
     """Named masks, which may overlap: the segments of a DICOM-SEG, the contours of an RTSTRUCT, a folder of masks."""
 
     masks: Mapping[str, npt.NDArray[np.bool_]]
-    """By name; each (i, j, k), all on one lattice. A structure that is empty here is present and all False."""
+    """By name; each (i, j, k), all on one lattice. A structure that is empty here is present and all False. They may be
+    packed: look at one mask at a time, and at each but once."""
     affine: Affine | None
     """(i, j, k) to RAS+ millimetres; None where unknown."""
+    may_be_cut_out: bool = False
+    """As of `LabelMap`."""
     notes: tuple[str, ...] = ()
 
 
@@ -185,6 +190,8 @@ class LabelFiles:
     """Which volume of a 4-D file."""
     series: Series | None = None
     """For `mask-series`: the image's, whose files masks without positions are named after."""
+    hashes: tuple[str, ...] = ()
+    """Where it lies, as keyed hashes: of its one file, or of the folders of many; so that no mask takes its place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,9 +210,17 @@ class SourceFiles:
     modality: str | None
     """What the layout knows of the modality ("CT", "MR", "PT"); a reader that knows better wins."""
     identity: str
-    """Which source this is, as a keyed hash: equal exactly for the same file or series."""
+    """Which source this is, as a keyed hash: equal for the same file, or the same volume of a series, wherever its
+    files lie and whatever lies beside them."""
+    series_hash: str | None = None
+    """Keyed hash of the SeriesInstanceUID, which several volumes may share; None for what is not DICOM."""
+    called: tuple[str, ...] = ()
+    """What it is called, as keyed hashes, where its id is one: so that a label of its name finds it later."""
     volume_index: int | None = None
     """Which volume of a 4-D file; None for a 3-D one."""
+    chosen: tuple[tuple[str, int | float], ...] = ()
+    """Which options it took to choose this volume among others (time_index, b_value, echo, channel), and their values;
+    empty where there was nothing to choose."""
     series: Series | None = None
     """The plan of a DICOM series: which frames, in which order, and where they lie."""
     shown: str = field(compare=False)

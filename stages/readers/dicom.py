@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 import pydicom
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
@@ -48,6 +49,8 @@ _T = TypeVar("_T")
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
 _JPEG_2000 = b"\xff\x4f\xff\x51"  # begin of the stream, begin of its size
 _MARKER = 0xFF
+_SIGNED = frozenset({*JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes})  # whose sign pydicom corrects
+_STREAMS = frozenset({*JPEGTransferSyntaxes, *_SIGNED})
 # What begins a frame: SOF0 to SOF15 without the three that are none (ITU T.81 B.1.1.3), and that of JPEG-LS.
 _FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 # JPEG streams end with this marker, in what pads the frame at most this far before its end.
@@ -58,6 +61,7 @@ _CONSTANT_BYTES = 1024
 _CONSTANT_PIXELS_A_BYTE = 64
 
 
+@quietly()
 def read_series(series: Series) -> Scan:
     """Read the slices of one series as a volume.
 
@@ -77,6 +81,9 @@ def read_series(series: Series) -> Scan:
     UnreadableFile
         A file is missing, damaged, compressed in a way no codec reads, or not as its header said.
     """
+    padding = _padding(series)
+    if padding is None:  # nobody is told of it, so it is stored like any other value
+        series = replace(series, padding=None)
     columns, rows, slices = series.shape
     shape = (columns, rows, slices) if series.samples == 1 else (columns, rows, slices, series.samples)
     kind = _kind_of_values(series)
@@ -100,7 +107,7 @@ def read_series(series: Series) -> Scan:
         affine=affine,
         modality=series.modality,
         grid=grid_of_affine(series.shape, affine),
-        padding=_padding(series),
+        padding=padding,
         inverted=series.inverted,
         notes=series.notes,
     )
@@ -184,7 +191,7 @@ def _stored_planes(series: Series) -> Iterator[tuple[int, npt.NDArray[Any]]]:
 def _planes(path: Path, slices: Mapping[int, int], series: Series) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     frames = [series.frames[slices[index]] for index in sorted(slices)]
     if series.table or any(frame.offset is None for frame in frames):
-        planes = decoded_planes(path, sorted(slices), table=series.table)
+        planes = decoded_planes(path, sorted(slices), table=series.table, padding=series.padding)
     else:
         planes = _guarded(path, _as_they_lie(path, frames, series))
     return zip(sorted(slices), planes, strict=True)
@@ -194,7 +201,6 @@ def _as_they_lie(path: Path, frames: Iterable[Frame], series: Series) -> Iterato
     """Read frames of 8 or 16 bits, little-endian, from where they begin in the file."""
     columns, rows, _ = series.shape
     kind = np.dtype(f"<{'i' if series.signed else 'u'}{series.allocated // 8}")
-    unused = series.allocated - series.bits
     with path.open("rb", buffering=0) as file:
         for frame in frames:
             offset = frame.offset or 0
@@ -202,10 +208,28 @@ def _as_they_lie(path: Path, frames: Iterable[Frame], series: Series) -> Iterato
             file.seek(offset)
             # Raises where there are too few bytes for the shape.
             plane = np.fromfile(file, dtype=kind, count=rows * columns).reshape(rows, columns)
-            if unused:  # PS3.5 8.1.1: bits above the stored ones mean nothing, or are an overlay
-                plane <<= unused
-                plane >>= unused
+            _clear_unused(plane, series.bits, series.padding)
             yield plane
+
+
+def _clear_unused(plane: npt.NDArray[np.integer[Any]], bits: int, padding: tuple[int, int] | None) -> None:
+    """Clear the bits above the stored ones, in place: they mean nothing, or are an overlay (PS3.5 8.1.1).
+
+    Whole words of padding that the stored bits cannot hold stay: without their upper bits they would be tissue.
+    """
+    unused = 8 * plane.dtype.itemsize - bits
+    if unused <= 0:
+        return
+    limits = np.iinfo(plane.dtype)
+    low, high = limits.min >> unused, limits.max >> unused
+    kept = None
+    if padding is not None and not low <= padding[0] <= padding[1] <= high:
+        padded = (plane >= padding[0]) & (plane <= padding[1])
+        kept = padded, plane[padded]
+    plane <<= unused
+    plane >>= unused
+    if kept is not None:
+        plane[kept[0]] = kept[1]
 
 
 def _require_pixels_at(file: BinaryIO, start: int) -> None:
@@ -217,7 +241,9 @@ def _require_pixels_at(file: BinaryIO, start: int) -> None:
         raise ValueError(message)
 
 
-def decoded_planes(path: Path, indices: Sequence[int] = (0,), *, table: bool = False) -> Iterator[npt.NDArray[Any]]:
+def decoded_planes(
+    path: Path, indices: Sequence[int] = (0,), *, table: bool = False, padding: tuple[int, int] | None = None
+) -> Iterator[npt.NDArray[Any]]:
     """Yield frames of one file (rows, columns[, samples]), decoded and not rescaled; colour as RGB.
 
     Parameters
@@ -225,28 +251,80 @@ def decoded_planes(path: Path, indices: Sequence[int] = (0,), *, table: bool = F
     path
         A DICOM file.
     indices
-        Which frames, from 0.
+        Which frames, from 0, ascending.
     table
         Whether a Modality LUT is applied where the file has one.
+    padding
+        Stored values that mean "not measured", first and last: they are kept where BitsStored has no room for them, as
+        far as the transfer syntax has.
 
     Raises
     ------
     UnreadableFile
         The file is missing or damaged, or no codec reads it.
     """
-    return _guarded(path, _decoded(path, indices, table=table))
+    return _guarded(path, _decoded(path, indices, table=table, padding=padding))
 
 
-def _decoded(path: Path, indices: Sequence[int], *, table: bool) -> Iterator[npt.NDArray[Any]]:
+def _decoded(
+    path: Path, indices: Sequence[int], *, table: bool, padding: tuple[int, int] | None
+) -> Iterator[npt.NDArray[Any]]:
     dataset = pydicom.dcmread(path, force=True)
     syntax = _completed(dataset)
-    planes = iter_pixels(dataset, indices=list(indices), decoding_plugin=CODECS.get(syntax, ""))
-    for index in indices:
-        stream = _checked_stream(dataset, index, syntax)
-        plane = next(planes)
+    planes = _decompressed(dataset, indices, syntax) if syntax.is_encapsulated else _pixels(dataset, syntax, indices)
+    for plane in planes:
+        if _has_whole_words(dataset, syntax):
+            _clear_unused(plane, int(dataset.BitsStored), padding)
+        yield apply_modality_lut(plane, dataset) if table else plane
+
+
+def _pixels(dataset: Dataset, syntax: UID, indices: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+    return iter_pixels(
+        dataset,
+        indices=list(indices),
+        decoding_plugin=CODECS.get(syntax, ""),
+        # As its own choice is, but where words are whole.
+        correct_unused_bits=syntax not in _SIGNED and not _has_whole_words(dataset, syntax),
+    )
+
+
+def _has_whole_words(dataset: Dataset, syntax: UID) -> bool:
+    """Tell whether decoded values have the bits above the stored ones too, for `_clear_unused` to see to."""
+    return syntax not in _STREAMS and "PixelData" in dataset
+
+
+def _decompressed(dataset: Dataset, indices: Sequence[int], syntax: UID) -> Iterator[npt.NDArray[Any]]:
+    """Decompress frames one by one, each as if it were a file's only one.
+
+    pydicom would look for each from the beginning of a file, if that has no table of them; and what is looked at here
+    is what is decoded.
+    """
+    wanted = set(indices)
+    for index, stream in enumerate(_streams(dataset)):
+        if index not in wanted:
+            continue
+        wanted.remove(index)
+        if syntax in _STREAMS:
+            _require_sound(stream, dataset, syntax)
+        dataset.PixelData = encapsulate([stream], has_bot=False)
+        plane = next(_pixels(dataset, syntax, [0]))
         if syntax in JPEG2000TransferSyntaxes:
             _require_content(plane, stream)
-        yield apply_modality_lut(plane, dataset) if table else plane
+        yield plane
+        if not wanted:
+            return
+    message = f"{len(wanted)} frames too few"
+    raise ValueError(message)
+
+
+def _streams(dataset: Dataset) -> Iterator[bytes]:
+    """Yield the compressed frames of a file, and make its header that of a file with one frame."""
+    for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # not needed: such frames are one fragment each
+        if name in dataset:
+            delattr(dataset, name)
+    count = int(dataset.get("NumberOfFrames") or 1)
+    dataset.NumberOfFrames = 1
+    return generate_frames(dataset.PixelData, number_of_frames=count)
 
 
 def _completed(dataset: Dataset) -> UID:
@@ -262,8 +340,8 @@ def _completed(dataset: Dataset) -> UID:
     return UID(dataset.file_meta.TransferSyntaxUID)
 
 
-def _checked_stream(dataset: Dataset, index: int, syntax: UID) -> bytes:
-    """Return the compressed frame of a JPEG of any kind; nothing for others.
+def _require_sound(stream: bytes, dataset: Dataset, syntax: UID) -> None:
+    """Refuse the frame of a JPEG of any kind that no decoder should be given.
 
     Raises
     ------
@@ -271,16 +349,12 @@ def _checked_stream(dataset: Dataset, index: int, syntax: UID) -> bytes:
         It has no end: over such a one CharLS (JPEG-LS) never stops, and GDCM (lossless JPEG) invents the rest. Or it is
         of another size than the header says: decoders believe the stream, and ask for as much memory as it wants.
     """
-    if syntax not in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes):
-        return b""
-    stream = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
     if syntax not in JPEG2000TransferSyntaxes and _END_OF_IMAGE not in stream[-_PADDED_BYTES:]:
         message = "no end-of-image marker"
         raise ValueError(message)
     if _size_of(stream) not in (None, (dataset.Rows, dataset.Columns)):
         message = "a stream of another size"
         raise ValueError(message)
-    return stream
 
 
 def _size_of(stream: bytes) -> tuple[int, int] | None:

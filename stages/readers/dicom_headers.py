@@ -19,8 +19,9 @@ import warnings
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pydicom
@@ -28,6 +29,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag, Tag
@@ -53,6 +55,8 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 from pydicom.values import convert_value
 
+from .folders import walk
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -61,6 +65,7 @@ __all__ = [
     "DAMAGE",
     "LFS_POINTER",
     "SUFFIXES",
+    "DecompressionBombError",
     "FrameHeader",
     "FrameTimes",
     "Header",
@@ -152,6 +157,7 @@ _KEYWORDS = (
     "PhotometricInterpretation",
     "BitsAllocated",
     "BitsStored",
+    "HighBit",
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
@@ -187,6 +193,16 @@ _VALUE_REPRESENTATIONS = frozenset(vr.value.encode() for vr in VR if len(vr.valu
 # Of a first element without its VR: longer ones do not open a header.
 _FIRST_ELEMENT_BYTES = 256
 
+# What a deflated data set may inflate to, whatever its size in the file; beyond, so many times that. Slices shrink to a
+# third or so, label maps to a hundredth, and what was made to fill the memory to a thousandth.
+_INFLATED_BYTES = 256 << 20
+_INFLATED_RATIO = 100
+# What of it is kept to read the header; that of a multi-frame file takes some kilobytes a frame.
+_INFLATED_HEADER_BYTES = 32 << 20
+_BLOCK_BYTES = 1 << 20
+
+# What a compressed frame takes at least: the tag and the length of its item.
+_ITEM_BYTES = 8
 # Beyond, a count of frames that no functional groups confirm is not believed.
 _MOST_FRAMES = 1 << 16
 # A kilometre, and 10 m a voxel: beyond, numbers are damage, and their squares overflow.
@@ -225,7 +241,7 @@ _HEAD = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PixelPlace:
-    """Where in its file the value of the pixel data is."""
+    """Where in its file the value of the pixel data is; of a deflated data set, in what that inflates to."""
 
     keyword: str
     """PixelData, FloatPixelData or DoubleFloatPixelData."""
@@ -234,7 +250,7 @@ class PixelPlace:
     length: int | None
     """In bytes, as stated; None: undefined, as compressed pixels have it."""
     available: int
-    """How many bytes there are from the start to the end of the file."""
+    """How many bytes there are from the start to the end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,7 +263,7 @@ class Header:
     """TransferSyntaxUID; empty where the file does not say."""
     little_endian: bool
     pixels: PixelPlace | None
-    """None where there are none, or where they are inside a deflated data set."""
+    """None where there are none."""
 
     def text(self, keyword: str) -> str:
         """Return an attribute as text, empty where it is absent."""
@@ -360,6 +376,10 @@ class FrameHeader:
         return name if self.number is None else f"{name} (instance {self.number})"
 
 
+class DecompressionBombError(ValueError):
+    """A deflated data set that is too large for its file; the message says so as a reason for refusing it."""
+
+
 def shown_name(path: Path) -> str:
     """Return a file's name as a terminal can print it: bytes that are no UTF-8, and control characters, replaced."""
     name = os.fsencode(path.name).decode("utf-8", "replace")
@@ -414,17 +434,14 @@ def _begins_bare(start: bytes) -> bool:
 def files_under(folder: Path) -> Iterator[Path]:
     """Yield the files under a folder in sorted order, hidden ones (``.DS_Store``, macOS ``._x``) left out.
 
-    A file is yielded itself, and so is a folder that may not be listed. Links to folders are not followed.
+    A file is yielded itself, and so is a folder that may not be listed. Links to folders are followed, see `walk`.
     """
     if not folder.is_dir():
         yield folder
         return
     closed: list[Path] = []
-    for directory, subfolders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(directory, name)
+    for directory, _, names in walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
+        yield from (directory / name for name in names)
     yield from closed
 
 
@@ -433,21 +450,76 @@ def read_header(path: Path) -> Header:
 
     Raises
     ------
+    DecompressionBombError
+        It is deflated, and inflates to more than is taken; no more than that was inflated.
     OSError, ValueError, ...
         One of `DAMAGE`, for what is not DICOM.
     """
     with quietly(), path.open("rb") as file:
+        read_preamble(file, force=True)
+        meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_follows_meta)
+        if _text(_get(meta, "TransferSyntaxUID")) == DeflatedExplicitVRLittleEndian:
+            return _deflated_header(file)
+        file.seek(0)
         # force: without a preamble; is_dicom has looked at the first bytes
         dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_READ)
-        values = _converted(dataset)
-        syntax = _text(dataset.file_meta.get("TransferSyntaxUID"))
         little_endian = dataset.original_encoding[1] is not False
-        place = None
-        if syntax != DeflatedExplicitVRLittleEndian:
-            place = _pixel_place(
-                file.read(12), file.tell(), os.fstat(file.fileno()).st_size, little_endian=little_endian
+        size = os.fstat(file.fileno()).st_size
+        return Header(
+            values=_converted(dataset),
+            syntax=_text(dataset.file_meta.get("TransferSyntaxUID")),
+            little_endian=little_endian,
+            pixels=_pixel_place(file.read(12), file.tell(), size, little_endian=little_endian),
+        )
+
+
+def _follows_meta(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 (pydicom asks with all three)
+    return tag >> 16 != 0x0002
+
+
+def _is_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 (as above)
+    return tag >> 16 == _PIXEL_GROUP and tag & 0xFFFF in _PIXEL_KEYWORDS
+
+
+def _deflated_header(file: BinaryIO) -> Header:
+    """Read the header of a deflated data set, which the file stands before (PS3.5 A.5); its pixels are only counted.
+
+    pydicom would inflate all of it into memory, of whatever size.
+    """
+    stream, size = _inflated(file)
+    dataset = read_dataset(
+        stream, is_implicit_VR=False, is_little_endian=True, stop_when=_is_pixels, specific_tags=_READ
+    )
+    return Header(
+        values=_converted(dataset),
+        syntax=DeflatedExplicitVRLittleEndian,
+        little_endian=True,
+        pixels=_pixel_place(stream.read(12), stream.tell(), size, little_endian=True),
+    )
+
+
+def _inflated(file: BinaryIO) -> tuple[BytesIO, int]:
+    """Inflate the rest of a file; return the first of it, for a header, and how many bytes all of it makes."""
+    packed_bytes = os.fstat(file.fileno()).st_size - file.tell()
+    limit = max(_INFLATED_BYTES, _INFLATED_RATIO * packed_bytes)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    start, size = BytesIO(), 0
+    while not inflater.eof:
+        packed = inflater.unconsumed_tail or file.read(_BLOCK_BYTES)
+        block = inflater.decompress(packed, _BLOCK_BYTES)
+        if not packed and not block:
+            message = "a deflated data set without an end"
+            raise EOFError(message)
+        start.write(block[: max(0, _INFLATED_HEADER_BYTES - size)])
+        size += len(block)
+        if size > limit:
+            message = (
+                f"deflated, and inflates to more than {_INFLATED_BYTES >> 20} MB and {_INFLATED_RATIO} times its size, "
+                f"as a decompression bomb does. If you trust it, inflate it: `dcmconv +te IN OUT`"
             )
-    return Header(values=values, syntax=syntax, little_endian=little_endian, pixels=place)
+            raise DecompressionBombError(message)
+    start.seek(0)
+    return start, size
 
 
 def _converted(dataset: Dataset) -> dict[str, Any]:
@@ -475,6 +547,7 @@ def _converted(dataset: Dataset) -> dict[str, Any]:
     return values
 
 
+_PIXEL_GROUP = 0x7FE0
 _PIXEL_KEYWORDS = {0x0010: "PixelData", 0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 
@@ -485,7 +558,7 @@ def _pixel_place(start: bytes, end_of_start: int, size: int, *, little_endian: b
     if len(start) < 12:
         return None
     group, element = struct.unpack_from(f"{order}HH", start)
-    if group != 0x7FE0 or element not in _PIXEL_KEYWORDS:
+    if group != _PIXEL_GROUP or element not in _PIXEL_KEYWORDS:
         return None
     # Whatever the transfer syntax says, for some writers mix them. As a length, each of these would be odd.
     explicit = start[4:6] in (b"OB", b"OW", b"UN", b"OF", b"OD")
@@ -521,7 +594,7 @@ def _private_b_value(dataset: Dataset) -> float | None:
 
 
 def frames_of(path: Path, header: Header) -> list[FrameHeader]:
-    """Return the planes of a file, one a frame.
+    """Return the planes of a file, one a frame; of one with a fault that the header tells of the first alone.
 
     Of a multi-frame object (PS3.3 C.7.6.16) an attribute is taken from the frame's own functional groups, else from the
     shared ones, else from the header itself, as some vendors leave shared groups empty. The slices of a reconstructed
@@ -537,6 +610,8 @@ def frames_of(path: Path, header: Header) -> list[FrameHeader]:
     if claimed > count:
         root = replace(root, fault=f"has {claimed} frames, it says, and describes none of them")
     size = _frame_bytes(root)
+    if root.fault is not None or size == 0:  # frames that are not there would take memory too
+        count = 1
     frames = [root] if count == 1 else [replace(root, index=index) for index in range(count)]
     if root.offset is not None and count > 1:
         frames = [replace(frame, offset=root.offset + frame.index * size) for frame in frames]
@@ -624,9 +699,9 @@ def _fault(root: FrameHeader, header: Header) -> str | None:
             return "is a JPEG of 12 bits, which no installed codec reads: `gdcmconv --raw IN OUT` may"
         if place is None or not place.available:
             return "has no pixels: it was cut short, or a header alone was exported. Copy it again"
-        return None
-    if header.syntax == DeflatedExplicitVRLittleEndian:
-        return None
+        if place.available < root.frames * _ITEM_BYTES:
+            return f"is cut short: {place.available} bytes of pixels are there, for {root.frames} frames. Copy it again"
+        return _unusual_bits(header) if header.syntax == RLELossless else None
     if place is None:
         return "has no pixels: it was cut short, or a header alone was exported. Copy it again"
     if place.keyword == "PixelData" and (not root.allocated or header.whole("PixelRepresentation") is None):
@@ -639,7 +714,18 @@ def _fault(root: FrameHeader, header: Header) -> str | None:
     there = min(place.length, place.available)
     if there < math.floor(needed):
         return f"is cut short: {there} of {math.ceil(needed)} bytes of pixels are there. Copy it again"
-    return None
+    return _unusual_bits(header) if place.keyword == "PixelData" else None
+
+
+def _unusual_bits(header: Header) -> str | None:
+    """Say that values do not lie in the lowest bits, as old scanners had it (PS3.5 D) and no decoder minds."""
+    stored, high = header.whole("BitsStored"), header.whole("HighBit")
+    if stored is None or high is None or high == stored - 1:
+        return None
+    return (
+        f"has values of {stored} bits (BitsStored) that end at bit {high} (HighBit); only such as end at bit "
+        f"{stored - 1} are read. Export it again"
+    )
 
 
 def _offset(root: FrameHeader, header: Header) -> int | None:

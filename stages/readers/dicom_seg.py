@@ -22,7 +22,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from ...store.errors import GeometryMismatch, UnreadableFile, UnusableLabel, UsageError
+from ...store.errors import GeometryMismatch, UnreadableFile, UnusableLabel
 from .base import Structures
 from .dicom_headers import CODECS, DAMAGE, numbers, quietly, text, whole
 from .label_planes import (
@@ -40,9 +40,11 @@ from .label_planes import (
     to_ras,
     unique_names,
 )
+from .labels import check_threshold
+from .packed_masks import PackedMasks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -148,10 +150,6 @@ class _Fit:
     """How far the farthest corner lies from its voxel; infinite where pixels and voxels do not correspond."""
 
 
-_Masks = dict[int, "npt.NDArray[np.bool_]"]
-"""By segment number, each (i, j, k)."""
-
-
 @quietly()
 def describe_seg(path: Path) -> SegDescription:
     """Describe a segmentation from its header alone.
@@ -229,10 +227,10 @@ def read_seg(
     affine
         Of the image: (i, j, k) to RAS+ millimetres. It may be sheared (a tilted gantry).
     threshold
-        Above which share of MaximumFractionalValue a voxel belongs to a segment: from 0 to below 1. Needed for a
-        FRACTIONAL segmentation that holds anything between 0 and its maximum.
+        Above which share of MaximumFractionalValue a voxel belongs to a segment. Needed for a FRACTIONAL segmentation
+        that holds anything between 0 and its maximum.
     names
-        Which segments to read, by the names of `describe_seg`; all of them by default. A mask takes a byte a voxel.
+        Which segments to read, by the names of `describe_seg`; all of them by default.
     resample
         Take for each voxel the nearest pixel of the nearest plane where the two lattices differ. The planes have to be
         parallel to the image's slices; a slice farther than half their distance from any stays empty.
@@ -256,20 +254,12 @@ def read_seg(
     UsageError
         A threshold that is no share.
     """
-    if threshold is not None and not 0 <= threshold < 1:
-        message = (
-            f"--label-threshold {threshold:g}: a voxel belongs to a segment above that share, so it is a number from 0 "
-            f"to below 1; say 0.5."
-        )
-        raise UsageError(message)
+    check_threshold(threshold)
     stack = _stack(_read(path, place), path, place)
     _require_one_frame_a_place(stack)
-    masks: _Masks = {
-        number: np.zeros(shape, dtype=np.bool_, order="F")
-        for number, name in stack.described.items()
-        if names is None or name in names
-    }
-    drawn = _drawn(stack, masks.keys(), threshold)
+    wanted = {number: name for number, name in stack.described.items() if names is None or name in names}
+    masks = PackedMasks(shape, wanted.values())
+    drawn = _drawn(stack, wanted, threshold)
     fits = _fits(stack, affine)
     gap, sure = _gap(stack, affine)
     sparse = sure and gap > SPARSE_SLICES and not any(fit.steps[2].any() for fit in fits)
@@ -279,7 +269,7 @@ def read_seg(
         notes = _fill_exactly(masks, drawn, stack, fits, cut=resample)
         notes += (f"segmentation: {sparse_note(gap)}",) if sparse else ()
     return Structures(
-        masks={stack.described[number]: mask for number, mask in masks.items()},
+        masks=masks,
         affine=np.array(affine, dtype=np.float64),
         notes=notes,
     )
@@ -466,8 +456,8 @@ def _drawn(stack: _Stack, wanted: Collection[int], threshold: float | None) -> I
                 yield _Drawn(index=index, marked=shown)
 
 
-def _encoded(dataset: Dataset, stack: _Stack) -> list[bytes]:
-    """Return the bytes of each frame, as the file has them."""
+def _encoded(dataset: Dataset, stack: _Stack) -> Iterable[bytes]:
+    """Return the bytes of each frame, as the file has them; uncompressed ones are copied one by one."""
     frames = len(stack.planes)
     columns, rows = stack.size
     bits = rows * columns * (whole(dataset, "BitsAllocated") or 1)
@@ -477,7 +467,7 @@ def _encoded(dataset: Dataset, stack: _Stack) -> list[bytes]:
             found = list(generate_frames(stored, number_of_frames=frames))
         else:
             # One-bit frames follow each other without a gap (PS3.5 8.1.1), so one may begin within a byte.
-            found = [stored[index * bits // 8 : ((index + 1) * bits + 7) // 8] for index in range(frames)]
+            return (stored[index * bits // 8 : ((index + 1) * bits + 7) // 8] for index in range(frames))
     except DAMAGE as error:
         raise UnreadableFile(_undecodable(error, stack.place)) from error
     if len(found) != frames:
@@ -586,7 +576,7 @@ def _overlaps(fit: _Fit, size: tuple[int, int], shape: tuple[int, int, int]) -> 
 
 
 def _fill_exactly(
-    masks: _Masks, drawn: Iterator[_Drawn], stack: _Stack, fits: list[_Fit], *, cut: bool
+    masks: PackedMasks, drawn: Iterator[_Drawn], stack: _Stack, fits: list[_Fit], *, cut: bool
 ) -> tuple[str, ...]:
     """Put each pixel on its voxel; return the notes. With ``cut``, what lies outside the image is left out."""
     misfits: list[int] = []
@@ -600,7 +590,7 @@ def _fill_exactly(
         farthest = max(farthest, fit.displacement_voxels)
         outside = 0
         for number, marked in frame.marked:
-            outside += _put(masks[number], marked, fit)
+            outside += _put(masks, stack.described[number], marked, fit)
         outside_frames += outside > 0
         outside_pixels += outside
     if misfits:
@@ -623,7 +613,7 @@ def _fill_exactly(
     return tuple(notes)
 
 
-def _put(mask: npt.NDArray[np.bool_], marked: npt.NDArray[np.bool_], fit: _Fit) -> int:
+def _put(masks: PackedMasks, name: str, marked: npt.NDArray[np.bool_], fit: _Fit) -> int:
     """Mark the voxels (i, j, k) of a frame's pixels (rows, columns); return how many pixels lie outside."""
     along_row, along_column = (int(axis) for axis in np.abs(fit.steps).argmax(axis=0))
     backwards = fit.steps[[along_row, along_column], [0, 1]] < 0
@@ -632,11 +622,11 @@ def _put(mask: npt.NDArray[np.bool_], marked: npt.NDArray[np.bool_], fit: _Fit) 
         block = block.T
     block = np.expand_dims(block, 3 - along_row - along_column)  # one voxel thick across the frame
     start = np.minimum(fit.origin, fit.origin + fit.steps @ (np.array(marked.shape[::-1]) - 1))
-    low, high = np.maximum(start, 0), np.minimum(start + block.shape, mask.shape)
+    low, high = np.maximum(start, 0), np.minimum(start + block.shape, masks.shape)
     if (low >= high).any():
         return int(marked.sum())
     inside = block[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
-    mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] |= inside
+    masks.put(name, inside, (int(low[0]), int(low[1]), int(low[2])))
     return int(marked.sum()) - int(inside.sum())
 
 
@@ -655,18 +645,20 @@ def _misfit(misfits: list[int], stack: _Stack, fits: list[_Fit]) -> str:
     )
 
 
-def _fill_nearest(masks: _Masks, drawn: Iterator[_Drawn], stack: _Stack, affine: Affine, gap: float) -> tuple[str, ...]:
+def _fill_nearest(
+    masks: PackedMasks, drawn: Iterator[_Drawn], stack: _Stack, affine: Affine, gap: float
+) -> tuple[str, ...]:
     """Give each voxel the nearest pixel of the nearest plane; return the notes."""
     _require_parallel(stack, affine)
-    slices = max((mask.shape[2] for mask in masks.values()), default=0)
-    slices_of = _slices_of_planes(stack, slices, affine, gap)
+    slices_of = _slices_of_planes(stack, masks.shape[2], affine, gap)
     for frame in drawn:
         for k in slices_of[frame.index]:
+            column, row = _nearest_pixels(stack.planes[frame.index], masks.shape[:2], k, affine)
+            inside = (column >= 0) & (column < stack.size[0]) & (row >= 0) & (row < stack.size[1])
             for number, marked in frame.marked:
-                mask = masks[number][:, :, k]
-                column, row = _nearest_pixels(stack.planes[frame.index], mask.shape, k, affine)
-                inside = (column >= 0) & (column < stack.size[0]) & (row >= 0) & (row < stack.size[1])
-                mask[inside] = marked[row[inside], column[inside]]
+                plane = np.zeros((*masks.shape[:2], 1), dtype=np.bool_)
+                plane[inside, 0] = marked[row[inside], column[inside]]
+                masks.put(stack.described[number], plane, (0, 0, k))
     return (
         "segmentation: it lies on another lattice than the image; each voxel took the nearest pixel of the nearest "
         "plane",

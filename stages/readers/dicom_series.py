@@ -1,23 +1,22 @@
 """Triage of a DICOM folder: which files make one volume each, and why the others do not. By headers, not by pixels.
 
 Files are grouped by SeriesInstanceUID (with study and patient: some anonymisers write one UID for all) and, within, by
-what else makes one grid: matrix, orientation, pixel spacing, colour. Each group becomes a `Finding`: a `Series`, which
-is the plan for reading it, or the reason for which it is refused, with numbers. Where a position holds several slices
-(echoes, time points, b-values) the user chooses the volume (`VolumeChoice`); nothing is chosen in silence. No name,
-date or UID of a header enters a reason or a note; a reason may name a file.
+what else makes one grid: modality, matrix, orientation, pixel spacing, colour. Each group becomes a `Finding`: a
+`Series`, which is the plan for reading it, or the reason for which it is refused, with numbers. Of several volumes in
+one grid the user chooses one (`dicom_volumes`). No name, date or UID of a header enters a reason or a note; a reason
+may name a file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-import pydicom
+import numpy as np
 from pydicom.uid import UID
 
 from ...store.errors import UnreadableFile
@@ -26,6 +25,7 @@ from .dicom_headers import (
     DAMAGE,
     LFS_POINTER,
     SUFFIXES,
+    DecompressionBombError,
     FrameHeader,
     Header,
     begins_as_dicom,
@@ -35,12 +35,34 @@ from .dicom_headers import (
     read_header,
     shown_name,
 )
-from .slice_stack import ORIENTATION_TOLERANCE, SliceHeader, clusters, same_position_mm, stack
+from .dicom_volumes import (
+    VolumeChoice,
+    has_marks,
+    one_volume,
+    pixel_digest,
+    shared_marks,
+    told_of_copies,
+    without_copies,
+    without_place,
+)
+from .slice_stack import NEAR_ORIENTATION, ORIENTATION_TOLERANCE, SliceHeader, clusters, stack
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping
 
-__all__ = ["DicomFolder", "Finding", "Frame", "LabelObject", "RefusedFiles", "Series", "VolumeChoice", "triage"]
+__all__ = [
+    "DicomFolder",
+    "Finding",
+    "Frame",
+    "Held",
+    "LabelObject",
+    "ReadHeaders",
+    "RefusedFiles",
+    "Series",
+    "VolumeChoice",
+    "read_headers",
+    "triage",
+]
 
 # Headers round PixelSpacing differently within a series, at the fifth digit: a tenth of a voxel over 512.
 _SPACING_TOLERANCE = 2e-4  # of itself
@@ -67,23 +89,8 @@ _PARTS_OF_COMPLEX = {
 }
 # A scout, a bolus-timing image, a stray slice: fewer slices are no volume where the study holds one.
 _FEW_SLICES = 3
-_LISTED = 12
-_B_VALUE_TOLERANCE = 1.0  # s/mm2: scanners write 999.9998
-_ECHO_DECIMALS = 2  # of milliseconds
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VolumeChoice:
-    """Which volume to take of a 4-D series, and how many slices make one."""
-
-    time_index: int | None = None
-    """The n-th of the volumes that are left, from 0."""
-    b_value: float | None = None
-    """s/mm2."""
-    echo: int | None = None
-    """The n-th echo time, from 1."""
-    min_slices: int | None = None
-    """Fewer are refused; None: fewer than 3 are, where the same study holds a larger series."""
+# So many orientations of a slice or two each are made by a camera that goes round, or by radial planes.
+_MANY_ORIENTATIONS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,8 +142,11 @@ class Series:
     number: int | None
     """SeriesNumber."""
     notes: tuple[str, ...] = ()
+    chosen: tuple[tuple[str, int | float], ...] = ()
+    """Which of the user's `VolumeChoice` it took to choose it of a 4-D series, by name; empty for a 3-D one."""
     uid: str = field(repr=False)
-    """What names this stack: SeriesInstanceUID, and what else tells it from others of one UID. For hashing only."""
+    """What names this volume: its patient, study and series, and what all of its slices share (see `_name_of_stack`).
+    It depends neither on what else is there nor on the names of files. For hashing only."""
     patient_id: str = field(default="", repr=False)
     """PatientID, possibly empty. For hashing only."""
     series_uid: str = field(default="", repr=False)
@@ -180,6 +190,13 @@ class LabelObject:
     """``dicom-seg`` or ``rtstruct``."""
 
 
+Held: TypeAlias = list[FrameHeader] | LabelObject | str | None
+"""What one file holds: the planes of an image, labels, nothing of use and why, or no DICOM at all."""
+
+ReadHeaders: TypeAlias = Callable[[Sequence[Path]], Iterable[Held]]
+"""Reads the headers of files and tells what each holds, in their order: `read_headers`, or the same by processes."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedFiles:
     """DICOM files that hold neither images nor labels, or cannot be read."""
@@ -203,7 +220,9 @@ class DicomFolder:
         return not (self.findings or self.label_objects or self.refused)
 
 
-def triage(folder: Path | Iterable[Path], choice: VolumeChoice | None = None) -> DicomFolder:
+def triage(
+    folder: Path | Iterable[Path], choice: VolumeChoice | None = None, *, read: ReadHeaders | None = None
+) -> DicomFolder:
     """Sort the DICOM files under a folder into volumes, label objects and what is refused, from headers alone.
 
     Parameters
@@ -213,29 +232,30 @@ def triage(folder: Path | Iterable[Path], choice: VolumeChoice | None = None) ->
         is taken too, and so is a list of files.
     choice
         Which volume of a 4-D series; it is ignored for series that have only one.
+    read
+        Where headers are read: in this process, one after the other, by default.
 
     Returns
     -------
     DicomFolder
-        A series without UID (anonymised away) is told by its folder, StudyDate and SeriesNumber, and a note says so.
+        A series without UID (anonymised away) is told by its folder, StudyDate, SeriesNumber and frame of reference,
+        and a note says so.
     """
     choice = choice or VolumeChoice()
     groups: dict[_Group, list[FrameHeader]] = {}
     labels: list[LabelObject] = []
     refused: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    with quietly():
-        for path in files_under(_searched(folder)) if isinstance(folder, Path) else folder:
-            header = _read(path)
-            if isinstance(header, str):
-                refused[path.parent, header].append(path)
-            elif header is None or "DirectoryRecordSequence" in header.values:
-                continue  # no DICOM; a DICOMDIR lists the files that are found anyway
-            elif (reader := _label_reader(header)) is not None:
-                labels.append(LabelObject(path=path, reader=reader))
-            elif (reason := _why_no_image(header)) is not None:
+    paths = list(files_under(_searched(folder)) if isinstance(folder, Path) else folder)
+    for path, held in zip(paths, (read or read_headers)(paths), strict=True):
+        match held:
+            case None:
+                continue
+            case str(reason):
                 refused[path.parent, reason].append(path)
-            else:
-                for frame in frames_of(path, header):
+            case LabelObject():
+                labels.append(held)
+            case frames:
+                for frame in frames:
                     groups.setdefault(_group_of(frame), []).append(frame)
     names = _names(groups)
     findings = [finding for group, frames in groups.items() for finding in _findings(names[group], frames, choice)]
@@ -258,6 +278,24 @@ def _searched(folder: Path) -> Path:
     return folder.parent if folder.name.upper() == "DICOMDIR" and folder.is_file() else folder
 
 
+def read_headers(paths: Iterable[Path]) -> Iterator[Held]:
+    """Read the headers of files, one after the other; pydicom is silent until the last one was taken."""
+    with quietly():
+        for path in paths:
+            yield _held(path)
+
+
+def _held(path: Path) -> Held:
+    header = _read(path)
+    if header is None or isinstance(header, str):
+        return header
+    if "DirectoryRecordSequence" in header.values:
+        return None  # a DICOMDIR lists the files that are found anyway
+    if (reader := _label_reader(header)) is not None:
+        return LabelObject(path=path, reader=reader)
+    return _why_no_image(header) or frames_of(path, header)
+
+
 def _read(path: Path) -> Header | str | None:
     """Return a file's header, why it cannot be read, or None where it is no DICOM."""
     try:
@@ -269,6 +307,8 @@ def _read(path: Path) -> Header | str | None:
         return f"cannot be opened ({error.strerror or type(error).__name__})"
     try:
         header = read_header(path)
+    except DecompressionBombError as error:
+        return str(error)
     except (*DAMAGE, MemoryError):  # a length of gigabytes, where a byte was turned over
         return _why_unreadable(path)
     known = ("SOPClassUID", "Rows", "DirectoryRecordSequence")
@@ -286,32 +326,38 @@ class _Group:
     study_uid: str = ""
     patient_id: str = ""
     folder: str = ""
-    """Only where the UID is blank; then it, the date and the number stand for it."""
+    """Only where the series has no UID; then it, the date, the number and the frame of reference stand for that."""
     date: str = ""
     number: str = ""
+    frame_of_reference: str = ""
 
 
 def _group_of(frame: FrameHeader) -> _Group:
+    group = _Group(series_uid=frame.series_uid, study_uid=frame.study_uid, patient_id=frame.patient_id)
     if frame.series_uid:
-        return _Group(series_uid=frame.series_uid, study_uid=frame.study_uid, patient_id=frame.patient_id)
-    return _Group(
-        series_uid="",
-        folder=str(frame.path.parent.resolve()),
+        return group
+    folder = str(frame.path.parent.resolve())
+    return replace(
+        group,
+        folder=folder,
         date=frame.study_date,
         number=str(frame.series_number),
+        frame_of_reference=frame.frame_of_reference_uid,
     )
 
 
 def _names(groups: Iterable[_Group]) -> Mapping[_Group, str]:
-    """Name each group by its SeriesInstanceUID, and by more only where several have the same."""
-    bearers = Counter(group.series_uid for group in groups)
-    return {group: _name(group, alone=bearers[group.series_uid] == 1) for group in groups}
+    """Name each group by all that tells it from others, whether or not others are there.
 
-
-def _name(group: _Group, *, alone: bool) -> str:
-    if not group.series_uid:
-        return "\n".join(["", group.folder, group.date, group.number])
-    return group.series_uid if alone else "\n".join([group.series_uid, group.study_uid, group.patient_id])
+    Careless anonymisers write one SeriesInstanceUID into the files of many patients, who need not lie in one folder.
+    """
+    return {
+        group: "\n".join(
+            [group.series_uid, group.study_uid, group.patient_id]
+            + ([] if group.series_uid else [group.folder, group.date, group.number, group.frame_of_reference])
+        )
+        for group in groups
+    }
 
 
 # Made from scans, and no scans themselves, though some have rows and columns.
@@ -371,29 +417,54 @@ def _why_unreadable(path: Path) -> str | None:
 def _findings(base: str, frames: list[FrameHeader], choice: VolumeChoice) -> list[Finding]:
     """Split one series into what could be grids, and judge each."""
     kinds = _kinds_of_slice(frames)
-    scans = [kind for kind in kinds if not _role(kind[0])]  # others are refused, and need no name
-    several_orientations = len(scans) > 1 and len(clusters([_scaled(kind[0].orientation) for kind in scans])) > 1
+    scans = [kind for kind in kinds if not _role(kind[0])]  # others are refused
+    orientations = len(clusters([_scaled(kind[0].orientation) for kind in scans if kind[0].orientation is not None]))
     found = []
+    if orientations >= _MANY_ORIENTATIONS and all(len(kind) < _FEW_SLICES for kind in scans):
+        reason = (
+            f"{sum(map(len, scans))} slices in {orientations} orientations: a rotating projection (MIP), planes "
+            f"around an axis, or a localizer. They make no stack"
+        )
+        found.append(_refusal([frame for kind in scans for frame in kind], reason))
+        kinds = [kind for kind in kinds if _role(kind[0])]
+    stacks = []
     for members in kinds:
-        name = base if len(scans) <= 1 else f"{base}\n{_kind_name(members[0])}"
         for part, alike in _parts_of_complex(members).items():
-            uid = name if part in ("all", "magnitude") else f"{name}\n{part}"
-            if part not in ("all", "magnitude"):
+            if part not in ("all", _MAGNITUDE):
                 found.append(
                     _refusal(alike, f"{part} images beside the magnitude in one series: anatomy is in the latter")
                 )
-            elif several_orientations and len(alike) < _FEW_SLICES and not _role(alike[0]):
+            elif orientations > 1 and len(alike) < _FEW_SLICES and not _role(alike[0]):
                 reason = (
                     f"mixed orientations: one series holds {len(frames)} slices in {len(kinds)} orientations or sizes, "
                     f"and only {len(alike)} of them lie{'s' if len(alike) == 1 else ''} in this one: a localizer"
                 )
                 found.append(_refusal(alike, reason))
             else:
-                found += _judged(uid, alike, choice)
-    return found
+                judged = _judged(base, alike, choice)
+                stacks += [alike[0]] * any(one.series is not None and one.series.affine is not None for one in judged)
+                found += judged
+    return found if len(stacks) < 2 else [_noted(one, _what_tells_apart(stacks)) for one in found]
 
 
-def _judged(uid: str, frames: list[FrameHeader], choice: VolumeChoice) -> list[Finding]:
+def _what_tells_apart(stacks: Sequence[FrameHeader]) -> str:
+    """Tell of the stacks into which a series falls, by the first slice of each."""
+    differing = {
+        "modality": len({one.modality for one in stacks}),
+        "matrix": len({(one.rows, one.columns) for one in stacks}),
+        "orientation": len(clusters([_scaled(one.orientation) for one in stacks])),
+        "pixel spacing": len(clusters([_scaled_spacing(one.spacing_mm) for one in stacks])),
+    }
+    names = ", ".join(name for name, count in differing.items() if count > 1) or "kind of pixels"
+    return f"one of {len(stacks)} stacks in one series, which differ in {names}"
+
+
+def _noted(finding: Finding, note: str) -> Finding:
+    series = finding.series
+    return finding if series is None else replace(finding, series=replace(series, notes=(*series.notes, note)))
+
+
+def _judged(base: str, frames: list[FrameHeader], choice: VolumeChoice) -> list[Finding]:
     """Return a series that makes one volume, the refusal of one that does not, or one volume a radiograph."""
     first = frames[0]
     if (reason := _what_it_is_not(frames)) is not None:
@@ -401,19 +472,40 @@ def _judged(uid: str, frames: list[FrameHeader], choice: VolumeChoice) -> list[F
     lacking = _lacking_geometry(frames)
     if lacking is not None:
         if first.modality in _PROJECTIONS and all(frame.frames == 1 for frame in frames):
-            return [
-                _taken(f"{uid}\n{frame.sop_uid or frame.path.name}" if len(frames) > 1 else uid, [frame], None, ())
-                for frame in frames
-            ]
+            return _pictures(base, frames)
         return [_refusal(frames, lacking)]
     try:
-        chosen, notes, tag = _one_volume(frames, choice)
-        slices = [_slice_header(frame) for frame in chosen]
-        stacked = stack(slices)
+        volume = one_volume(frames, choice)
+        slices = sorted(volume.frames, key=_place)  # so that rounding is that of one slice, whatever files are called
+        stacked = stack([_slice_header(frame) for frame in slices])
     except UnreadableFile as error:
         return [_refusal(frames, str(error))]
-    ordered = [chosen[index] for index in stacked.order]
-    return [replace(_taken(f"{uid}{tag}", ordered, stacked.affine, (*notes, *stacked.notes)), paths=_paths(frames))]
+    ordered = [slices[index] for index in stacked.order]
+    name = _name_of_stack(base, ordered)
+    if any(has_marks(rival, shared_marks(ordered)) for rival in volume.rivals):
+        name += f"\n{_instance(ordered[0], _bearers([*ordered, *volume.rivals]))}"
+    taken = _taken(name, ordered, stacked.affine, (*volume.notes, *stacked.notes), chosen=volume.chosen)
+    return [replace(taken, paths=_paths(frames))]
+
+
+def _pictures(base: str, frames: list[FrameHeader]) -> list[Finding]:
+    """Return one volume a radiograph, copies left out."""
+    kept, _ = without_copies(frames)
+    copies: dict[FrameHeader, list[FrameHeader]] = defaultdict(list)
+    for frame in set(frames) - set(kept):
+        copies[without_place(frame)].append(frame)
+    bearers = _bearers(kept)
+    found = []
+    for frame in kept:
+        left_out = copies.pop(without_place(frame), [])
+        name = f"{_name_of_stack(base, [frame])}\n{_instance(frame, bearers)}"
+        taken = _taken(name, [frame], None, told_of_copies(len(left_out)))
+        found.append(replace(taken, paths=_paths([frame, *left_out])))
+    return found
+
+
+def _place(frame: FrameHeader) -> tuple[float, ...]:
+    return frame.position_mm or ()
 
 
 _ROLES = {"LOCALIZER": "localizer", "SCOUT": "localizer", "MOSAIC": "mosaic", "SCREEN SAVE": "screen save"}
@@ -487,33 +579,84 @@ def _lacking_geometry(frames: Sequence[FrameHeader]) -> str | None:
             if value is None
         ]
         if lacking:
+            loop = frame.frames > 1 and frame.modality in _PROJECTIONS
+            alike = "Tomosyntheses, cine loops and other" if loop else "Screen shots, cine loops and some anonymised"
             return (
                 f"{frame.told}: the header lacks {', '.join(lacking)} (or it is no usable number), so nobody knows "
-                f"where the slice lies. Screen shots, cine loops and some anonymised exports are like that; export it "
-                f"again with geometry"
+                f"where the slice lies. {alike} exports are like that; export it again with geometry"
             )
     return None
 
 
 def _kinds_of_slice(frames: Sequence[FrameHeader]) -> list[list[FrameHeader]]:
-    """Group slices of one role, matrix, orientation, spacing and colour, in the order of their first ones.
+    """Group slices of one modality, role, matrix, orientation, spacing and colour, in the order of their first ones.
 
     Orientation and spacing are compared within tolerances: rounding to fixed decimals would tear series whose cosines
-    sit on a border. A slice that lacks one of them goes with the others of its matrix: what it lacks is their trouble.
+    sit on a border. Orientations that drift farther are one where the slices make one stack. A slice that lacks one of
+    them goes with the others of its matrix (with most of them, where they are of several kinds): what it lacks is their
+    trouble.
     """
     exact: dict[Hashable, list[FrameHeader]] = defaultdict(list)
     for frame in frames:
         inverted = frame.photometric == "MONOCHROME1"
-        exact[_role(frame), frame.rows, frame.columns, frame.samples, inverted].append(frame)
+        exact[frame.modality, _role(frame), frame.rows, frame.columns, frame.samples, inverted].append(frame)
     kinds: list[list[FrameHeader]] = []
     for alike in exact.values():
         whole = [frame for frame in alike if frame.orientation is not None and frame.spacing_mm is not None]
-        places = clusters([_scaled(frame.orientation) + _scaled_spacing(frame.spacing_mm) for frame in whole])
-        first, *others = [[whole[index] for index in group] for group in places] or [[]]
+        groups = _grouped([_scaled(frame.orientation) + _scaled_spacing(frame.spacing_mm) for frame in whole])
+        largest, *others = _rejoined([[whole[index] for index in group] for group in groups]) or [[]]
         lacking = [frame for frame in alike if frame.orientation is None or frame.spacing_mm is None]
-        kinds += [first + lacking, *others]
+        kinds += [largest + lacking, *others]
     places_of = {id(frame): place for place, frame in enumerate(frames)}
     return sorted(kinds, key=lambda kind: places_of[id(kind[0])])
+
+
+def _grouped(vectors: Sequence[tuple[float, ...]]) -> list[list[int]]:
+    """Return the `clusters` of vectors, the largest first: the same for any order of them.
+
+    Groups grow around what most slices say, then around what is nearest to the middle.
+    """
+    said = Counter(vectors)
+    if len(said) <= 1:
+        return clusters(vectors)
+    middle = np.median(np.array(vectors), axis=0)
+    far = {vector: float(np.abs(np.array(vector) - middle).sum()) for vector in said}
+    order = sorted(range(len(vectors)), key=lambda index: (-said[vectors[index]], far[vectors[index]], vectors[index]))
+    groups = [sorted(order[index] for index in group) for group in clusters([vectors[index] for index in order])]
+    return sorted(groups, key=len, reverse=True)  # stable: of two large ones, that of the more usual vector
+
+
+def _rejoined(groups: list[list[FrameHeader]]) -> list[list[FrameHeader]]:
+    """Join groups, the largest first, whose orientations differ by little more than the tolerance.
+
+    Where together they make one stack; and where one of them is only a few slices, which nobody scans for themselves:
+    then what is wrong with the whole is told.
+    """
+    joined: list[list[FrameHeader]] = []
+    for group in groups:
+        near = (one for one in joined if _are_near(one[0], group[0]))
+        home = next((one for one in near if len(group) < _FEW_SLICES or _make_one_stack([*one, *group])), None)
+        if home is None:
+            joined.append(list(group))
+        else:
+            home.extend(group)
+    return joined
+
+
+def _are_near(one: FrameHeader, other: FrameHeader) -> bool:
+    turns = [abs(a - b) for a, b in zip(one.orientation or (), other.orientation or (), strict=True)]
+    spacings = zip(_scaled_spacing(one.spacing_mm), _scaled_spacing(other.spacing_mm), strict=True)
+    return max(turns) <= NEAR_ORIENTATION and all(abs(a - b) <= 1 for a, b in spacings)
+
+
+def _make_one_stack(frames: Sequence[FrameHeader]) -> bool:
+    if any(frame.position_mm is None for frame in frames):
+        return False
+    try:
+        stack([_slice_header(frame) for frame in frames])
+    except UnreadableFile:
+        return False
+    return True
 
 
 def _scaled(orientation: Sequence[float] | None) -> tuple[float, ...]:
@@ -524,224 +667,57 @@ def _scaled_spacing(spacing_mm: Sequence[float] | None) -> tuple[float, ...]:
     return tuple(math.log(spacing) / _SPACING_TOLERANCE for spacing in spacing_mm or ())
 
 
-def _rounded(values: Sequence[float] | None) -> tuple[float, ...]:
-    """Round so that it survives rounding noise: two decimals, and no negative zero."""
-    return tuple(round(value, 2) + 0.0 for value in values or ())
+_MAGNITUDE = "magnitude"
 
 
-def _kind_name(frame: FrameHeader) -> str:
-    values = (frame.rows, frame.columns, *_rounded(frame.orientation), *_rounded(frame.spacing_mm))
-    colour = f" {frame.photometric}" if frame.photometric == "MONOCHROME1" or frame.samples != 1 else ""
-    return " ".join([*(f"{value:g}" for value in values), *filter(None, [_role(frame)])]) + colour
+def _part_of_complex(frame: FrameHeader) -> str:
+    further = set(frame.image_type[2:])
+    return next((name for name, words in _PARTS_OF_COMPLEX.items() if further & words), _MAGNITUDE)
 
 
 def _parts_of_complex(frames: list[FrameHeader]) -> dict[str, list[FrameHeader]]:
     """Tell phase, real and imaginary images from the magnitude, where a series mixes them."""
     parts: dict[str, list[FrameHeader]] = defaultdict(list)
     for frame in frames:
-        further = set(frame.image_type[2:])
-        parts[next((name for name, words in _PARTS_OF_COMPLEX.items() if further & words), "magnitude")].append(frame)
-    return dict(parts) if len(parts) > 1 and "magnitude" in parts else {"all": frames}
+        parts[_part_of_complex(frame)].append(frame)
+    return dict(parts) if len(parts) > 1 and _MAGNITUDE in parts else {"all": frames}
 
 
-# -- several volumes in one series -----------------------------------------------------------------
+# -- what names a volume ---------------------------------------------------------------------------
 
 
-def _one_volume(frames: list[FrameHeader], choice: VolumeChoice) -> tuple[list[FrameHeader], tuple[str, ...], str]:
-    """Choose the slices of one volume.
+def _name_of_stack(base: str, frames: Sequence[FrameHeader]) -> str:
+    """Name a volume by its series, its grid in plane, and what all of its slices say of echo, weighting and time.
 
-    Returns
-    -------
-    list
-        One slice a position.
-    tuple of str
-        What to tell of the choice.
-    str
-        What tells this volume from the others of the series, for its identity; empty for a 3-D series.
-
-    Raises
-    ------
-    UnreadableFile
-        Positions hold unlike numbers of slices, or several volumes and no choice; the choices are listed.
+    Of the slices themselves nothing but what they share: neither a stray slice beside them, nor a file's name, nor the
+    option by which they were chosen, nor a slice that is copied later gives the volume another name; and another stack,
+    echo or moment of the series has another one, wherever it lies.
     """
-    positions = _by_position(frames)
-    counts = Counter(len(members) for members in positions)
-    if set(counts) == {1}:
-        return frames, (), ""
-    frames, notes = _without_copies(frames)
-    positions = _by_position(frames)
-    if {len(members) for members in positions} == {1}:
-        return frames, notes, ""
-    copies = [(frame.sop_uid, frame.index) for frame in frames if frame.sop_uid]
-    if len(copies) == len(frames) and 1 < len(set(copies)) < len(copies):
-        message = (
-            f"duplicate positions: {len(frames)} slices lie at {len(positions)} position(s), and some are unlike "
-            f"copies of each other (one SOPInstanceUID, other pixels or another header): keep one of each"
-        )
-        raise UnreadableFile(message)
-    if len(positions) == 1:
-        message = (
-            f"duplicate positions, not a volume: all {len(frames)} slices lie at one position{_what_differs(frames)}: "
-            f"bolus timing, perfusion or a cine loop"
-        )
-        raise UnreadableFile(message)
-    left, told, tag = frames, [], ""
-    echoes = _echoes(frames)
-    if choice.echo is not None and len(echoes) > 1:
-        if not 1 <= choice.echo <= len(echoes):
-            message = f"--echo {choice.echo}: there are {len(echoes)} echo times: {_echo_choices(echoes)}"
-            raise UnreadableFile(message)
-        wanted = echoes[choice.echo - 1]
-        left = [frame for frame in left if _echoes([frame]) == [wanted]]
-        told.append(f"echo {choice.echo} of {len(echoes)} ({wanted:g} ms)")
-        tag += f"\necho {choice.echo}"
-    b_values = _b_values(left)
-    if choice.b_value is not None and len(b_values) > 1:
-        near = [
-            frame
-            for frame in left
-            if frame.times.b_value is not None and abs(frame.times.b_value - choice.b_value) <= _B_VALUE_TOLERANCE
-        ]
-        if not near:
-            message = f"--b-value {choice.b_value:g}: the b-values of this series are {_listed(b_values)} s/mm2"
-            raise UnreadableFile(message)
-        left = near
-        told.append(f"b-value {choice.b_value:g} s/mm2 of {_listed(b_values)}")
-        tag += f"\nb {choice.b_value:g}"
-    positions = _by_position(left)
-    volumes = {len(members) for members in positions}
-    if volumes != {1}:
-        if len(volumes) > 1:
-            usual, _ = Counter(len(members) for members in positions).most_common(1)[0]
-            odd = next(members for members in positions if len(members) != usual)
-            message = (
-                f"duplicate positions: {len(positions)} positions hold between {min(volumes)} and {max(volumes)} "
-                f"slices; {odd[0].told} lies where {len(odd)} do, most positions hold {usual}. Slices are missing, or "
-                f"two scans are mixed{_what_differs(left)}"
-            )
-            raise UnreadableFile(message)
-        (count,) = volumes
-        if choice.time_index is None:
-            raise UnreadableFile(_choices(left, count, len(positions)))
-        if not 0 <= choice.time_index < count:
-            message = f"--time-index {choice.time_index}: there are {count} volumes, 0 to {count - 1}"
-            raise UnreadableFile(message)
-        left = [sorted(members, key=_order_in_time)[choice.time_index] for members in positions]
-        told.append(f"volume {choice.time_index} of {count}")
-        tag += f"\nvolume {choice.time_index}"
-        _require_one_weighting(left)
-    return left, (*notes, f"4-D: {', '.join(told)} taken"), tag
+    first = frames[0]
+    values = [first.modality, f"{first.rows} {first.columns}"]
+    if first.orientation is not None and first.spacing_mm is not None:
+        # The middle one, rounded, survives the noise of headers.
+        cosines = np.median([frame.orientation or () for frame in frames], axis=0)
+        spacing_mm = np.median([frame.spacing_mm or () for frame in frames], axis=0)
+        values += [" ".join(f"{round(float(cosine), 2) + 0.0:g}" for cosine in cosines)]  # + 0.0: no negative zero
+        values += [" ".join(f"{float(one):.3g}" for one in spacing_mm)]
+    values += [f"{first.samples} samples"] if first.samples != 1 else []
+    values += ["inverted"] if first.photometric == "MONOCHROME1" else []
+    parts = {_part_of_complex(frame) for frame in frames}
+    values += parts if len(parts) == 1 and _MAGNITUDE not in parts else []
+    values += [f"{name} {value:g}" for name, value in shared_marks(frames).items()]
+    return "\n".join([base, *values])
 
 
-def _echoes(frames: Iterable[FrameHeader]) -> list[float]:
-    """Return the echo times, in ms, ascending."""
-    return sorted({round(frame.times.echo_ms, _ECHO_DECIMALS) for frame in frames if frame.times.echo_ms is not None})
+def _bearers(frames: Iterable[Frame | FrameHeader]) -> Counter[tuple[str, int]]:
+    """Count how many frames bear each SOPInstanceUID and number."""
+    return Counter((frame.sop_uid, frame.index) for frame in frames)
 
 
-def _b_values(frames: Iterable[FrameHeader]) -> list[int]:
-    """Return the b-values, in s/mm2, ascending."""
-    return sorted({round(frame.times.b_value) for frame in frames if frame.times.b_value is not None})
-
-
-def _require_one_weighting(frames: Sequence[FrameHeader]) -> None:
-    """Refuse a volume whose slices are of several echoes or b-values: then positions do not hold the same ones."""
-    echoes, b_values = _echoes(frames), _b_values(frames)
-    one_b_value = not b_values or b_values[-1] - b_values[0] <= 2 * _B_VALUE_TOLERANCE
-    for name, option, count in (("echo times", "--echo", len(echoes)), ("b-values", "--b-value", len(b_values))):
-        if count > 1 and not (name == "b-values" and one_b_value):
-            message = (
-                f"4-D, and the slices of that volume have {count} {name}: slices are missing, or two scans are mixed. "
-                f"Choose by {option} too"
-            )
-            raise UnreadableFile(message)
-
-
-def _without_copies(frames: list[FrameHeader]) -> tuple[list[FrameHeader], tuple[str, ...]]:
-    """Leave out frames that are there twice: one header, the same pixels."""
-    alike: dict[FrameHeader, list[FrameHeader]] = defaultdict(list)
-    for frame in frames:
-        alike[replace(frame, path=Path(), offset=None)].append(frame)
-    digests: dict[Path, bytes] = {}
-    kept: dict[tuple[FrameHeader, bytes], FrameHeader] = {}
-    for header, rivals in alike.items():
-        for frame in rivals:
-            if len(rivals) > 1 and frame.path not in digests:
-                digests[frame.path] = _pixel_digest(frame.path)
-            kept.setdefault((header, digests.get(frame.path, b"")), frame)
-    first = set(kept.values())
-    surplus = {frame.path for frame in frames if frame not in first}
-    notes = (f"{len(surplus)} file(s) are copies of others and were left out",) if surplus else ()
-    return [frame for frame in frames if frame in first], notes
-
-
-def _pixel_digest(path: Path) -> bytes:
-    """Return a hash of a file's pixels as stored; of what cannot be read, one that no other file has."""
-    try:
-        with quietly():
-            pixels = pydicom.dcmread(path, force=True, specific_tags=["PixelData"]).PixelData
-    except DAMAGE:
-        pixels = os.fsencode(path)
-    return hashlib.sha256(pixels).digest()
-
-
-def _by_position(frames: Sequence[FrameHeader]) -> list[list[FrameHeader]]:
-    """Group slices of one kind that lie at one place."""
-    same_mm = same_position_mm(frames[0].spacing_mm or (1.0,))
-    places = [tuple(x / same_mm for x in frame.position_mm or ()) for frame in frames]
-    return [[frames[index] for index in group] for group in clusters(places)]
-
-
-def _order_in_time(frame: FrameHeader) -> tuple[object, ...]:
-    times = frame.times
-    absent = -1.0
-    return (
-        frame.image_type,
-        absent if times.echo_ms is None else times.echo_ms,
-        absent if times.temporal_position is None else times.temporal_position,
-        absent if times.b_value is None else times.b_value,
-        absent if times.trigger_ms is None else times.trigger_ms,
-        absent if times.acquisition is None else times.acquisition,
-        times.clock,
-        times.dimensions,
-        absent if frame.number is None else frame.number,
-        frame.index,
-        frame.path,
-    )
-
-
-def _choices(frames: Sequence[FrameHeader], count: int, positions: int) -> str:
-    """List what may be typed to choose one of several volumes."""
-    echoes, b_values = _echoes(frames), _b_values(frames)
-    choices = [f"--echo {_echo_choices(echoes)}"] if len(echoes) > 1 else []
-    choices += [f"--b-value {_listed(b_values)}"] if len(b_values) > 1 else []
-    choices.append(f"--time-index 0 to {count - 1}")
-    return (
-        f"4-D: {count} volumes of {positions} slices in one series{_what_differs(frames)}. Choose one: "
-        f"{', or '.join(choices)}"
-    )
-
-
-def _echo_choices(echoes: Sequence[float]) -> str:
-    return ", ".join(f"{number} ({echo:g} ms)" for number, echo in enumerate(echoes[:_LISTED], start=1))
-
-
-def _listed(values: Sequence[int]) -> str:
-    more = f", ... ({len(values)} in all)" if len(values) > _LISTED else ""
-    return ", ".join(str(value) for value in values[:_LISTED]) + more
-
-
-def _what_differs(frames: Sequence[FrameHeader]) -> str:
-    """Name the header fields (not their values) that tell the volumes of a mixed series apart."""
-    fields: dict[str, set[object]] = {
-        "ImageType": {frame.image_type for frame in frames},
-        "EchoTime": {frame.times.echo_ms for frame in frames},
-        "b-value": {frame.times.b_value for frame in frames},
-        "TemporalPosition": {frame.times.temporal_position for frame in frames},
-        "TriggerTime": {frame.times.trigger_ms for frame in frames},
-        "AcquisitionNumber": {frame.times.acquisition for frame in frames},
-    }
-    differing = [name for name, values in fields.items() if len(values) > 1]
-    return f" (what differs: {', '.join(differing)})" if differing else ""
+def _instance(frame: Frame | FrameHeader, bearers: Mapping[tuple[str, int], int]) -> str:
+    """Name a frame by its SOPInstanceUID; by its pixels, where it has none, or not for itself alone."""
+    alone = frame.sop_uid and bearers[frame.sop_uid, frame.index] == 1
+    return f"{frame.sop_uid if alone else pixel_digest(frame.path).hex()} {frame.index}"
 
 
 # -- what becomes of it ----------------------------------------------------------------------------
@@ -783,16 +759,29 @@ def _slice_header(frame: FrameHeader) -> SliceHeader:
         orientation=frame.orientation or (),
         spacing_mm=(between_rows, between_columns),
         between_slices_mm=frame.between_slices_mm,
+        matrix=(frame.rows, frame.columns),
     )
 
 
-def _taken(uid: str, frames: Sequence[FrameHeader], affine: Matrix | None, notes: tuple[str, ...]) -> Finding:
+def _taken(
+    uid: str,
+    frames: Sequence[FrameHeader],
+    affine: Matrix | None,
+    notes: tuple[str, ...],
+    *,
+    chosen: tuple[tuple[str, int | float], ...] = (),
+) -> Finding:
     """Return the plan for reading slices that are in order."""
     first = frames[0]
     inverted = first.photometric == "MONOCHROME1"
     told = [*notes, *_notes_on_values(frames)]
     if not first.series_uid:
-        told.append("its UIDs are blank: told from other series by folder, study date and series number")
+        told.append(
+            "its UIDs are blank: told from other series by folder, study date, series number and frame of reference"
+        )
+    parts = {_part_of_complex(frame) for frame in frames} - {_MAGNITUDE}
+    if parts:
+        told.append(f"{' and '.join(sorted(parts))} images, no magnitude: their values are no anatomy")
     if inverted:
         told.append("stored as MONOCHROME1 (high is dark): inverted for display")
     if first.samples > 1:
@@ -831,6 +820,7 @@ def _taken(uid: str, frames: Sequence[FrameHeader], affine: Matrix | None, notes
         modality=first.modality or None,
         number=first.series_number,
         notes=tuple(told),
+        chosen=chosen,
         uid=uid,
         patient_id=first.patient_id,
         series_uid=first.series_uid,
@@ -854,17 +844,17 @@ def _notes_on_values(frames: Sequence[FrameHeader]) -> list[str]:
 
 
 def _with_own_uids(findings: Iterable[Finding]) -> list[Finding]:
-    """Tell apart the series whose names, rounded as they are, came out the same."""
-    seen: Counter[str] = Counter()
-    named = []
-    for finding in findings:
-        series = finding.series
-        if series is not None:
-            seen[series.uid] += 1
-            if seen[series.uid] > 1:
-                series = replace(series, uid=f"{series.uid}\n{seen[series.uid]}")
-        named.append(replace(finding, series=series))
-    return named
+    """Tell apart stacks of one series whose names, rounded as they are, came out the same: by an instance of each."""
+    findings = list(findings)
+    names = Counter(finding.series.uid for finding in findings if finding.series is not None)
+    alike = [one.series for one in findings if one.series is not None and names[one.series.uid] > 1]
+    bearers = _bearers(series.frames[0] for series in alike)
+    return [
+        replace(one, series=replace(one.series, uid=f"{one.series.uid}\n{_instance(one.series.frames[0], bearers)}"))
+        if one.series is not None and names[one.series.uid] > 1
+        else one
+        for one in findings
+    ]
 
 
 def _refusal(frames: Sequence[FrameHeader], reason: str) -> Finding:

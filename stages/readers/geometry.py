@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.affines import voxel_sizes
+from nibabel.affines import from_matvec, voxel_sizes
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 
 from ...store.errors import GeometryMismatch, UsageError
@@ -40,6 +40,7 @@ __all__ = [
     "is_sheared",
     "shear_mm",
     "spacing_mm",
+    "straightened",
 ]
 
 Plane = Literal["axial", "coronal", "sagittal", "stored"]
@@ -197,6 +198,7 @@ def fit_label(
     image_affine: Affine | None,
     *,
     resample: bool = False,
+    may_be_cut_out: bool = False,
     place: str,
 ) -> FittedLabel:
     """Bring a label map onto the grid of its image: as it is, by reordering its axes, or by resampling where told.
@@ -215,6 +217,8 @@ def fit_label(
     resample
         Take a label on any other grid: each voxel of the image gets the label of the nearest voxel, and background
         outside the label's grid. (Whether they belong together then is the user's word.)
+    may_be_cut_out
+        Take a label on a part of the image's lattice too, a whole number of voxels off: background beyond it.
     place
         The label's name, for messages.
 
@@ -222,7 +226,7 @@ def fit_label(
     -------
     FittedLabel
         Values of shape `image_shape`. A label whose axes are only permuted or flipped is reordered exactly, whether
-        or not `resample` is set.
+        or not `resample` is set, and so is one that is cut out put in its place.
 
     Raises
     ------
@@ -236,25 +240,21 @@ def fit_label(
         return FittedLabel(values=values)
     here, change = _nearest_order(shape, label_affine, image_shape, image_affine)
     if here <= _WARNING_VOXELS and change is not None:
-        notes = []
-        if not np.array_equal(change, _AS_STORED):
-            stored, wanted = ("".join(aff2axcodes(affine)) for affine in (label_affine, image_affine))
-            notes.append(f"its label is stored in another order of axes ({stored}, the image {wanted}): reordered")
-        warning = (
-            f"{place}: the label lies {here:.3f} voxel from its image at the farthest corner "
-            f"(up to {_WARNING_VOXELS} is taken); voxels are paired by index"
-        )
         return FittedLabel(
             values=apply_orientation(values, change),
-            warning=warning if here > _SILENT_VOXELS else None,
-            notes=tuple(notes),
+            warning=_warning_of_distance(place, here),
+            notes=_note_of_order(change, label_affine, image_affine),
         )
+    if may_be_cut_out:
+        fitted = _in_its_place(values, label_affine, image_shape, image_affine, place)
+        if fitted is not None:
+            return fitted
     if not resample:
         raise GeometryMismatch(_mismatch(place, here, (shape, label_affine), (image_shape, image_affine)))
     to_label = np.linalg.inv(label_affine) @ image_affine
-    fitted = _resampled(values, to_label, image_shape)
-    note, loss = _told_of_resampling(values, fitted, here, abs(np.linalg.det(to_label)))
-    return FittedLabel(values=fitted, warning=None if loss is None else f"{place}: {loss}", notes=(note,))
+    resampled = _resampled(values, to_label, image_shape)
+    note, loss = _told_of_resampling(values, resampled, here, abs(np.linalg.det(to_label)))
+    return FittedLabel(values=resampled, warning=None if loss is None else f"{place}: {loss}", notes=(note,))
 
 
 def shear_mm(affine: Affine, shape: tuple[int, int, int]) -> float:
@@ -290,7 +290,19 @@ def is_sheared(affine: Affine, shape: tuple[int, int, int]) -> bool:
     shape
         (i, j, k).
     """
-    return _corner_displacement_voxels(shape, affine, _straightened(affine), shape) > _WARNING_VOXELS
+    return _corner_displacement_voxels(shape, affine, straightened(affine), shape) > _WARNING_VOXELS
+
+
+def straightened(affine: Affine) -> Affine:
+    """Return the affine with axes at right angles that is nearest (as a NIfTI qform would be), spacing and origin kept.
+
+    The nearest rotation is the orthogonal factor of the polar decomposition of the direction cosines.
+    """
+    spacing = voxel_sizes(affine)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    straight = np.array(affine, dtype=np.float64)
+    straight[:3, :3] = left @ right * spacing
+    return straight
 
 
 def _stored_orientation(axis: str | None) -> Orientation:
@@ -319,18 +331,6 @@ def _through_plane(affine: Affine, shape: tuple[int, int, int], nearest: list[tu
     return next(plane for plane in _DISPLAY if plane in tied)  # in the order axial, coronal, sagittal
 
 
-def _straightened(affine: Affine) -> Affine:
-    """Return the affine with axes at right angles that is nearest (as a NIfTI qform would be), spacing and origin kept.
-
-    The nearest rotation is the orthogonal factor of the polar decomposition of the direction cosines.
-    """
-    spacing = voxel_sizes(affine)
-    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
-    straight = np.array(affine, dtype=np.float64)
-    straight[:3, :3] = left @ right * spacing
-    return straight
-
-
 def _nearest_order(
     label_shape: tuple[int, ...], label_affine: Affine, image_shape: tuple[int, ...], image_affine: Affine
 ) -> tuple[float, npt.NDArray[Any] | None]:
@@ -352,6 +352,60 @@ def _nearest_order(
     if not fitting:
         return min(others), None
     return min(fitting, key=lambda found: found[0])  # the first of equals, as stored before others
+
+
+def _warning_of_distance(place: str, displacement: float) -> str | None:
+    if displacement <= _SILENT_VOXELS:
+        return None
+    return (
+        f"{place}: the label lies {displacement:.3f} voxel from its image at the farthest corner "
+        f"(up to {_WARNING_VOXELS} is taken); voxels are paired by index"
+    )
+
+
+def _note_of_order(change: npt.NDArray[Any], label_affine: Affine, image_affine: Affine) -> tuple[str, ...]:
+    if np.array_equal(change, _AS_STORED):
+        return ()
+    stored, wanted = ("".join(aff2axcodes(affine)) for affine in (label_affine, image_affine))
+    return (f"its label is stored in another order of axes ({stored}, the image {wanted}): reordered",)
+
+
+def _in_its_place(
+    values: npt.NDArray[np.unsignedinteger[Any]],
+    label_affine: Affine,
+    image_shape: tuple[int, int, int],
+    image_affine: Affine,
+    place: str,
+) -> FittedLabel | None:
+    """Put a label that is cut out of the image's lattice where it belongs; None where it lies on no part of it."""
+    found: list[tuple[float, npt.NDArray[Any], npt.NDArray[np.int64]]] = []
+    for change in _ORDERS:
+        shape = tuple(values.shape[int(axis)] for axis in np.argsort(change[:, 0]))
+        ordered_affine = label_affine @ inv_ornt_aff(change, values.shape)
+        offset = np.rint((np.linalg.inv(image_affine) @ ordered_affine)[:3, 3])
+        there = image_affine @ from_matvec(np.eye(3), offset)
+        found.append((_corner_displacement_voxels(shape, there, ordered_affine, shape), change, offset.astype(int)))
+    displacement, change, offset = min(found, key=lambda one: one[0])
+    if displacement > _WARNING_VOXELS:
+        return None
+    ordered = apply_orientation(values, change)
+    low, high = np.maximum(offset, 0), np.minimum(offset + ordered.shape, image_shape)
+    if (low >= high).any():
+        return None
+    fitted = np.zeros(image_shape, dtype=values.dtype, order="F")
+    inside = ordered[tuple(slice(*ends) for ends in zip(low - offset, high - offset, strict=True))]
+    fitted[tuple(slice(*ends) for ends in zip(low, high, strict=True))] = inside
+    lost = int(np.count_nonzero(values)) - int(np.count_nonzero(inside))
+    beyond = f"{place}: {lost} labelled voxel(s) lie outside its image and are left out" if lost else None
+    size, whole = (" x ".join(map(str, shape)) for shape in (ordered.shape, image_shape))
+    return FittedLabel(
+        values=fitted,
+        warning="; ".join(filter(None, [beyond, _warning_of_distance(place, displacement)])) or None,
+        notes=(
+            *_note_of_order(change, label_affine, image_affine),
+            f"its label is cut out of the image's grid ({size} of {whole} voxels): put in its place",
+        ),
+    )
 
 
 def _corner_displacement_voxels(

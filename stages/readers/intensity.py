@@ -162,9 +162,9 @@ def choose_intensities(
     windows
         None, one, or one for each of three channels; used for whatever grey volume they are given for.
     rule
-        "auto": the windows if there are any, but not for MR, which a note says; else 0 to 255 for colour of 8
-        bits and for a single grey plane of 8 bits of no modality (a PNG or JPEG); else percentiles, except that a CT
-        must name its window.
+        "auto": the windows if there are any, but not for MR and colour, which a note says; else 0 to 255 for colour
+        of 8 bits and for a single grey plane of 8 bits of no modality (a PNG or JPEG); else percentiles, except that a
+        CT must name its window.
         "percentiles": percentiles, also for CT. "full-range": 0 to 255, for 8 bits only.
     padding
         From and to which value (both included) a voxel was never measured; such voxels count for nothing.
@@ -186,7 +186,7 @@ def choose_intensities(
     ------
     UnusableVoxels
         Nothing but padding; NaN or infinite values; a constant volume; one that lies wholly outside all windows;
-        colour with a window or with other than 1 or 3 channels; "full-range" for other than 8 bits.
+        colour of other than 1 or 3 channels; "full-range" for other than 8 bits.
     WindowNeeded
         A CT, rule "auto", and no window.
     UsageError
@@ -205,12 +205,9 @@ def choose_intensities(
         aside = ("an MR: the window is left aside, and its own percentiles are its scale",)
         windows = ()
     channels = _channels(values, place)
-    if windows and channels > 1:
-        message = (
-            f"{place}: a window is for grey values, and this image has {channels} channels of colour. Leave --window "
-            f"and --channels out for it, and its colours are taken as they are."
-        )
-        raise UnusableVoxels(message)
+    if windows and channels > 1:  # a colour-coded map among CTs, say
+        aside = ("a picture in colour: the window is left aside, and its colours are taken as they are",)
+        windows = ()
     measured = Measured(values=values, padding=padding)
     extent = measured.extent()
     _check_measured(measured, extent, non_finite, place)

@@ -25,8 +25,10 @@ import numpy.typing as npt
 
 from ...store.errors import GeometryMismatch, UnreadableFile, UnusableLabel, UnusableVoxels, UsageError
 from .base import Affine, LabelMap, Scan, SourceGrid, Structures
+from .geometry import is_sheared, straightened
 from .labels import whole_labels
 from .nifti import grid_of_affine
+from .packed_masks import PackedMasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,10 +53,12 @@ _BLOCK_BYTES = 1 << 16  # of zlib, which makes at most a thousand times as many
 
 _VALUE_SCALE_FIELDS = frozenset({"ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"})
 
-# Off-diagonal entries of the axes' Gram matrix: rounded headers stay below (4 decimals: 1e-4), a gantry tilt of one
-# degree is 17e-3. ITK and others take directions for orthonormal and invert them by transposing.
-_ORTHONORMAL = 1e-3
+# Off-diagonal entries of the axes' Gram matrix (cosines between axes) up to which ITK takes them for orthonormal.
+_ORTHONORMAL = 1e-4
 
+# 3D Slicer writes a segmentation as large as its segments, and here where that begins in the image. What counts is the
+# affine; but whoever writes this means background beyond.
+_EXTENT = "Segmentation_ReferenceImageExtentOffset"
 _SEGMENT = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer)")
 
 
@@ -141,6 +145,7 @@ def read_itk_label(
         values=whole_labels(values, place=str(path), threshold=threshold),
         affine=header.affine,
         names={segment.value: segment.name for segment in segments if segment.layer == layer},
+        may_be_cut_out=header.is_segmentation,
         notes=header.notes,
     )
 
@@ -156,7 +161,8 @@ def write_label_nrrd(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid)
         Integers of shape ``grid.shape``, in the source's index order.
     grid
         Its affine is written as directions and origin in LPS+; a grid without geometry gets 1 mm and no orientation,
-        a 2-D source a 2-D mask.
+        a 2-D source a 2-D mask. Axes that are nearly at right angles, as rounded headers have them, are made so: ITK
+        and others invert directions by transposing them. No voxel moves by more than `is_sheared` lets pass.
 
     Raises
     ------
@@ -185,16 +191,18 @@ def write_label_nrrd(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid)
 
     dimensions = len(grid.stored_shape) if len(grid.stored_shape) < 3 else 3
     affine = np.eye(4) if grid.affine_array is None else _LPS_TO_RAS @ grid.affine_array
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    direction = affine[:3, :3] / spacing
-    skew = float(np.abs(direction.T @ direction - np.eye(3)).max())
-    if skew > _ORTHONORMAL:
+    skew = _skew(affine)
+    if is_sheared(affine, grid.shape):
         message = (
             f"{path}: the axes of the source's grid are not at right angles (off by {np.degrees(np.arcsin(skew)):.2f} "
             f"degrees, as of a CT with a tilted gantry), and readers of NRRD take them to be. Write this mask as "
             f"DICOM-SEG, or in index space with the affine beside it."
         )
         raise GeometryMismatch(message)
+    if skew >= _ORTHONORMAL:
+        affine = straightened(affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    direction = affine[:3, :3] / spacing
     values_kji = np.ascontiguousarray(values_ijk.T)
     image = SimpleITK.GetImageFromArray(values_kji[0] if dimensions == 2 else values_kji)
     image.SetSpacing(spacing[:dimensions].tolist())
@@ -214,6 +222,12 @@ def write_label_nrrd(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid)
         part.unlink(missing_ok=True)
 
 
+def _skew(affine: Affine) -> float:
+    """Return the largest cosine between two axes."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(directions.T @ directions - np.eye(3)).max())
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Header:
     """What is known of a file before its voxels are read."""
@@ -230,6 +244,11 @@ class _Header:
     affine: Affine | None
     metadata: Mapping[str, str]
     notes: tuple[str, ...]
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether the header has what only 3D Slicer's segmentations have."""
+        return any(key == _EXTENT or _SEGMENT.fullmatch(key) for key in self.metadata)
 
     @property
     def volumes(self) -> int:
@@ -297,7 +316,7 @@ def _header(path: Path) -> _Header:
     metadata = {
         key: reader.GetMetaData(key).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         for key in reader.GetMetaDataKeys()
-        if key in {"NRRD_kinds[pixel]", "NRRD_space"} or _SEGMENT.fullmatch(key)
+        if key in {"NRRD_kinds[pixel]", "NRRD_space", _EXTENT} or _SEGMENT.fullmatch(key)
     }
     has_geometry = not _GEOMETRY_FIELDS.isdisjoint(stated)
     return _Header(
@@ -471,19 +490,16 @@ def _segments(header: _Header) -> list[_Segment]:
 def _structures(header: _Header, segments: list[_Segment], threshold: float | None) -> Structures:
     """Return every segment as a mask of its own; those of one layer cannot overlap, those of two can."""
     layers = _layers(header)
-    masks: dict[str, npt.NDArray[np.bool_]] = {}
+    masks = PackedMasks(layers[0].shape)
     notes = list(header.notes)
     unnamed = 0
     for index, layer in enumerate(layers):
         values = whole_labels(layer, place=f"{header.path}, layer {index}", threshold=threshold)
         named = [segment for segment in segments if segment.layer == index]
         for segment in named:
-            mask = values == segment.value
             if segment.name in masks:
-                masks[segment.name] |= mask
                 notes.append("two segments of one name were joined")
-            else:
-                masks[segment.name] = mask
+            masks.put(segment.name, values == segment.value)
         unnamed += int(np.count_nonzero(~np.isin(values, [0, *(segment.value for segment in named)])))
     missing = [segment for segment in segments if segment.layer >= len(layers)]
     if missing:
@@ -494,7 +510,12 @@ def _structures(header: _Header, segments: list[_Segment], threshold: float | No
         raise UnreadableFile(message)
     if unnamed:
         notes.append(f"{unnamed} labelled voxels belong to no segment of the header and were left out")
-    return Structures(masks=masks, affine=header.affine, notes=tuple(dict.fromkeys(notes)))
+    return Structures(
+        masks=masks,
+        affine=header.affine,
+        may_be_cut_out=header.is_segmentation,
+        notes=tuple(dict.fromkeys(notes)),
+    )
 
 
 def _layers(header: _Header) -> list[npt.NDArray[Any]]:

@@ -32,6 +32,7 @@ __all__ = [
     "LabelChoice",
     "LabelClass",
     "Overlap",
+    "check_threshold",
     "chosen_labels",
     "count_values",
     "names_taken",
@@ -297,8 +298,8 @@ def chosen_labels(
         As a reader gave it. The masks of `Structures` are asked for one after another, those of one class together;
         those that no class takes are not touched.
     choice
-        One that selects takes what its patterns match. One that names takes values as they are, and structures into
-        the class of their own name.
+        One that selects takes what its patterns match. One that names takes values as they are; structures, and
+        values that the annotation itself names, into the class of their own name.
     overlap
         What becomes of voxels in several classes.
     file_names
@@ -365,11 +366,13 @@ def _classes_of_map(
     counts = {value: count for value, count in count_values(annotation.values).items() if value != 0}
     kind = _kind(choice)
     if not choice.selects:
-        nameless = [value for value in counts if value not in choice.names]
-        if nameless:
-            raise UnusableLabel(_nameless(place, nameless, choice.names))
-        values = annotation.values.astype(kind, copy=False)
-        return ChosenLabels(values=values, present=tuple(counts), notes=_emptiness(present=counts, left_out=()))
+        own = _classes_by_name(annotation, counts, choice, place)
+        renumbered = any(value != number for value, number in own.items())
+        values = _looked_up(annotation.values, {0: 0, **own}, kind) if renumbered else annotation.values
+        numbers = tuple(sorted(set(own.values())))
+        return ChosenLabels(
+            values=values.astype(kind, copy=False), present=numbers, notes=_emptiness(present=numbers, left_out=())
+        )
     overlaps = _Overlaps(overlap, place)
     class_of: dict[int, int] = {0: 0}
     touched: dict[int, LabelClass] = {}
@@ -393,6 +396,29 @@ def _classes_of_map(
         left_out=tuple(left_out),
         notes=(*overlaps.notes(touched.values(), present), *_emptiness(present=present, left_out=left_out)),
     )
+
+
+def _classes_by_name(annotation: LabelMap, occurring: Iterable[int], choice: LabelChoice, place: str) -> dict[int, int]:
+    """Return the class of each value, for a choice that names values as they are.
+
+    Where the file itself names its values, a name decides and not a number: two files may number one structure apart.
+    """
+    class_of_name = {_folded(name): value for value, name in choice.names.items()}
+    classes: dict[int, int] = {}
+    strange: list[str] = []
+    for value in occurring:
+        name = annotation.names.get(value)
+        if name is None and not annotation.names and value in choice.names:
+            classes[value] = value
+        elif name is not None and _folded(name) in class_of_name:
+            classes[value] = class_of_name[_folded(name)]
+        elif name is not None:
+            strange.append(name)
+    if strange:
+        raise UnusableLabel(_nameless_structures(place, strange, choice.names))
+    if nameless := [value for value in occurring if value not in classes]:
+        raise UnusableLabel(_nameless(place, nameless, choice.names))
+    return classes
 
 
 def _looked_up(
@@ -542,7 +568,7 @@ def _nameless(place: str, values: Sequence[int], names: Mapping[int, str]) -> st
 
 
 def _nameless_structures(place: str, structures: Sequence[str], names: Mapping[int, str]) -> str:
-    chosen = next(iter(names.values()), "NAME")
+    chosen = next((name for name in names.values() if not name.isdecimal()), "NAME")  # 1=liver would name a value
     return (
         f"{place}: the label has the structure(s) {', '.join(structures[:8])}, which are no class here "
         f"({_listed(names)}). Say which structures make which class, e.g. --labels {chosen}={structures[0]}; what is "
@@ -574,6 +600,22 @@ def count_values(values: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
     return dict(sorted(counted.items()))
 
 
+def check_threshold(threshold: float | None) -> None:
+    """Refuse what is no share above which a voxel belongs to a structure.
+
+    Raises
+    ------
+    UsageError
+        Anything else than 0.001 to 0.999: what lies nearer to 0 or 1 is taken for whole.
+    """
+    if threshold is not None and not WHOLE_TOLERANCE <= threshold <= 1 - WHOLE_TOLERANCE:
+        message = (
+            f"--label-threshold {threshold:g}: a voxel belongs to a structure above that share, so it lies between 0 "
+            f"and 1: {WHOLE_TOLERANCE:g} (any share at all) to {1 - WHOLE_TOLERANCE:g}; 0.5 is the usual one."
+        )
+        raise UsageError(message)
+
+
 def whole_labels(
     values: npt.NDArray[Any], *, place: str, threshold: float | None = None
 ) -> npt.NDArray[np.unsignedinteger[Any]]:
@@ -594,7 +636,7 @@ def whole_labels(
     UnusableLabel
         NaN or infinite, negative, or not whole; some of the values are shown.
     UsageError
-        A threshold outside 0.001 to 0.999.
+        A threshold that `check_threshold` refuses.
     """
     if values.dtype == np.uint8:
         return values
@@ -623,9 +665,7 @@ def whole_planes(
     ndarray
         Of that shape, in Fortran order.
     """
-    if threshold is not None and not WHOLE_TOLERANCE <= threshold <= 1 - WHOLE_TOLERANCE:
-        message = f"--label-threshold {threshold:g}: it has to lie between 0 and 1, such as 0.5."
-        raise UsageError(message)
+    check_threshold(threshold)
     labels: npt.NDArray[np.unsignedinteger[Any]] = np.zeros(shape, dtype=np.uint8, order="F")
     seen = _Seen(size=labels.size)
     for k, plane in enumerate(planes):

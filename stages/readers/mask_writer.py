@@ -6,25 +6,22 @@
     dicom-seg   NAME.seg.dcm     DICOM series that can be referred to, see `seg_writer`
     png         NAME.png         one slice without geometry: pictures
 
-Axes that are not at right angles (a tilted gantry) are beyond ITK, hence beyond NRRD and beyond what most tools take of
-NIfTI. A mask on such a grid is written in index space, ``NAME.index-space.nii.gz``, with the true affine beside it in
-``NAME.index-space.affine.json``. The exception is a source that is a sheared NIfTI itself: its user has tools that read
-it, and the mask has the identical header.
+A mask on a grid whose axes are not at right angles (a tilted gantry) is written in index space,
+``NAME.index-space.nii.gz``, with the true affine beside it: see `index_space`. The exception is a
+source that is a sheared NIfTI itself: its user has tools that read it, and the mask has the identical header.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import polar
 
 from ...store.errors import InputError, SamkitError
-from ...store.places import place_of
 from .geometry import is_sheared, spacing_mm
+from .index_space import INDEX_SPACE, affine_beside, write_affine_beside
 from .nifti import grid_of_affine, read_nifti_image, write_label_nifti, write_label_nifti_index_space
 
 if TYPE_CHECKING:
@@ -43,15 +40,6 @@ MASK_FORMATS: tuple[MaskFormat, ...] = get_args(MaskFormat)
 """The default first."""
 
 _ENDINGS: dict[MaskFormat, str] = {"nifti": ".nii.gz", "nrrd": ".nrrd", "dicom-seg": ".seg.dcm", "png": ".png"}
-_INDEX_SPACE = ".index-space"
-
-_WHAT = (
-    "The file beside this one holds voxels by their index (i, j, k) only and claims no place in patient space: the "
-    "grid of its scan is sheared (a tilted gantry), which NRRD cannot say. The matrix affine_ras_mm takes (i, j, k, 1) "
-    "to millimetres in RAS+: x to the patient's right, y to anterior, z to superior."
-)
-# Cosine between two axes up to which ITK takes them to be at right angles.
-_RIGHT_ANGLES = 1e-4
 # Two quaternions of one orientation: float32 of matrices that were computed on two machines.
 _QUATERNION_TOLERANCE = 1e-5
 
@@ -72,7 +60,7 @@ class MaskFile:
         """Everything that is written: the mask, and the affine beside it."""
         if not self.in_index_space:
             return (self.path,)
-        return (self.path, self.path.with_name(f"{self.name}{_INDEX_SPACE}.affine.json"))
+        return (self.path, affine_beside(self.path))
 
 
 def mask_file(folder: Path, name: str, mask_format: MaskFormat, grid: SourceGrid | None) -> MaskFile:
@@ -90,7 +78,7 @@ def mask_file(folder: Path, name: str, mask_format: MaskFormat, grid: SourceGrid
         Of the source; None where it is not known yet, and then taken to be straight.
     """
     sheared = grid is not None and _only_in_index_space(grid, mask_format)
-    marked = _INDEX_SPACE if sheared else ""
+    marked = INDEX_SPACE if sheared else ""
     return MaskFile(
         path=folder / f"{name}{marked}{_ENDINGS[mask_format]}", name=name, format=mask_format, in_index_space=sheared
     )
@@ -136,8 +124,8 @@ def write_mask(
         from .itk import write_label_nrrd
 
         if mask.in_index_space:
-            _write_affine(mask.files[-1], grid)
-        write_label_nrrd(mask.path, values_ijk, _index_grid(grid) if mask.in_index_space else _straightened(grid))
+            write_affine_beside(mask.path, grid)
+        write_label_nrrd(mask.path, values_ijk, _index_grid(grid) if mask.in_index_space else grid)
     elif mask.format == "png":
         from .picture import write_label_png
 
@@ -171,30 +159,6 @@ def _index_grid(grid: SourceGrid) -> SourceGrid:
     affine = np.eye(4) if grid.affine_array is None else grid.affine_array
     i, j, k = spacing_mm(affine)
     return grid_of_affine(grid.shape, np.diag([-i, -j, k, 1.0]))
-
-
-def _straightened(grid: SourceGrid) -> SourceGrid:
-    """Return the nearest grid with axes at right angles, where those of a grid are nearly so, as rounded headers are.
-
-    The nearest rotation is the orthogonal factor of the polar decomposition of the direction cosines. No voxel moves by
-    more than `is_sheared` lets pass.
-    """
-    if grid.affine_array is None:
-        return grid
-    spacing = spacing_mm(grid.affine_array)
-    directions = grid.affine_array[:3, :3] / spacing
-    if np.abs(directions.T @ directions - np.eye(3)).max() < _RIGHT_ANGLES:
-        return grid
-    affine = grid.affine_array.copy()
-    affine[:3, :3] = polar(directions)[0] * spacing
-    return replace(grid, affine=tuple(tuple(float(value) for value in row) for row in affine))
-
-
-def _write_affine(path: Path, grid: SourceGrid) -> None:
-    """Write what `write_label_nifti_index_space` writes beside its mask."""
-    affine = np.eye(4) if grid.affine_array is None else grid.affine_array
-    stored = {"what": _WHAT, "affine_ras_mm": affine.tolist(), "shape_ijk": list(grid.shape)}
-    place_of(path).publish(f"{json.dumps(stored, indent=2)}\n".encode())
 
 
 def _only_in_index_space(grid: SourceGrid, mask_format: MaskFormat) -> bool:

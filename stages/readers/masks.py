@@ -16,6 +16,7 @@ from ...store.errors import GeometryMismatch, UnreadableFile
 from .base import LabelMap, Structures
 from .dicom import decoded_planes
 from .dicom_headers import DAMAGE, FrameHeader, frames_of, read_header, shown_name
+from .packed_masks import PackedMasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,7 +58,7 @@ def read_mask_series(
     GeometryMismatch
         A mask of another matrix, one beside all slices of the image, or two on one slice.
     """
-    masks = {}
+    masks = PackedMasks(series.shape, (name for name, _ in structures))
     notes: tuple[str, ...] = ()
     for name, paths in structures:
         headers = [_mask_header(path) for path in paths]
@@ -65,7 +66,6 @@ def read_mask_series(
         if by_name and not notes:
             notes = ("masks without positions were put on the slices whose files have their names",)
         find = _slices_by_name(series, place) if by_name else _slices_by_position(series, grid, place)
-        mask = np.zeros(series.shape, dtype=np.bool_, order="F")
         taken: dict[int, FrameHeader] = {}
         for header in headers:
             k = find(header)
@@ -76,22 +76,21 @@ def read_mask_series(
                 )
                 raise GeometryMismatch(message)
             taken[k] = header
-            mask[:, :, k] = _mask_pixels(header, series, place).T > 0
-        masks[name] = mask
+            masks.put(name, _mask_pixels(header, series, place).T[:, :, None] > 0, (0, 0, k))
     return Structures(masks=masks, affine=grid.affine_array, notes=notes)
 
 
 def _mask_header(path: Path) -> FrameHeader:
     try:
-        header, *more = frames_of(path, read_header(path))
+        header, *_ = frames_of(path, read_header(path))
     except DAMAGE as error:
         message = f"{path}: not readable as DICOM: damaged, or cut short in copying. Copy it again."
         raise UnreadableFile(message) from error
-    if more:
-        message = f"{path}: a mask of {len(more) + 1} frames; one slice a file is taken."
-        raise UnreadableFile(message)
     if header.fault is not None:
         message = f"{path} {header.fault}."
+        raise UnreadableFile(message)
+    if header.frames > 1:
+        message = f"{path}: a mask of {header.frames} frames; one slice a file is taken."
         raise UnreadableFile(message)
     return header
 
@@ -180,20 +179,20 @@ def read_mask_files(
     GeometryMismatch
         The masks lie on several lattices.
     """
-    masks: dict[str, npt.NDArray[np.bool_]] = {}
+    masks = PackedMasks(())
     affine: Affine | None = None
     for name, (path, *_) in structures:
         label = _read_volume_label(path, threshold)
-        if masks and (
-            label.values.shape != next(iter(masks.values())).shape or not _same_lattice(label.affine, affine)
-        ):
+        if not masks:
+            masks = PackedMasks(label.values.shape)
+        elif label.values.shape != masks.shape or not _same_lattice(label.affine, affine):
             message = (
                 f"{place}: the masks lie on several lattices: {name!r} on another one than {next(iter(masks))!r}. "
                 f"Write them on the image's grid."
             )
             raise GeometryMismatch(message)
         affine = label.affine
-        masks[name] = label.values > 0
+        masks.put(name, label.values > 0)
     return Structures(masks=masks, affine=affine)
 
 

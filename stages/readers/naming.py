@@ -25,6 +25,7 @@ __all__ = [
     "identity_of_text",
     "keyed_hash",
     "natural_key",
+    "series_hash",
     "stem",
 ]
 
@@ -78,18 +79,26 @@ def keyed_hash(key: bytes, text: str) -> str:
 
 
 def identity_of_text(key: bytes, kind: str, text: str) -> str:
-    """Return which source this is: the keyed hash of its path or series, never of both kinds alike.
+    """Return which source this is: the keyed hash of its path or series, never of two kinds alike.
 
     Parameters
     ----------
     key
         The secret of this user, outside every workspace.
     kind
-        "path" or "series".
+        "path" or "series"; "name" and "folder" for what a source or its label is called, and lies in.
     text
-        The resolved path, or the SeriesInstanceUID.
+        The resolved path, or what names a volume of a series (`dicom_series.Series.uid`).
     """
     return keyed_hash(key, f"{kind}:{text}")
+
+
+def series_hash(key: bytes, series_uid: str) -> str | None:
+    """Return the keyed hash of a SeriesInstanceUID alone, by which labels find the volumes of the series they name.
+
+    It is no identity: a series may hold several volumes. None where the UID is blank.
+    """
+    return keyed_hash(key, f"series uid:{series_uid}") if series_uid else None
 
 
 def hashed_id(key: bytes, identity: str) -> str:

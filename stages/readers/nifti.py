@@ -9,7 +9,6 @@ Only geometry leaves the header: no description, no extensions.
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from contextlib import contextmanager
@@ -25,9 +24,9 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from ...store.errors import GeometryMismatch, UnreadableFile, UnusableLabel, UnusableVoxels, UsageError
-from ...store.places import place_of
 from .base import Affine, LabelMap, Scan, SourceGrid
 from .geometry import is_sheared, spacing_mm
+from .index_space import INDEX_SPACE, write_affine_beside
 from .labels import whole_planes
 
 if TYPE_CHECKING:
@@ -51,13 +50,6 @@ _NIFTI1_LARGEST = 32_767  # dim[] of NIfTI-1 is int16
 _KEPT_TYPES = frozenset(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16"))
 # Deflate makes at most 258 bytes of 2 bits (RFC 1951): a header that promises more than that of its file lies.
 _LARGEST_COMPRESSION = 1032
-
-_INDEX_SPACE = ".index-space."
-_INDEX_SPACE_TOLD = (
-    "The NIfTI file beside this one holds voxels by their index (i, j, k) only and claims no place in patient space: "
-    "the grid of its scan is sheared (a tilted gantry), which a NIfTI cannot say to readers built on ITK. The matrix "
-    "affine_ras_mm takes (i, j, k, 1) to millimetres in RAS+: x to the patient's right, y to anterior, z to superior."
-)
 
 
 def read_nifti_image(path: Path, *, modality: str | None = None, volume_index: int | None = None) -> Scan:
@@ -211,8 +203,7 @@ def write_label_nifti_index_space(path: Path, values_ijk: npt.NDArray[Any], grid
     Returns
     -------
     Path
-        The JSON file beside it, ``NAME.affine.json`` for ``NAME.nii.gz``, written first: ``affine_ras_mm`` (4x4, from
-        (i, j, k, 1) to millimetres in RAS+), ``shape_ijk`` and what this is.
+        The JSON file beside it, written first: see `index_space.write_affine_beside`.
 
     Raises
     ------
@@ -224,29 +215,19 @@ def write_label_nifti_index_space(path: Path, values_ijk: npt.NDArray[Any], grid
         The name does not say what it is.
     """
     _check_mask(path, values_ijk, grid)
-    if _INDEX_SPACE not in path.name:
+    if f"{INDEX_SPACE}." not in path.name:
         message = (
             f"{path}: a mask in index space has to say so in its name, or it will be taken for patient space. Call it "
-            f"{_without_ending(path)}{_INDEX_SPACE}nii.gz"
+            f"{path.name.removesuffix('.gz').removesuffix('.nii')}{INDEX_SPACE}.nii.gz"
         )
         raise UsageError(message)
-    affine = grid.affine_array
-    if affine is None:
-        message = f"{path}: the source has no affine that could be written beside its mask. Write a plain NIfTI of it."
-        raise GeometryMismatch(message)
+    beside = write_affine_beside(path, grid)
     header = _mask_header(values_ijk, grid)
-    header["pixdim"][:4] = (1.0, *spacing_mm(affine))
+    header["pixdim"][:4] = (1.0, *spacing_mm(np.asarray(grid.affine_array)))
     header["qform_code"] = header["sform_code"] = 0
     header["xyzt_units"] = _MILLIMETRES
-    beside = path.with_name(f"{_without_ending(path)}.affine.json")
-    stored = {"what": _INDEX_SPACE_TOLD, "affine_ras_mm": affine.tolist(), "shape_ijk": list(grid.shape)}
-    place_of(beside).publish(f"{json.dumps(stored, indent=2)}\n".encode())
     _save(path, values_ijk, header)
     return beside
-
-
-def _without_ending(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _check_mask(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid) -> None:

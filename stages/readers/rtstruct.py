@@ -39,6 +39,7 @@ from .label_planes import (
     unique,
     unique_names,
 )
+from .packed_masks import PackedMasks
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -200,8 +201,7 @@ def read_rtstruct(
     affine
         Of the image: (i, j, k) to RAS+ millimetres. It may be sheared (a tilted gantry).
     names
-        Which structures to read, by the names of `describe_rtstruct`; all of them by default. A mask takes a byte a
-        voxel.
+        Which structures to read, by the names of `describe_rtstruct`; all of them by default.
     resample
         Where contours lie between the slices, give each slice the nearest plane of contours of each structure; a slice
         farther than half the distance of such planes from any stays empty.
@@ -238,15 +238,14 @@ def read_rtstruct(
     # Contours that lie on the image's slices stand for these alone; others for half the way to the next plane.
     gap = (gaps[0] if gaps else 1.0) if nearest else None
     drift = _drift(affine, to_voxels)
-    masks = {}
+    masks = PackedMasks(shape, contours)
     repeated = 0
     for name, own in contours.items():
-        masks[name] = np.zeros(shape, dtype=np.bool_, order="F")
         for k, here in _by_slice(own, shape[2], gap).items():
             distinct = _without_copies(here)
             repeated += len(here) - len(distinct)
             corners = [contour.points[:, :2] + (k - contour.height) * drift for contour in distinct]
-            masks[name][:, :, k] = _rasterised(corners, shape[:2])
+            masks.put(name, _rasterised(corners, shape[:2])[:, :, None], (0, 0, k))
     return Structures(
         masks=masks,
         affine=np.array(affine, dtype=np.float64),

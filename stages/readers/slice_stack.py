@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "NEAR_ORIENTATION",
     "ORIENTATION_TOLERANCE",
     "DoubledPositionsError",
     "SliceHeader",
     "Stack",
     "clusters",
+    "normal_of",
     "same_position_mm",
     "stack",
 ]
 
 # Tolerances, from dicom2nifti (orientation, right angles, increment) and from 17 real series (shear, positions).
 ORIENTATION_TOLERANCE = 1e-3
+NEAR_ORIENTATION = 5e-3  # a third of a degree: drift of one scan, rather than another one; taken where voxels stay
+_LENGTH_TOLERANCE = 0.01  # of a direction
 _RIGHT_ANGLE_TOLERANCE = 0.05
 _SAME_POSITION_MM = 0.01
 _SAME_POSITION_PIXELS = 0.1  # where pixels are smaller than a tenth of a millimetre (micro-CT)
@@ -47,6 +51,9 @@ _TILT_VOXELS = 0.1  # over the whole stack, in plane: below it is noise of heade
 _CROOKED_VOXELS = 0.1  # in plane, from the straight line between the first slice and the last
 _CROOKED_MM = 0.1  # rounding again: up to this much is taken ...
 _CROOKED_AT_MOST_VOXELS = 0.5  # ... where it is not half a voxel
+_TURNED_VOXELS = 0.5  # at the corner that a slice's own orientation moves most
+_FEW_STEPS = 3  # their median may be that of the gaps
+_BESIDE = 0.1  # of the widest distance: slices of several volumes that are moved against each other
 
 # Whose weighted sums differ where vectors do: no two in the ratio of small whole numbers.
 _WEIGHTS = (1.0, 1.4142136, 1.7320508, 2.2360680, 2.6457513, 3.3166248, 3.6055513, 4.1231056)
@@ -81,11 +88,19 @@ class SliceHeader:
     """PixelSpacing: between rows, then between columns."""
     between_slices_mm: float | None = None
     """SpacingBetweenSlices, else SliceThickness; only used where there is a single slice."""
+    matrix: tuple[int, int] = (1, 1)
+    """Rows and columns."""
 
 
 def same_position_mm(spacing_mm: Sequence[float]) -> float:
     """Return how far apart two slices of this pixel spacing lie at one position."""
     return min(_SAME_POSITION_MM, _SAME_POSITION_PIXELS * min(spacing_mm))
+
+
+def normal_of(orientation: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return the unit normal of a slice, LPS+, of the directions of growing column index and of growing row index."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    return normal / np.linalg.norm(normal)
 
 
 def clusters(vectors: Sequence[tuple[float, ...]]) -> list[list[int]]:
@@ -147,26 +162,26 @@ def stack(slices: Sequence[SliceHeader]) -> Stack:
         5 % of their median (and by more than rounding positions to a decimal makes); slices that lie more than 0.1
         voxel beside the line from the first to the last, or half a distance off their place on it.
     """
-    row_direction, column_direction, normal = _directions(slices)
+    (row_direction, column_direction, normal), turned = _directions(slices)
     between_rows, between_columns = slices[0].spacing_mm
     positions = np.array([one.position_mm for one in slices], dtype=np.float64)
     along = positions @ normal
     order = np.argsort(along, kind="stable")
     positions, along = positions[order], along[order]
     ordered = [slices[index] for index in order]
-    notes: tuple[str, ...] = ()
+    notes = turned
     if len(slices) > 1:
         steps = np.diff(along)
         _require_distinct(ordered, steps, same_position_mm(slices[0].spacing_mm))
         offsets = positions - positions[0]
         shear_mm = np.stack([offsets @ row_direction, offsets @ column_direction], axis=1)
-        notes = _check_steps(ordered, steps)
+        notes += _check_steps(ordered, steps)
         notes += _check_line(ordered, shear_mm, (between_columns, between_rows), along - along[0])
         between = (positions[-1] - positions[0]) / (len(slices) - 1)
     else:
         between = normal * (slices[0].between_slices_mm or 1.0)
         if slices[0].between_slices_mm is None:
-            notes = ("a single slice that states no thickness: 1 mm is assumed",)
+            notes += ("a single slice that states no thickness: 1 mm is assumed",)
     lps = np.eye(4)
     lps[:3, 0] = row_direction * between_columns
     lps[:3, 1] = column_direction * between_rows
@@ -180,30 +195,56 @@ def stack(slices: Sequence[SliceHeader]) -> Stack:
     )
 
 
-def _directions(slices: Sequence[SliceHeader]) -> tuple[npt.NDArray[np.float64], ...]:
-    """Return the directions of growing column and row index (as stored) and the unit normal, in LPS+."""
-    cosines = np.array([one.orientation for one in slices], dtype=np.float64)
-    differing = np.abs(cosines - cosines[0]).max(axis=1)
-    if differing.max() > ORIENTATION_TOLERANCE:
-        other = int(differing.argmax())
+def _directions(
+    slices: Sequence[SliceHeader],
+) -> tuple[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]], tuple[str, ...]]:
+    """Return the directions of growing column and row index (as stored) and the normal; and notes.
+
+    Unit vectors in LPS+. They are those of the first slice; of the middle one, where slices differ by more than the
+    tolerance.
+    """
+    stored = np.array([one.orientation for one in slices], dtype=np.float64).reshape(-1, 2, 3)
+    lengths = np.linalg.norm(stored, axis=2)
+    off_length = np.abs(lengths - 1).max(axis=1)
+    off_square = np.abs((stored[:, 0] * stored[:, 1]).sum(axis=1))
+    crooked = (off_length > _LENGTH_TOLERANCE) | (off_square > _RIGHT_ANGLE_TOLERANCE)
+    if crooked.any():
         message = (
-            f"the slices have several orientations: {slices[0].place} has {_cosines(cosines[0])}, "
-            f"{slices[other].place} has {_cosines(cosines[other])}. It is a localizer, or two scans in one series; "
-            f"give each orientation a folder of its own."
+            f"ImageOrientationPatient is {_cosines(stored[int(crooked.argmax())])}: not two unit vectors at right "
+            f"angles. The header is damaged; export the series again."
         )
         raise UnreadableFile(message)
-    row_direction, column_direction = cosines[0, :3], cosines[0, 3:]
-    lengths = np.linalg.norm(row_direction), np.linalg.norm(column_direction)
-    if max(abs(length - 1) for length in lengths) > 0.01 or abs(row_direction @ column_direction) > (
-        _RIGHT_ANGLE_TOLERANCE
-    ):
-        message = (
-            f"ImageOrientationPatient is {_cosines(cosines[0])}: not two unit vectors at right angles. "
-            f"The header is damaged; export the series again."
-        )
+    cosines = stored / lengths[:, :, None]
+    notes: tuple[str, ...] = ()
+    reference = 0
+    if np.abs(cosines - cosines[0]).max() > ORIENTATION_TOLERANCE:
+        reference = int(np.abs(cosines - np.median(cosines, axis=0)).sum(axis=(1, 2)).argmin())
+        notes = _check_turns(slices, cosines, reference)
+    row_direction, column_direction = cosines[reference]
+    return (row_direction, column_direction, normal_of((*row_direction, *column_direction))), notes
+
+
+def _check_turns(slices: Sequence[SliceHeader], cosines: npt.NDArray[np.float64], reference: int) -> tuple[str, ...]:
+    """Refuse slices whose own orientation puts a corner elsewhere than that of the reference; note smaller turns."""
+    turned = cosines - cosines[reference]
+    other = int(np.abs(turned).max(axis=(1, 2)).argmax())
+    message = (
+        f"the slices have several orientations: {slices[reference].place} has {_cosines(cosines[reference])}, "
+        f"{slices[other].place} has {_cosines(cosines[other])}"
+    )
+    if np.abs(turned).max() > NEAR_ORIENTATION:
+        message += ". It is a localizer, or two scans in one series; give each orientation a folder of its own."
         raise UnreadableFile(message)
-    normal = np.cross(row_direction, column_direction)
-    return row_direction, column_direction, normal / np.linalg.norm(normal)
+    (rows, columns), (between_rows, between_columns) = slices[reference].matrix, slices[reference].spacing_mm
+    along_row, along_column = turned[:, 0] * (columns - 1) * between_columns, turned[:, 1] * (rows - 1) * between_rows
+    corners = np.stack([along_row, along_column, along_row + along_column], axis=1)
+    voxels = float(np.linalg.norm(corners, axis=2).max()) / min(between_rows, between_columns)
+    degrees = float(np.degrees(np.linalg.norm(turned, axis=2).max()))
+    drift = f"by up to {degrees:.2g} degrees, {voxels:.2g} voxels at a corner"
+    if voxels > _TURNED_VOXELS:
+        message += f": they differ {drift} ({_TURNED_VOXELS} is taken). Resample them to one orientation first."
+        raise UnreadableFile(message)
+    return (f"the orientations of its slices differ {drift}: that of the middle one is taken for all",)
 
 
 def _require_distinct(ordered: Sequence[SliceHeader], steps: npt.NDArray[np.float64], same_mm: float) -> None:
@@ -256,16 +297,22 @@ def _check_line(
 
 def _check_steps(ordered: Sequence[SliceHeader], steps: npt.NDArray[np.float64]) -> tuple[str, ...]:
     """Refuse missing slices and varying distances; return a note on small deviations."""
+    if (beside := _why_beside(steps)) is not None:
+        message = f"the slices are not evenly spaced: {beside} ({len(ordered)} slices)"
+        raise UnreadableFile(message)
     median = float(np.median(steps))
     deviation = np.abs(steps - median)
     worst = int(deviation.argmax())
     off_place = np.abs(np.cumsum(steps) - np.arange(1, len(steps) + 1) * steps.mean())
     rounding = deviation[worst] <= _ROUNDING_MM and off_place.max() <= _ROUNDING_SLICES * median
     if deviation[worst] > _GAP_REFUSED * median and not rounding:
+        few = len(steps) <= _FEW_STEPS and median > (1 + _GAP_REFUSED) * steps.min()
+        usual = float(steps.min()) if few else median
+        worst = int(np.abs(steps - usual).argmax())
         message = (
             f"the slices are not evenly spaced: after {ordered[worst].place} the next one follows at "
-            f"{steps[worst]:.4g} mm, where the median distance is {median:.4g} mm ({len(ordered)} slices). "
-            f"{_why_uneven(steps, worst, median)}"
+            f"{steps[worst]:.4g} mm, where the {'smallest' if few else 'median'} distance is {usual:.4g} mm "
+            f"({len(ordered)} slices). {_why_uneven(steps, worst, usual)}"
         )
         raise UnreadableFile(message)
     if off_place.max() > _DRIFT_REFUSED_SLICES * median:
@@ -284,8 +331,22 @@ def _check_steps(ordered: Sequence[SliceHeader], steps: npt.NDArray[np.float64])
     return ()
 
 
-def _why_uneven(steps: npt.NDArray[np.float64], worst: int, median: float) -> str:
-    missing = steps / median - 1
+def _why_beside(steps: npt.NDArray[np.float64]) -> str | None:
+    """Say that slices of several volumes lie close to each other, again and again; None where they do not."""
+    beside = steps < _BESIDE * steps.max()
+    far = steps[~beside]
+    sizes = np.diff(np.flatnonzero(~beside), prepend=-1, append=len(steps))
+    if len(far) < 2 or not beside.any() or np.ptp(sizes) > 0 or np.ptp(far) > _BESIDE * far.max():
+        return None
+    return (
+        f"{int(beside.sum())} distances are up to {steps[beside].max():.3g} mm, and the others about "
+        f"{np.median(far):.4g} mm: volumes moved by {np.median(steps[beside]):.3g} mm against each other lie in one "
+        f"series. Give each a folder of its own"
+    )
+
+
+def _why_uneven(steps: npt.NDArray[np.float64], worst: int, usual: float) -> str:
+    missing = steps / usual - 1
     if missing[worst] > len(steps) and worst in (0, len(steps) - 1):
         return "One end of the stack lies far from the rest: a scout or a slice of another scan; move it elsewhere."
     if missing[worst] > 0.5 and abs(missing[worst] - round(missing[worst])) < 0.1:
@@ -297,4 +358,4 @@ def _why_uneven(steps: npt.NDArray[np.float64], worst: int, median: float) -> st
 
 
 def _cosines(values: npt.NDArray[np.float64]) -> str:
-    return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
+    return "[" + ", ".join(f"{value:.4f}" for value in values.ravel()) + "]"

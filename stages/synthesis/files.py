@@ -40,7 +40,7 @@ class Sample:
     """Where the files of a sample are, and what its labels mean."""
 
     dataset: Path
-    """A folder with ``images/<subject>.nii.gz`` and ``labels/<subject>.nii.gz``."""
+    """A folder with ``imagesTr/<subject>.nii.gz`` and ``labelsTr/<subject>.nii.gz``."""
     new_patient: Path
     """A folder with one DICOM series of another subject, without labels."""
     subjects: tuple[str, ...]
@@ -55,7 +55,7 @@ class Sample:
 
 
 def write_nifti_pair(folder: Path, name: str, phantom: Phantom, *, orientation: str = "RAS") -> tuple[Path, Path]:
-    """Write ``images/<name>.nii.gz`` (int16) and ``labels/<name>.nii.gz`` (uint8).
+    """Write ``imagesTr/<name>.nii.gz`` (int16) and ``labelsTr/<name>.nii.gz`` (uint8).
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def write_nifti_pair(folder: Path, name: str, phantom: Phantom, *, orientation: 
         When ``orientation`` does not name each of the three axes once.
     """
     target = _orientation(orientation)
-    paths = (folder / "images" / f"{name}.nii.gz", folder / "labels" / f"{name}.nii.gz")
+    paths = (folder / "imagesTr" / f"{name}.nii.gz", folder / "labelsTr" / f"{name}.nii.gz")
     arrays: tuple[NDArray[np.int16 | np.uint8], ...] = (_whole_intensities(phantom), phantom.label)
     for path, voxels in zip(paths, arrays, strict=True):
         image = nib.Nifti1Image(voxels.transpose(2, 1, 0), phantom.affine)
@@ -175,7 +175,7 @@ def write_sample(
         raise UsageError(message)
     dataset, new_patient = folder / "dataset", folder / "new-patient"
     names = tuple(f"phantom{number:02d}" for number in range(1, subjects + 1))
-    _refuse_strangers(dataset, {f"{kind}/{name}.nii.gz" for kind in ("images", "labels") for name in names})
+    _refuse_strangers(dataset, {f"{kind}/{name}.nii.gz" for kind in ("imagesTr", "labelsTr") for name in names})
     _refuse_strangers(new_patient, _dicom_names(shape[0]))
 
     *labelled_seeds, new_seed = (int(value) for value in np.random.SeedSequence(seed).generate_state(subjects + 1))

@@ -82,9 +82,9 @@ def test_an_empty_folder_leaves_no_workspace_behind(samkit, tmp_path):
 
 
 def test_a_label_without_an_image_is_refused_and_the_rest_is_taken(refusal, tmp_path):
-    save(tmp_path / "d/labels/lonely.nii.gz", np.ones((4, 4, 4), np.uint8))
+    save(tmp_path / "d/labelsTr/lonely.nii.gz", np.ones((4, 4, 4), np.uint8))
     said = refusal(tmp_path / "d")
-    assert "labels/lonely.nii.gz" in said
+    assert "labelsTr/lonely.nii.gz" in said
     assert "a label without an image" in said
 
 
@@ -99,13 +99,13 @@ def test_an_image_without_a_label_is_taken_and_counted(samkit, write_pair, tmp_p
 def test_require_labels_refuses_an_image_without_one(refusal, write_pair, tmp_path):
     write_pair(tmp_path / "d", "bare", seed=1, label=False)
     said = refusal(tmp_path / "d", "--require-labels")
-    assert "images/bare.nii.gz: no label belongs to this image" in said
+    assert "imagesTr/bare.nii.gz: no label belongs to this image" in said
     assert "leave the flag out" in said
 
 
 def test_another_shape_of_the_label_is_refused_with_both_shapes(refusal, tmp_path):
-    save(tmp_path / "d/images/bad.nii.gz", noise((12, 10, 4)))
-    save(tmp_path / "d/labels/bad.nii.gz", np.ones((12, 10, 5), np.uint8))
+    save(tmp_path / "d/imagesTr/bad.nii.gz", noise((12, 10, 4)))
+    save(tmp_path / "d/labelsTr/bad.nii.gz", np.ones((12, 10, 5), np.uint8))
     said = refusal(tmp_path / "d")
     assert "shape (12, 10, 4)" in said
     assert "shape (12, 10, 5)" in said
@@ -115,8 +115,8 @@ def test_another_shape_of_the_label_is_refused_with_both_shapes(refusal, tmp_pat
 def displaced(folder: Path, voxels: float) -> None:
     moved = BOX.copy()
     moved[0, 3] = voxels * BOX[0, 0]
-    save(folder / "images/moved.nii.gz", noise())
-    save(folder / "labels/moved.nii.gz", np.eye(12, 10, dtype=np.uint8)[:, :, None].repeat(4, axis=2), moved)
+    save(folder / "imagesTr/moved.nii.gz", noise())
+    save(folder / "labelsTr/moved.nii.gz", np.eye(12, 10, dtype=np.uint8)[:, :, None].repeat(4, axis=2), moved)
 
 
 def test_a_label_0_005_voxel_away_is_taken_without_a_word(samkit, tmp_path):
@@ -148,7 +148,7 @@ def test_a_label_half_a_voxel_away_is_refused(refusal, tmp_path):
 def test_a_voxel_that_is_not_finite_is_refused_with_its_index(refusal, tmp_path, value, counted):
     values = noise()
     values[3, 2, 1] = value
-    save(tmp_path / "d/images/bad.nii.gz", values)
+    save(tmp_path / "d/imagesTr/bad.nii.gz", values)
     said = refusal(tmp_path / "d")
     assert counted in said
     assert "(3, 2, 1)" in said
@@ -156,12 +156,12 @@ def test_a_voxel_that_is_not_finite_is_refused_with_its_index(refusal, tmp_path,
 
 
 def test_a_constant_volume_is_refused_with_its_value(refusal, tmp_path):
-    save(tmp_path / "d/images/flat.nii.gz", np.full((8, 8, 3), 7, np.float32))
+    save(tmp_path / "d/imagesTr/flat.nii.gz", np.full((8, 8, 3), 7, np.float32))
     assert "all 192 voxels have the value 7" in refusal(tmp_path / "d")
 
 
 def test_a_truncated_nifti_is_refused_with_its_size(refusal, tmp_path):
-    path = tmp_path / "d/images/torn.nii.gz"
+    path = tmp_path / "d/imagesTr/torn.nii.gz"
     save(path, noise((40, 40, 8)))
     path.write_bytes(path.read_bytes()[:4000])
     said = refusal(tmp_path / "d")
@@ -170,15 +170,15 @@ def test_a_truncated_nifti_is_refused_with_its_size(refusal, tmp_path):
 
 
 def test_a_4d_nifti_is_refused_with_the_volumes_to_choose_from(refusal, tmp_path):
-    save(tmp_path / "d/images/film.nii.gz", noise((8, 8, 3, 5)))
+    save(tmp_path / "d/imagesTr/film.nii.gz", noise((8, 8, 3, 5)))
     said = refusal(tmp_path / "d")
     assert "5 volumes" in said
     assert "--time-index 0 to 4" in said
 
 
 def test_a_label_that_is_not_integral_is_refused_with_some_of_its_values(refusal, tmp_path):
-    save(tmp_path / "d/images/soft.nii.gz", noise())
-    save(tmp_path / "d/labels/soft.nii.gz", np.full((12, 10, 4), 0.25, np.float32))
+    save(tmp_path / "d/imagesTr/soft.nii.gz", noise())
+    save(tmp_path / "d/labelsTr/soft.nii.gz", np.full((12, 10, 4), 0.25, np.float32))
     said = refusal(tmp_path / "d")
     assert "not whole numbers (0.25" in said
     assert "--label-threshold 0.5" in said
@@ -216,7 +216,7 @@ def test_an_h5_without_image_is_refused_with_what_it_holds(samkit, tmp_path):
 def ct(tmp_path: Path) -> Path:
     values = noise((12, 10, 4), -1000, 1500)
     values[:4] = -1000
-    save(tmp_path / "ct/images/abdomen.nii.gz", values)
+    save(tmp_path / "ct/imagesTr/abdomen.nii.gz", values)
     return tmp_path / "ct"
 
 

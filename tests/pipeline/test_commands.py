@@ -47,8 +47,8 @@ def test_another_window_is_told_with_both_and_only_the_volumes_it_touched_are_co
     samkit("ingest", tmp_path / "data", "--window", "400/40", *flag)
     samkit(*EMBED, *flag)
     for name in ("b", "c"):
-        (tmp_path / "data" / "images" / f"{name}.nii.gz").unlink()
-        (tmp_path / "data" / "labels" / f"{name}.nii.gz").unlink()
+        (tmp_path / "data" / "imagesTr" / f"{name}.nii.gz").unlink()
+        (tmp_path / "data" / "labelsTr" / f"{name}.nii.gz").unlink()
     samkit("ingest", tmp_path / "data", "--window", "350/40", *flag)
     for ended in (samkit(*EMBED, "--dry-run", *flag), samkit(*EMBED, *flag)):
         assert "window 400/40 -> 350/40 in 1 of 3 volumes: 4 slices to compute for it" in ended.said
@@ -86,7 +86,7 @@ def test_embedding_after_growth_computes_only_what_is_new(samkit, job, write_pai
 
 
 def test_a_slice_that_occurs_in_two_volumes_is_embedded_once(samkit, ingested):
-    shutil.copy(ingested.data / "images/a.nii.gz", ingested.data / "images/twin.nii.gz")
+    shutil.copy(ingested.data / "imagesTr/a.nii.gz", ingested.data / "imagesTr/twin.nii.gz")
     samkit("ingest", ingested.data, *ingested.flag)
     assert "8 slices: 0 have a row, 8 to compute" in samkit(*EMBED, *ingested.flag).said
     features = package.open_workspace(ingested.workspace).embeddings()

@@ -27,8 +27,8 @@ def test_a_small_demo_does_the_whole_job(tmp_path, capsys):
 
 
 def test_the_demo_leaves_a_folder_with_other_files_alone(tmp_path):
-    (tmp_path / "dataset/images").mkdir(parents=True)
-    (tmp_path / "dataset/images/mine.nii.gz").write_bytes(b"mine")
+    (tmp_path / "dataset/imagesTr").mkdir(parents=True)
+    (tmp_path / "dataset/imagesTr/mine.nii.gz").write_bytes(b"mine")
     with pytest.raises(UsageError, match=r"mine\.nii\.gz"):
         run_demo(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.nii.gz"]

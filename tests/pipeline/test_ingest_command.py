@@ -14,15 +14,17 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 from synthetic.archives import escaping, zip_folder
+from synthetic.catalogue import CATALOGUE
 from synthetic.challenges import write_acdc, write_synapse
 from synthetic.four_d import echoes
 from synthetic.ircadb import PATIENTS, write_ircadb
-from synthetic.irregular import tilted
+from synthetic.irregular import mixed_orientations, tilted
 from synthetic.label_objects import rectangle, write_rtstruct, write_seg
-from synthetic.series import write_series
+from synthetic.series import stored_ct, write_series
 
 import samkit as package
 from samkit.pipeline.config import read_config
+from samkit.stages.readers.geometry import Orientation
 
 WINDOW = ("--window", "soft-tissue")
 
@@ -67,29 +69,143 @@ class TestTriage:
         assert "--require-labels asks for one" in said
         assert "0 would be taken, 2 refused" in said
 
-    def test_two_patients_under_one_series_uid_are_not_taken_for_one(self, samkit, tmp_path):
-        first = write_series(tmp_path / "a", seed=0)
-        other = write_series(tmp_path / "b", seed=1)
-        for path in other.paths:
+    @pytest.mark.parametrize("window", [(), WINDOW])
+    def test_a_dry_run_and_the_run_judge_a_colour_map_among_cts_alike(self, samkit, tmp_path, window):
+        CATALOGUE["rgb by pixel"](tmp_path / "scans", 0)
+        for path in (tmp_path / "scans").rglob("*.dcm"):
             dataset = dcmread(path)
-            dataset.SeriesInstanceUID = first.series_uid
+            dataset.Modality = "CT"
             dataset.save_as(path)
-        samkit("ingest", tmp_path / "a", *WINDOW)
-        finished = samkit("ingest", tmp_path / "b", *WINDOW)
-        assert finished.code == 3
-        assert "a scan of another patient" in finished.said
-        assert len(volumes()) == 1
+        for more in (("--dry-run",), ()):
+            finished = samkit("ingest", tmp_path / "scans", *window, *more)
+            assert finished.code == 0, finished.said
+
+    def test_a_check_without_an_ingest_is_refused(self, samkit, mixed):
+        finished = samkit("ingest", mixed, "--check", "--dry-run")
+        assert finished.code == 2
+        assert "leave one of them out" in finished.said
 
     def test_a_volume_of_a_4d_series_is_chosen(self, samkit, mixed):
         assert samkit("ingest", mixed, *WINDOW, "--echo", "2").code == 0
-        assert len(volumes()) == 2
-        recipe = next(volume.ingest_recipe for volume in volumes().values())
-        assert recipe["volume"]["echo"] == 2
+        assert {volume.record.modality: volume.ingest_recipe["volume"] for volume in volumes().values()} == {
+            "CT": {},
+            "MR": {"echo": 2},
+        }
 
     def test_another_echo_is_another_volume(self, samkit, mixed):
         samkit("ingest", mixed, *WINDOW, "--echo", "2")
         samkit("ingest", mixed, *WINDOW, "--echo", "3")
         assert len(volumes()) == 3
+
+
+class TestIdentity:
+    """Which volume a source is, whatever lies beside it and whatever was typed."""
+
+    @pytest.mark.parametrize("folders", [("a", "b"), ("b", "a"), (".",)], ids=["a, b", "b, a", "together"])
+    @pytest.mark.parametrize("seed_of_patient", [1, None], ids=["two patients", "two studies of one patient"])
+    def test_two_scans_under_one_series_uid_are_two_volumes_in_any_order(
+        self, samkit, tmp_path, folders, seed_of_patient
+    ):
+        first = write_series(tmp_path / "d/a", seed=0)
+        other = write_series(tmp_path / "d/b", seed=1)
+        changed(
+            other.paths,
+            SeriesInstanceUID=first.series_uid,
+            **({} if seed_of_patient else {"PatientID": first.patient_id}),
+        )
+        for name in folders:
+            assert samkit("ingest", tmp_path / "d" / name, *WINDOW).code == 0
+        assert len(volumes()) == 2
+        assert len({volume.subject for volume in volumes().values()}) == (2 if seed_of_patient else 1)
+        ids = set(volumes())
+        samkit("ingest", tmp_path / "d", *WINDOW, "--workspace", tmp_path / "w")
+        assert set(volumes(tmp_path / "w")) == ids
+
+    def test_a_scan_that_takes_the_place_of_another_with_all_its_uids_is_told(self, samkit, tmp_path):
+        first = write_series(tmp_path / "a", seed=0)
+        other = write_series(tmp_path / "b", seed=1)
+        changed(
+            other.paths,
+            SeriesInstanceUID=first.series_uid,
+            StudyInstanceUID=first.study_uid,
+            PatientID=first.patient_id,
+        )
+        samkit("ingest", tmp_path / "a", *WINDOW)
+        finished = samkit("ingest", tmp_path / "b", *WINDOW)
+        assert "new pixels" in finished.said
+        assert "another scan that bears the same UIDs" in finished.said
+
+    @pytest.mark.parametrize("again", ["more slices", "another window"])
+    def test_a_scan_that_changed_for_a_known_reason_is_not_suspected(self, samkit, tmp_path, again):
+        series = write_series(tmp_path / "a")
+        if again == "more slices":
+            hidden = [path.rename(tmp_path / path.name) for path in (series.paths[0], series.paths[-1])]
+            samkit("ingest", tmp_path / "a", *WINDOW)
+            for path in hidden:
+                path.rename(tmp_path / "a" / path.name)
+            finished = samkit("ingest", tmp_path / "a", *WINDOW)
+        else:
+            samkit("ingest", tmp_path / "a", *WINDOW)
+            finished = samkit("ingest", tmp_path / "a", "--window", "bone")
+        assert "new pixels" in finished.said
+        assert "another scan" not in finished.said
+        assert len(volumes()) == 1
+
+    def test_stray_slices_make_no_second_volume_of_a_scan(self, samkit, tmp_path):
+        series = write_series(tmp_path / "a")
+        samkit("ingest", tmp_path / "a", *WINDOW)
+        stray = write_series(
+            tmp_path / "a", stored=stored_ct((9, 9, 1)), name=lambda k, _: "0", part=lambda k: "stray", seed=0
+        )
+        assert stray.series_uid == series.series_uid
+        assert "1 taken (1 unchanged" in samkit("ingest", tmp_path / "a", *WINDOW).said
+
+    def test_a_choice_that_was_not_needed_changes_nothing(self, samkit, write_pair, tmp_path):
+        write_series(tmp_path / "d/ct")
+        write_pair(tmp_path / "pairs", "a")
+        samkit("ingest", tmp_path / "d", *WINDOW)
+        assert "1 taken (1 unchanged" in samkit("ingest", tmp_path / "d", *WINDOW, "--echo", "1").said
+        pairs = ("ingest", tmp_path / "pairs", "--workspace", tmp_path / "w")
+        samkit(*pairs)
+        assert "1 taken (1 unchanged" in samkit(*pairs, "--time-index", "0").said
+
+    @pytest.mark.parametrize("option", ["--time-index", "--channel"])
+    def test_which_volume_of_a_4d_file_was_taken_is_kept(self, samkit, tmp_path, option):
+        (tmp_path / "d").mkdir()
+        values = np.random.default_rng(0).normal(100, 10, (12, 10, 4, 3)).astype(np.float32)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "d/a.nii")
+        assert samkit("ingest", tmp_path / "d", option, "2", "--echo", "1").code == 0
+        (volume,) = volumes().values()
+        assert volume.ingest_recipe["volume"] == {option.removeprefix("--").replace("-", "_"): 2}
+
+    def test_which_file_of_several_channels_was_taken_is_kept(self, samkit, tmp_path):
+        for kind, names in (("imagesTr", ("a_0000", "a_0001", "b_0001")), ("labelsTr", ("a", "b"))):
+            (tmp_path / "d" / kind).mkdir(parents=True)
+            for seed, name in enumerate(names):
+                values = np.random.default_rng(seed).integers(0, 2, (12, 10, 4)).astype(np.uint8)
+                nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"d/{kind}/{name}.nii.gz")
+        assert samkit("ingest", tmp_path / "d", "--channel", "1").code == 0
+        chosen = [volume.ingest_recipe["volume"] for volume in volumes().values()]
+        assert sorted(chosen, key=len) == [{}, {"channel": 1}]
+
+    @pytest.mark.parametrize("of", [0, 1])
+    def test_labels_of_one_stack_of_a_series_come_later_and_alone(self, samkit, tmp_path, of):
+        answers = mixed_orientations(tmp_path / "d")
+        assert samkit("ingest", tmp_path / "d", *WINDOW).code == 0
+        write_seg(tmp_path / "new/seg.dcm", answers[of], {"liver": np.ones(answers[of].values.shape, bool)})
+        finished = samkit("ingest", "--labels-from", tmp_path / "new")
+        assert finished.code == 0, finished.said
+        (labelled,) = (volume for volume in volumes().values() if volume.labelled)
+        affine = np.asarray(labelled.record.source_grid["affine"])
+        np.testing.assert_allclose(affine, answers[of].affine, atol=1e-4)
+
+
+def changed(paths, **values: str) -> None:
+    for path in paths:
+        dataset = dcmread(path)
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(path)
 
 
 class TestPrivateFiles:
@@ -289,7 +405,7 @@ class TestLabelsFrom:
         """Two embedded volumes; the labels of both lie in another folder."""
         for seed, name in enumerate(("a", "b", "c", "d")):
             write_pair(tmp_path / "d", name, seed=seed)
-        (tmp_path / "d/labels").rename(tmp_path / "labels")
+        (tmp_path / "d/labelsTr").rename(tmp_path / "labels")
         samkit("ingest", tmp_path / "d", "--ids", "stem")
         samkit("embed", "--size", "64")
         return tmp_path / "labels"
@@ -301,12 +417,17 @@ class TestLabelsFrom:
         assert all(volume.labelled and volume.label_names == {1: "organ"} for volume in volumes().values())
         after = rows_of(Path("samkit-workspace"))
         assert all(np.array_equal(before[name], after[name]) for name in before)
-        assert "0 slices to compute" in samkit("embed", "--dry-run").said or samkit("embed").code == 0
+        assert "0 slices embedded" in samkit("embed", "--size", "64").said
         assert samkit("train-head", "linear", "--volumes", "1", "--steps", "2").code == 0
+
+    def test_a_window_in_samkit_toml_is_no_window_for_labels(self, samkit, unlabelled):
+        Path("samkit.toml").write_text('[ingest]\nwindow = "soft-tissue"\n')
+        assert samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ").code == 0
+        assert samkit("ingest", "--labels-from", unlabelled, *WINDOW).code == 2
 
     def test_the_labels_are_those_of_an_ingest_in_one_go(self, samkit, unlabelled, tmp_path):
         samkit("ingest", "--labels-from", unlabelled, "--labels", "1=organ")
-        unlabelled.rename(tmp_path / "d/labels")
+        unlabelled.rename(tmp_path / "d/labelsTr")
         samkit("ingest", tmp_path / "d", "--labels", "1=organ", "--workspace", tmp_path / "w")
         later, at_once = volumes(), volumes(tmp_path / "w")
         assert {name: one.record.label_digest for name, one in later.items()} == {
@@ -380,6 +501,143 @@ class TestLabelsFrom:
         assert samkit("ingest").code == 2
 
 
+class TestCorrectedLabelsOfHashedVolumes:
+    """Images of a hospital, whose file names may be those of patients; corrected labels called as they are."""
+
+    @pytest.fixture
+    def hospital(self, tmp_path, samkit, write_pair) -> Path:
+        for seed, name in enumerate(("Doe", "Roe")):
+            write_pair(tmp_path / "pairs", name, seed=seed)
+        (tmp_path / "pairs/imagesTr").rename(tmp_path / "ct")
+        (tmp_path / "pairs/labelsTr").rename(tmp_path / "corrected")
+        assert samkit("ingest", tmp_path / "ct").code == 0
+        return tmp_path
+
+    def test_they_find_their_volumes_by_name(self, samkit, hospital):
+        finished = samkit("ingest", "--labels-from", hospital / "corrected", "--labels", "1=organ")
+        assert finished.code == 0, finished.said
+        assert all(volume.labelled for volume in volumes().values())
+        for volume in volumes().values():
+            bright = np.asarray(volume.image[:, 0], np.float32) > 0.8
+            assert np.count_nonzero(bright & (volume.read_label() == 1)) > 0.9 * np.count_nonzero(bright)
+
+    def test_with_another_key_it_is_said_what_works(self, samkit, hospital, monkeypatch):
+        monkeypatch.setenv("SAMKIT_ID_KEY", "of somebody else")
+        finished = samkit("ingest", "--labels-from", hospital / "corrected")
+        assert finished.code == 3
+        assert "SAMKIT_ID_KEY" in finished.said
+        assert "samkit ingest IMAGES --dry-run --id-map FILE" in finished.said
+
+    def test_what_works_does(self, samkit, hospital, tmp_path):
+        samkit("ingest", hospital / "ct", "--dry-run", "--id-map", tmp_path / "map.csv")
+        with (tmp_path / "map.csv").open() as file:
+            ids = {row["source"]: row["id"] for row in csv.DictReader(file)}
+        assert set(ids.values()) == set(volumes())
+        (hospital / "corrected/Doe.nii.gz").rename(hospital / f"corrected/{ids['Doe.nii.gz']}_seg.nii.gz")
+        (hospital / "corrected/Roe.nii.gz").unlink()
+        assert samkit("ingest", "--labels-from", hospital / "corrected").code == 0
+        assert volumes()[ids["Doe.nii.gz"]].labelled
+
+    def test_a_folder_of_labels_that_is_taken_for_a_dataset_is_told_the_command(self, samkit, hospital):
+        for path in (hospital / "corrected").iterdir():
+            path.rename(path.with_name(path.name.replace(".nii", "_seg.nii")))
+        said = samkit("ingest", hospital / "corrected").said
+        assert f"samkit ingest --labels-from {hospital / 'corrected'}" in said
+        assert samkit("ingest", "--labels-from", hospital / "corrected").code == 0
+
+    def test_other_classes_are_refused_with_what_to_type_for_labels(self, samkit, hospital):
+        command = ("ingest", "--labels-from", hospital / "corrected")
+        samkit(*command, "--labels", "1=organ")
+        finished = samkit(*command, "--labels", "1=vessel")
+        assert finished.code == 1
+        assert f"samkit ingest --labels-from {hospital / 'corrected'} --labels 1=organ" in finished.said
+        assert "samkit ingest IMAGES --workspace corrected-workspace" in finished.said
+        assert samkit(*command, "--labels", "1=organ").code == 0
+
+
+class TestSegmentationsOf3DSlicer:
+    """Cut out around their segments, in layers, named in the header."""
+
+    SHAPE = (20, 18, 8)
+
+    def image(self, path: Path, seed: int = 0) -> np.ndarray:
+        values = np.random.default_rng(seed).normal(100, 10, self.SHAPE).astype(np.float32)
+        affine = np.array([[-0.8, 0, 0, 31], [0, -0.9, 0, 17], [0, 0, 3, -40], [0, 0, 0, 1.0]])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(values, affine), path)
+        return affine
+
+    def segmentation(self, path: Path, affine: np.ndarray, *segments: tuple[str, int, np.ndarray]) -> None:
+        """Write (name, label value, mask of the whole image) in a layer each, as large as all of them together."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = np.argwhere(np.any([mask for _, _, mask in segments], axis=0))
+        low, high = there.min(axis=0), there.max(axis=0) + 1
+        inside = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+        layers = np.stack([(mask[inside] * value).astype(np.uint8) for _, value, mask in segments])
+        lps = np.diag([-1.0, -1, 1, 1]) @ affine
+        directions = " ".join(f"({','.join(map(str, lps[:3, axis]))})" for axis in range(3))
+        fields = {
+            "type": "uchar",
+            "dimension": 4,
+            "space": "left-posterior-superior",
+            "sizes": " ".join(map(str, layers.shape)),
+            "space directions": f"none {directions}",
+            "kinds": "list domain domain domain",
+            "encoding": "raw",
+            "space origin": f"({','.join(map(str, (lps @ [*low, 1])[:3]))})",
+        }
+        texts = {"Segmentation_ReferenceImageExtentOffset": " ".join(map(str, low))}
+        for number, (name, value, _) in enumerate(segments):
+            texts |= {
+                f"Segment{number}_Name": name,
+                f"Segment{number}_LabelValue": str(value),
+                f"Segment{number}_Layer": str(number),
+            }
+        header = [f"{name}: {value}" for name, value in fields.items()] + [f"{k}:={v}" for k, v in texts.items()]
+        path.write_bytes("\n".join(["NRRD0004", *header, "", ""]).encode() + layers.tobytes(order="F"))
+
+    def masks(self) -> tuple[np.ndarray, np.ndarray]:
+        liver, tumour = np.zeros(self.SHAPE, bool), np.zeros(self.SHAPE, bool)
+        liver[4:12, 5:14, 2:6] = True
+        tumour[7:9, 8:11, 3:5] = True
+        return liver, tumour
+
+    def test_each_segment_lies_where_it_was_drawn_under_its_name(self, samkit, tmp_path):
+        liver, tumour = self.masks()
+        affine = self.image(tmp_path / "d/scan.nii.gz")
+        self.segmentation(tmp_path / "d/scan.seg.nrrd", affine, ("tumour", 1, tumour), ("liver", 2, liver & ~tumour))
+        assert samkit("ingest", tmp_path / "d").code == 0
+        (volume,) = volumes().values()
+        assert volume.label_names == {1: "liver", 2: "tumour"}
+        drawn = np.where(tumour, 2, liver.astype(np.uint8))
+        shown = Orientation.from_json(dict(volume.record.orientation)).apply(drawn)
+        np.testing.assert_array_equal(volume.read_label(), shown)
+
+    def test_a_correction_of_some_of_them_in_other_numbers_is_theirs(self, samkit, tmp_path):
+        liver, tumour = self.masks()
+        affine = self.image(tmp_path / "d/scan.nii.gz")
+        self.segmentation(tmp_path / "d/scan.seg.nrrd", affine, ("liver", 1, liver & ~tumour), ("tumour", 2, tumour))
+        samkit("ingest", tmp_path / "d")
+        self.segmentation(tmp_path / "new/scan.seg.nrrd", affine, ("tumour", 1, tumour))
+        finished = samkit("ingest", "--labels-from", tmp_path / "new")
+        assert finished.code == 0, finished.said
+        (volume,) = volumes().values()
+        assert volume.label_names == {1: "liver", 2: "tumour"}
+        assert np.count_nonzero(volume.read_label() == 2) == np.count_nonzero(tumour)
+        assert np.count_nonzero(volume.read_label() == 1) == 0
+
+    def test_structures_of_other_names_are_refused_with_theirs(self, samkit, tmp_path):
+        liver, _ = self.masks()
+        affine = self.image(tmp_path / "d/scan.nii.gz")
+        self.segmentation(tmp_path / "d/scan.seg.nrrd", affine, ("liver", 1, liver))
+        samkit("ingest", tmp_path / "d")
+        self.segmentation(tmp_path / "new/scan.seg.nrrd", affine, ("Leber", 1, liver))
+        finished = samkit("ingest", "--labels-from", tmp_path / "new")
+        assert finished.code == 1
+        assert "--labels liver=STRUCTURE (structures there: Leber)" in finished.said
+        assert samkit("ingest", "--labels-from", tmp_path / "new", "--labels", "liver=Leber").code == 0
+
+
 class TestSelection:
     @pytest.fixture
     def organs(self, tmp_path) -> Path:
@@ -389,7 +647,7 @@ class TestSelection:
             label = np.zeros((12, 10, 4), np.uint8)
             for value in (1, 2, 3, 7):
                 label[value : value + 1, 2:5, 1] = value
-            for kind, array in (("images", values), ("labels", label)):
+            for kind, array in (("imagesTr", values), ("labelsTr", label)):
                 (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
                 nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "d" / kind / f"case{number}.nii.gz")
         return tmp_path / "d"
@@ -404,8 +662,8 @@ class TestSelection:
 
     def test_more_of_the_dataset_is_selected_as_the_first_was(self, samkit, organs, tmp_path):
         samkit("ingest", organs, "--labels", "both=1-2,last=7")
-        (tmp_path / "d/images/case1.nii.gz").rename(tmp_path / "d/images/case2.nii.gz")
-        (tmp_path / "d/labels/case1.nii.gz").rename(tmp_path / "d/labels/case2.nii.gz")
+        (tmp_path / "d/imagesTr/case1.nii.gz").rename(tmp_path / "d/imagesTr/case2.nii.gz")
+        (tmp_path / "d/labelsTr/case1.nii.gz").rename(tmp_path / "d/labelsTr/case2.nii.gz")
         assert samkit("ingest", organs).code == 0
         assert np.array_equal(volumes()["case2"].read_label(), volumes()["case1"].read_label())
 
@@ -419,7 +677,7 @@ class TestSelection:
         assert "1 unchanged" in samkit("ingest", tmp_path / "d", *WINDOW).said
 
     def test_a_soft_label_is_taken_above_its_threshold(self, samkit, organs):
-        for path in (organs / "labels").glob("*.nii.gz"):
+        for path in (organs / "labelsTr").glob("*.nii.gz"):
             image = nib.load(path)
             soft = (np.asarray(image.dataobj) > 0) * np.float32(0.6)
             nib.save(nib.Nifti1Image(soft, image.affine), path)
@@ -429,7 +687,7 @@ class TestSelection:
         assert np.count_nonzero(volumes()["case0"].read_label()) == 12
 
     def test_a_label_on_another_lattice_is_resampled_on_request(self, samkit, organs):
-        for path in (organs / "labels").glob("*.nii.gz"):
+        for path in (organs / "labelsTr").glob("*.nii.gz"):
             image = nib.load(path)
             fine = np.repeat(np.asarray(image.dataobj), 2, axis=0)
             affine = np.diag([0.5, 1, 1, 1])
@@ -508,6 +766,13 @@ class TestInit:
             Path("samkit.toml"), {"ingest": ["ids", "subject"], "embed": ["encoder"], "train-head": ["draws"]}
         )
         assert config["ingest"] == {"ids": "stem", "subject": "(.)"}
+
+    @pytest.mark.parametrize(("folder", "other"), [("imagesTr", "hash"), ("images", "stem")])
+    def test_the_other_kind_of_ids_is_one_mark_away(self, samkit, write_pair, tmp_path, folder, other):
+        write_pair(tmp_path / "d", "a", label=False)
+        (tmp_path / "d/imagesTr").rename(tmp_path / "d" / folder)
+        samkit("init", tmp_path / "d")
+        assert f'# ids = "{other}"' in Path("samkit.toml").read_text().splitlines()
 
     def test_organs_of_several_kinds_get_the_window_of_the_abdomen(self, samkit, tmp_path):
         series = write_series(tmp_path / "d" / "ct")

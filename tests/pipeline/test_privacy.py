@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import os
+import re
 import subprocess
 import sys
-import zlib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -21,6 +24,9 @@ from synthetic.series import write_series
 SHAPE = (36, 32, 5)
 PATHS = ("ZQYROOT", "ZQYDOE^JANE", "ZQYSTUDY 1769", "ZQYSCAN")
 """A part of the path each: what the user typed, a patient, a study, a file."""
+AGE = "099Y"
+"""Too short for a search among pixels."""
+DAYS = {DAY, "1769-08-15", "15.08.1769", "15/08/1769", "08/15/1769", "1769/08/15"}
 FLAGS = ("--ids", "hash")
 
 
@@ -62,8 +68,13 @@ def everything(planted, user, tmp_path_factory) -> tuple[Path, str, Path]:
     ingest = ("ingest", root, "--window", "400/40", "--labels", "organ=*|1", *FLAGS)
     said = ""
     for command in (
+        ("init", root),
         (*ingest, "--dry-run"),
+        (*ingest, "--dry-run", "--json"),
+        (*ingest, "--json"),
         ingest,
+        ("ingest", "--labels-from", root, *FLAGS, "--allow-refused"),
+        ("ingest", "--check", "--size", "64"),
         ("embed", "--size", "64"),
         ("train-head", "linear", "--volumes", "1", "--steps", "3"),
         ("predict", "latest", "-o", masks / "own"),
@@ -73,7 +84,7 @@ def everything(planted, user, tmp_path_factory) -> tuple[Path, str, Path]:
         ("verify", "--json"),
     ):
         words = [sys.executable, "-m", "samkit.pipeline.cli", *map(str, command)]
-        if "--dry-run" not in command:
+        if not {"init", "--dry-run"} & set(command):
             words += ["--workspace", str(workspace)]
         done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=home)
         assert done.returncode in (0, 3), (command, done.stdout, done.stderr)
@@ -90,6 +101,11 @@ def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield f"{path.relative_to(folder)}", raw
             if raw[:2] == b"\x1f\x8b":
                 yield f"{path.relative_to(folder)}, unpacked", gzip.decompress(raw)
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    yield from (
+                        (f"{path.relative_to(folder)}, {name}", archive.read(name)) for name in archive.namelist()
+                    )
         elif (path / "zarr.json").exists():
             yield f"{path.relative_to(folder)}, decoded", np.asarray(zarr.open_array(path)[:]).tobytes()
 
@@ -128,7 +144,19 @@ def test_all_volumes_were_taken_with_their_labels(everything):
 @pytest.mark.parametrize("what", ["workspace", "masks"])
 def test_no_string_of_a_header_is_in_what_is_written(planted, everything, what: str):
     workspace, _, masks = everything
-    assert found(planted[1] | {DAY, UID_ROOT}, {"workspace": workspace, "masks": masks}[what]) == []
+    assert found(planted[1] | DAYS | {UID_ROOT}, {"workspace": workspace, "masks": masks}[what]) == []
+
+
+def test_no_age_is_in_what_is_written(everything):
+    documents = [path for path in everything[0].rglob("*") if path.suffix in {".json", ".jsonl", ".html", ".csv"}]
+    assert documents
+    assert [path for path in documents if AGE in path.read_text()] == []
+
+
+def test_there_is_no_kind_of_file_that_the_search_does_not_open(everything):
+    # Arrays are decoded, gzip and zip unpacked, all else is searched as it lies: what is compressed hides its strings.
+    kinds = {path.suffix for path in everything[0].rglob("*") if path.is_file() and not path.suffix[1:].isdigit()}
+    assert kinds <= {"", ".json", ".jsonl", ".safetensors", ".html", ".csv", ".md", ".png"}
 
 
 @pytest.mark.parametrize("what", ["workspace", "masks"])
@@ -137,9 +165,53 @@ def test_no_part_of_a_path_is_in_what_is_written(everything, what: str):
     assert found({part[:8] for part in PATHS}, {"workspace": workspace, "masks": masks}[what]) == []
 
 
+NAMES = ("ZQYDOE_JANE", "ZQYROE_JOHN")
+
+
+def write_pairs(kind: str, folder: Path) -> None:
+    """Images and labels called after patients, in a folder as anybody has one."""
+    for seed, name in enumerate(NAMES):
+        body = phantom(SHAPE, seed=seed)
+        image, label = body.hounsfield.astype(np.int16), (body.hounsfield > 0).astype(np.uint8)
+        if kind == "h5":
+            folder.mkdir(parents=True, exist_ok=True)
+            with h5py.File(folder / f"{name}.h5", "w") as file:
+                file["image"], file["label"] = image.T, label.T
+            continue
+        images, labels = ("images", "labels") if kind == "images and labels" else ("", "")
+        suffix = "" if labels else "_seg"
+        for place, values, ending in ((images, image, ""), (labels, label, suffix)):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(values, np.diag([6.0, 6.0, 10.0, 1.0])), folder / place / f"{name}{ending}.nii.gz")
+
+
+@pytest.mark.parametrize("kind", ["images and labels", "h5", "loose"])
+def test_no_name_of_a_file_is_kept_of_folders_that_are_no_research_layout(samkit, tmp_path, kind: str):
+    write_pairs(kind, tmp_path / PATHS[0])
+    ingest = ("ingest", tmp_path / PATHS[0], "--window", "400/40", "--workspace", tmp_path / "w")
+    finished = samkit(*ingest)
+    assert "2 taken" in finished.said
+    assert "--ids stem" in finished.said
+    assert found(set(NAMES), tmp_path / "w") == []
+    samkit(*ingest[:-1], tmp_path / "named", "--ids", "stem")  # they would be found, were they kept
+    assert found(set(NAMES), tmp_path / "named")
+
+
+@pytest.mark.parametrize("names", ["of the images", "of nobody"])
+def test_no_name_of_a_label_that_came_later_is_kept(samkit, tmp_path, names: str):
+    write_pairs("images and labels", tmp_path / PATHS[0])
+    (tmp_path / PATHS[0] / "labels").rename(tmp_path / "ZQYLABELS")
+    if names == "of nobody":
+        (tmp_path / "ZQYLABELS" / f"{NAMES[0]}.nii.gz").rename(tmp_path / "ZQYLABELS" / "ZQYPOE_ANNA.nii.gz")
+    samkit("ingest", tmp_path / PATHS[0], "--window", "400/40", "--workspace", tmp_path / "w")
+    finished = samkit("ingest", "--labels-from", tmp_path / "ZQYLABELS", "--workspace", tmp_path / "w")
+    assert finished.code == (0 if names == "of the images" else 3), finished.said
+    assert found({*NAMES, "ZQYLABELS", "ZQYPOE_ANNA"}, tmp_path / "w") == []
+
+
 def test_no_string_of_a_header_is_said(planted, everything):
-    said = everything[1]
-    assert [word for word in planted[1] if word in said] == []
+    said = everything[1].lower()
+    assert [word for word in planted[1] | DAYS | {AGE} if word.lower() in said] == []
 
 
 def test_a_file_is_told_by_its_path_below_what_the_user_typed(planted, everything):
@@ -149,14 +221,25 @@ def test_a_file_is_told_by_its_path_below_what_the_user_typed(planted, everythin
     assert root.parent.name not in said.replace(str(root), "TYPED")
 
 
-def test_ids_are_no_plain_hashes_of_what_the_header_says(planted, everything):
-    # A hash without a key is undone by trying all patients of a hospital.
-    import hashlib
+def test_whatever_tells_a_patient_or_a_source_hangs_on_the_key(planted, everything, tmp_path):
+    # A hash without a key, or with one that everybody has, is undone by trying all patients of a hospital.
+    hashes = [
+        {
+            word
+            for file in workspace.rglob("*.json*")
+            for word in re.findall(
+                r'"(?:id|subject|identity|series|called|label_files)": ?(\[.*?\]|".*?")', file.read_text()
+            )
+        }
+        for workspace in (everything[0], ingested_under("another key", planted[0], tmp_path / "workspace"))
+    ]
+    assert all(len(one) > 6 * 4 for one in hashes)
+    assert not hashes[0] & hashes[1] - {"[]"}
 
-    import samkit
 
-    ids = {*samkit.open_workspace(everything[0]).volumes}
-    ids |= {volume.subject for volume in samkit.open_workspace(everything[0]).volumes.values()}
-    digests = {hashlib.sha256(word.encode()).hexdigest()[:12] for word in planted[1]}
-    digests |= {f"{zlib.crc32(word.encode()):08x}" for word in planted[1]}
-    assert not {name[1:] for name in ids} & digests
+def ingested_under(key: str, root: Path, workspace: Path) -> Path:
+    """Ingest the planted files under a key of the user's."""
+    words = [sys.executable, "-m", "samkit.pipeline.cli", "ingest", root, "--window", "400/40", "--labels", "organ=*|1"]
+    words += [*FLAGS, "--workspace", workspace]
+    subprocess.run(words, capture_output=True, check=False, env={**os.environ, "SAMKIT_ID_KEY": key})
+    return workspace

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dask
@@ -12,8 +18,15 @@ from synthetic.catalogue import CATALOGUE
 from synthetic.series import write_series
 
 import samkit as package
-from samkit.pipeline.processes import choose_workers
+from samkit.pipeline import processes
+from samkit.pipeline.cluster import Processes
+from samkit.pipeline.processes import SourceReaders
+from samkit.stages.ingest import ingest
+from samkit.stages.intake.job import IngestOptions
+from samkit.stages.readers.dicom_headers import files_under
+from samkit.stages.readers.dicom_series import read_headers
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
+from samkit.stages.readers.windows import Window
 
 # Put into every process that reads: a decoder that takes its process down over one file, as codecs written in C do.
 CRASH = """
@@ -39,6 +52,13 @@ def scans(tmp_path: Path) -> Path:
         tmp_path / "scans" / "one", stored=np.arange(400, dtype=np.int16).reshape(20, 20, 1), seed=9, modality="MR"
     )
     return tmp_path / "scans"
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert done()
 
 
 INGEST = ("--window", "400/40")
@@ -71,21 +91,110 @@ def test_a_crash_in_a_decoder_costs_its_source_alone(samkit, scans, tmp_path):
     assert len(package.open_workspace(tmp_path / "w").volumes) == 4
 
 
-class TestHowMany:
-    def sources(self, folder: Path):
-        return find_sources(folder, LayoutOptions(id_key=b"key")).sources
+SLOW = """
+import pathlib
+import time
+from samkit.stages.intake import volume
 
-    def test_little_data_is_read_in_this_process(self, scans):
-        assert choose_workers(self.sources(scans), None) == 1
+def read_slowly(source):
+    pathlib.Path({reading!r}).touch()
+    time.sleep(60)
 
-    def test_what_is_asked_for_is_used(self, scans):
-        assert choose_workers(self.sources(scans), 3) == 3
+volume.read_image = read_slowly
+"""
 
-    def test_compressed_series_are_read_by_processes(self, tmp_path, monkeypatch):
-        for number, make in enumerate(("ct rle", "ct jpeg-ls")):
-            CATALOGUE[make](tmp_path / str(number), number)
+
+def test_ctrl_c_stops_all_processes_without_their_tracebacks(scans, tmp_path):
+    preload = tmp_path / "slow.py"
+    preload.write_text(SLOW.format(reading=str(tmp_path / "reading")))
+    command = [sys.executable, "-m", "samkit.pipeline.cli", "ingest", scans, *INGEST, "--workers", "2"]
+    running = subprocess.Popen(
+        [*command, "--workspace", tmp_path / "w"],
+        env={**os.environ, "DASK_DISTRIBUTED__WORKER__PRELOAD": str(preload)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until((tmp_path / "reading").exists)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all of them
+    said, _ = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert said.splitlines()[-1].startswith("error: interrupted.")
+    assert "Traceback" not in said
+
+
+class TestHeaders:
+    def test_processes_find_what_one_process_finds(self, tmp_path, monkeypatch):
+        for number, make in enumerate(("ct", "enhanced mr", "b-values", "header cut off")):
+            CATALOGUE[make](tmp_path / "scans" / str(number), number)
+        (tmp_path / "scans" / "damaged.dcm").write_bytes(b"no header at all")
+        paths = list(files_under(tmp_path / "scans"))
+        monkeypatch.setattr(processes, "_FILES_AT_ONCE", 3)
+        with SourceReaders(2) as readers:
+            readers._processes.start()
+            wait_until(lambda: readers._processes.ready)
+            assert list(readers.headers(paths)) == list(read_headers(paths))
+
+    def test_they_are_read_here_while_the_processes_start(self, scans):
+        paths = list(files_under(scans))
+        with SourceReaders(2) as readers:
+            assert list(readers.headers(paths)) == list(read_headers(paths))
+
+
+class TestWhereSourcesAreRead:
+    """In this process, or in others: told by whether any were started."""
+
+    @pytest.fixture(autouse=True)
+    def _two_cores(self, monkeypatch):
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-        assert choose_workers(self.sources(tmp_path), None) == 2
 
-    def test_a_single_source_needs_no_second_process(self, scans):
-        assert choose_workers(self.sources(scans / "a"), None) == 1
+    @pytest.fixture
+    def started(self, monkeypatch) -> list[int]:
+        calls: list[int] = []
+        start = Processes.start
+
+        def told(self: Processes) -> None:
+            calls.append(self.workers)
+            start(self)
+
+        monkeypatch.setattr(Processes, "start", told)
+        return calls
+
+    def ingest(self, folder: Path, workspace: Path, asked: int | None = None) -> None:
+        with SourceReaders(asked) as readers:
+            readers.expect(folder)
+            found = find_sources(folder, LayoutOptions(id_key=b"key", read_headers=readers.headers))
+            options = IngestOptions(windows=(Window.parse("400/40"),))
+            assert list(ingest(workspace, found, options, read=readers.sources))
+
+    def test_little_data_is_read_here(self, scans, tmp_path, started):
+        self.ingest(scans, tmp_path / "w")
+        assert not started
+
+    def test_what_is_asked_for_is_used(self, scans, tmp_path, started):
+        self.ingest(scans, tmp_path / "w", asked=3)
+        assert set(started) == {3}
+
+    def test_compressed_series_are_read_by_processes(self, tmp_path, started):
+        for number, make in enumerate(("ct rle", "ct jpeg-ls")):
+            CATALOGUE[make](tmp_path / "scans" / str(number), number)
+        self.ingest(tmp_path / "scans", tmp_path / "w")
+        assert set(started) == {2}
+
+    def test_a_single_source_needs_no_process(self, scans, tmp_path, started):
+        self.ingest(scans / "a", tmp_path / "w", asked=2)
+        assert not started
+
+    def test_much_data_is_expected(self, scans, started, monkeypatch):
+        monkeypatch.setattr(processes, "_WORTH_PROCESSES_BYTES", 1000)
+        with SourceReaders() as readers:
+            readers.expect(scans)
+        assert started == [2]
+
+    def test_one_core_is_one_process(self, scans, started, monkeypatch):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+        monkeypatch.setattr(processes, "_WORTH_PROCESSES_BYTES", 1000)
+        with SourceReaders() as readers:
+            readers.expect(scans)
+        assert not started

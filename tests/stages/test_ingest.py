@@ -53,7 +53,7 @@ def test_the_same_source_again_is_unchanged_and_writes_nothing(samkit, data):
 def test_changed_pixels_make_a_new_generation_that_knows_the_one_before(samkit, data):
     samkit("ingest", data)
     old = record("a")
-    change_voxel(data / "images/a.nii.gz", 150)
+    change_voxel(data / "imagesTr/a.nii.gz", 150)
     ended = samkit("ingest", data)
     assert ended.code == 0
     assert "a new pixels" in ended.said
@@ -67,7 +67,7 @@ def test_changed_pixels_make_a_new_generation_that_knows_the_one_before(samkit, 
 def test_a_changed_label_is_reported_apart_and_changes_no_pixels(samkit, data):
     samkit("ingest", data)
     old = record("a")
-    change_voxel(data / "labels/a.nii.gz", 0)
+    change_voxel(data / "labelsTr/a.nii.gz", 0)
     assert "a new label" in samkit("ingest", data).said
     assert record("a").slice_digests == old.slice_digests
     assert record("a").label_digest != old.label_digest
@@ -77,7 +77,7 @@ def test_a_changed_label_leaves_what_is_known_of_the_slices_before(samkit, data)
     samkit("ingest", data)
     samkit("ingest", data, "--window", "300/150")
     before = record("a").predecessor
-    change_voxel(data / "labels/a.nii.gz", 0)
+    change_voxel(data / "labelsTr/a.nii.gz", 0)
     assert "a new label" in samkit("ingest", data, "--window", "300/150").said
     assert record("a").predecessor == before
     assert before["ingest_recipe"]["intensities"][0]["rule"] == "percentiles"
@@ -94,7 +94,7 @@ def test_slices_that_were_repaired_leave_what_is_known_of_those_before(samkit, d
 
 def test_a_changed_label_alone_makes_no_predecessor(samkit, data):
     samkit("ingest", data)
-    change_voxel(data / "labels/a.nii.gz", 0)
+    change_voxel(data / "labelsTr/a.nii.gz", 0)
     samkit("ingest", data)
     assert record("a").predecessor is None
 
@@ -102,7 +102,7 @@ def test_a_changed_label_alone_makes_no_predecessor(samkit, data):
 def test_a_dataset_that_moved_and_got_another_label_is_taken(samkit, data, tmp_path):
     samkit("ingest", data)
     data.rename(tmp_path / "moved")
-    change_voxel(tmp_path / "moved/labels/a.nii.gz", 0)
+    change_voxel(tmp_path / "moved/labelsTr/a.nii.gz", 0)
     ended = samkit("ingest", tmp_path / "moved")
     assert ended.code == 0
     assert "a new label" in ended.said
@@ -112,7 +112,7 @@ def test_embed_tells_the_window_that_changed_though_a_label_changed_after_it(sam
     samkit("ingest", data)
     samkit("embed", "--size", "64")
     samkit("ingest", data, "--window", "300/150")
-    change_voxel(data / "labels/a.nii.gz", 0)
+    change_voxel(data / "labelsTr/a.nii.gz", 0)
     samkit("ingest", data, "--window", "300/150")
     said = samkit("embed", "--size", "64", "--dry-run").said
     assert "scale: percentiles -> window 300/150 in 2 of 2 volumes" in said
@@ -125,7 +125,7 @@ def test_a_changed_label_marks_the_runs_that_used_it(samkit, data):
     samkit("train-head", "linear", "--volumes", "1", "--steps", "2")
     (run,) = package.open_workspace().runs.values()
     (used,) = run.settings.drawn_volumes
-    change_voxel(data / f"labels/{used}.nii.gz", 0)
+    change_voxel(data / f"labelsTr/{used}.nii.gz", 0)
     samkit("ingest", data)
     assert f"the label of {used} changed" in samkit("status").said
     (entry,) = json.loads(samkit("status", "--json").out)["runs"]
@@ -162,7 +162,7 @@ def test_more_volumes_are_added_to_those_there_are(samkit, data, write_pair):
 def test_a_volume_that_is_refused_keeps_its_earlier_generation(samkit, data):
     samkit("ingest", data)
     before = record("a")
-    (data / "images/a.nii.gz").write_bytes(b"torn")
+    (data / "imagesTr/a.nii.gz").write_bytes(b"torn")
     assert samkit("ingest", data).code == 3
     assert record("a") == before
 
@@ -299,8 +299,6 @@ def test_what_was_taken_before_a_failure_counts_and_the_same_command_goes_on(sam
 
 def test_names_come_from_dataset_json(samkit, tmp_path, write_pair):
     write_pair(tmp_path / "d", "a")
-    (tmp_path / "d/images").rename(tmp_path / "d/imagesTr")
-    (tmp_path / "d/labels").rename(tmp_path / "d/labelsTr")
     described = {
         "labels": {"0": "background", "1": "spleen"},
         "modality": {"0": "MR"},
@@ -320,7 +318,7 @@ def test_labels_without_names_are_called_by_their_numbers(samkit, tmp_path, writ
 def test_labels_that_come_later_name_a_workspace_that_had_none(samkit, tmp_path, write_pair):
     write_pair(tmp_path / "d", "a", label=False)
     samkit("ingest", tmp_path / "d")
-    shutil.rmtree(tmp_path / "d/images")
+    shutil.rmtree(tmp_path / "d/imagesTr")
     write_pair(tmp_path / "d", "a")
     assert samkit("ingest", tmp_path / "d", "--labels", "1=organ").code == 0
     assert package.open_workspace().volumes["a"].label_names == {1: "organ"}
@@ -368,14 +366,14 @@ def test_names_stay_once_a_run_was_trained_on_them(samkit, data):
 def test_a_source_that_is_there_under_another_id_is_refused(samkit, data):
     samkit("ingest", data)
     before = list(package.open_workspace().volumes)
-    ended = samkit("ingest", data / "images/a.nii.gz")
+    ended = samkit("ingest", data / "imagesTr/a.nii.gz")
     assert ended.code == 3
     assert "this source is in the workspace already, as a" in ended.said
     assert list(package.open_workspace().volumes) == before
 
 
 def test_the_same_slices_under_another_subject_are_pointed_out(samkit, data):
-    for kind in ("images", "labels"):
+    for kind in ("imagesTr", "labelsTr"):
         shutil.copy(data / kind / "a.nii.gz", data / kind / "z.nii.gz")
     assert "the same slices as a of another subject" in samkit("ingest", data).said
 
@@ -426,7 +424,7 @@ def pictures(tmp_path) -> Path:
         mask = np.zeros(values.shape, np.uint8)
         mask[4 + seed : 12, 3:10] = 1
         values[mask > 0] += 120
-        for kind, content in (("images", values), ("labels", mask)):
+        for kind, content in (("imagesTr", values), ("labelsTr", mask)):
             (tmp_path / "pictures" / kind).mkdir(parents=True, exist_ok=True)
             image = nib.Nifti1Image(content, np.diag([-1.5, -1.5, 5.0, 1.0]))
             nib.save(image, tmp_path / "pictures" / kind / f"p{seed}.nii.gz")
@@ -447,7 +445,7 @@ def test_volumes_of_one_slice_hold_what_they_would_hold_alone(samkit, pictures):
     samkit("ingest", pictures)
     for seed in range(4):
         alone = pictures.parent / f"alone{seed}"
-        for kind in ("images", "labels"):
+        for kind in ("imagesTr", "labelsTr"):
             (alone / kind).mkdir(parents=True)
             shutil.copy(pictures / kind / f"p{seed}.nii.gz", alone / kind / f"p{seed}.nii.gz")
         samkit("ingest", alone, "--workspace", f"w{seed}")
@@ -469,8 +467,8 @@ def test_packed_volumes_again_are_unchanged(samkit, pictures):
 def test_a_packed_volume_that_changed_goes_into_a_new_pack_and_the_others_stay_where_they_are(samkit, pictures):
     samkit("ingest", pictures)
     before = {seed: record(f"p{seed}") for seed in range(4)}
-    image = nib.load(pictures / "images/p1.nii.gz")
-    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[::-1].copy(), image.affine), pictures / "images/p1.nii.gz")
+    image = nib.load(pictures / "imagesTr/p1.nii.gz")
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[::-1].copy(), image.affine), pictures / "imagesTr/p1.nii.gz")
     assert "p1 new pixels" in samkit("ingest", pictures).said
     assert record("p1").pixels != before[1].pixels
     assert all(record(f"p{seed}") == before[seed] for seed in (0, 2, 3))

@@ -70,6 +70,7 @@ def add_volume(tmp_path: Path) -> AddVolume:
         affine: np.ndarray | None = STRAIGHT,
         shape: tuple[int, int, int] = SHAPE,
         time_index: int | None = None,
+        label_files: tuple[str, ...] = (),
     ) -> Volume:
         # As `readers.layouts` names the volumes of 4-D files.
         named = str((image or tmp_path / f"somewhere/{name}").resolve())
@@ -92,6 +93,7 @@ def add_volume(tmp_path: Path) -> AddVolume:
             slice_digests=slice_digests(np.ascontiguousarray(planes)),
             label_digest=None if display is None else array_digest(display),
             label_values=(),
+            label_files=label_files,
             pixels=pixels,
             files=files,
         )
@@ -371,6 +373,25 @@ def test_the_label_of_a_volume_is_found_by_the_name_of_the_mask(tmp_path, add_vo
     volume = add_volume("scan", label=label)
     path = save(tmp_path / "scan.nii.gz", label)
     assert refused(target(path), volume, [source(Path("copy/scan.nii.gz"))])
+
+
+@pytest.mark.parametrize("through", ["itself", "link"])
+@pytest.mark.parametrize("kind", ["path", "folder"])
+def test_where_a_label_lay_nothing_is_replaced_whatever_it_says_now(tmp_path, add_volume, label, there, kind, through):
+    # It was edited since and not ingested again, or another label took its place in the workspace.
+    place = there if kind == "path" else there.parent
+    volume = add_volume("v1", label=label, label_files=(identity_of_text(KEY, kind, str(place.resolve())),))
+    path = there
+    if through == "link":
+        (tmp_path / "masks").mkdir()
+        path = tmp_path / "masks/v9.nii.gz"
+        path.symlink_to(there)
+    assert refused(target(path), volume)
+
+
+def test_beside_a_label_masks_may_be_replaced(tmp_path, add_volume, there):
+    volume = add_volume("v1", label_files=(identity_of_text(KEY, "path", str((tmp_path / "label.nii.gz").resolve())),))
+    assert not refused(target(there), volume)
 
 
 def test_a_mask_of_before_is_no_label(tmp_path, add_volume, label):

@@ -46,7 +46,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
         write_nifti_pair(data, orientation, phantom, orientation=orientation)
     write_nifti_pair(data, "oblique", draw_subject(7, shape=SHAPE, spacing_mm=SPACING_MM))
     write_nifti_pair(data, "qform", draw_subject(8, shape=SHAPE, spacing_mm=SPACING_MM))
-    for kind in ("images", "labels"):
+    for kind in ("imagesTr", "labelsTr"):
         turn(data / kind / "oblique.nii.gz", qform_only=False)
         turn(data / kind / "qform.nii.gz", qform_only=True)
     return data, train(folder, data)
@@ -57,7 +57,7 @@ def on_ct(tmp_path_factory) -> Path:
     """A workspace with a run on CT in a window."""
     folder = tmp_path_factory.mktemp("predict-ct")
     values = np.random.default_rng(0).normal(40, 60, (20, 24, 5)).astype(np.int16)
-    for kind, array in (("images", values), ("labels", (values > 80).astype(np.uint8))):
+    for kind, array in (("imagesTr", values), ("labelsTr", (values > 80).astype(np.uint8))):
         (folder / "data" / kind).mkdir(parents=True)
         for name, voxels in (("a", array), ("b", np.flip(array, 0))):
             nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 3.0, 1.0])), folder / f"data/{kind}/{name}.nii.gz")
@@ -108,7 +108,7 @@ GEOMETRIES = ("RAS", "LPS", "PIR", "oblique", "qform")
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_mask_lies_on_the_grid_of_its_source_in_nibabel(trained, masks, name):
-    source, mask = nib.load(trained[0] / f"images/{name}.nii.gz"), nib.load(masks / f"{name}.nii.gz")
+    source, mask = nib.load(trained[0] / f"imagesTr/{name}.nii.gz"), nib.load(masks / f"{name}.nii.gz")
     assert mask.shape == source.shape
     assert np.array_equal(mask.affine, source.affine)
     for form in ("qform", "sform"):
@@ -123,7 +123,7 @@ def test_a_mask_lies_on_the_grid_of_its_source_in_nibabel(trained, masks, name):
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_mask_lies_on_the_grid_of_its_source_in_simpleitk(trained, masks, name):
-    source = sitk.ReadImage(str(trained[0] / f"images/{name}.nii.gz"))
+    source = sitk.ReadImage(str(trained[0] / f"imagesTr/{name}.nii.gz"))
     mask = sitk.ReadImage(str(masks / f"{name}.nii.gz"))
     assert mask.GetSize() == source.GetSize()
     assert mask.GetOrigin() == source.GetOrigin()
@@ -145,7 +145,7 @@ def test_the_score_printed_is_that_of_the_file_written(samkit, trained, masks):
     for name in GEOMETRIES:
         overlap = sitk.LabelOverlapMeasuresImageFilter()
         overlap.Execute(
-            sitk.ReadImage(str(data / f"labels/{name}.nii.gz"), sitk.sitkUInt8),
+            sitk.ReadImage(str(data / f"labelsTr/{name}.nii.gz"), sitk.sitkUInt8),
             sitk.ReadImage(str(masks / f"{name}.nii.gz"), sitk.sitkUInt8),
         )
         lines = said.splitlines()
@@ -158,7 +158,7 @@ def test_the_score_printed_is_that_of_the_file_written(samkit, trained, masks):
 def test_a_new_file_gets_the_mask_that_it_gets_in_the_workspace(samkit, trained, masks, tmp_path, name):
     data, workspace = trained
     ended = samkit(
-        "predict", "latest", data / f"images/{name}.nii.gz", "--output", tmp_path / "new", "--workspace", workspace
+        "predict", "latest", data / f"imagesTr/{name}.nii.gz", "--output", tmp_path / "new", "--workspace", workspace
     )
     assert ended.code == 0
     (new,) = (tmp_path / "new").glob("*.nii.gz")
@@ -218,7 +218,7 @@ def test_predicting_new_files_leaves_the_workspace_as_it_was(samkit, trained, tm
 def test_a_file_that_cannot_be_read_costs_one_mask(samkit, trained, write_pair, tmp_path):
     write_pair(tmp_path / "d", "good")
     write_pair(tmp_path / "d", "torn", seed=1)
-    (tmp_path / "d/images/torn.nii.gz").write_bytes(b"torn")
+    (tmp_path / "d/imagesTr/torn.nii.gz").write_bytes(b"torn")
     ended = samkit("predict", "latest", tmp_path / "d", "--output", tmp_path / "new", "--workspace", trained[1])
     assert ended.code == 3
     assert "truncated, damaged or not NIfTI" in ended.said
@@ -247,7 +247,7 @@ def test_new_files_the_head_was_trained_on_are_marked_whatever_they_are_called(s
     (drawn,) = run.settings.drawn
     other = next(name for name in GEOMETRIES if name != drawn)
     for source, name in ((drawn, "renamed"), (other, drawn)):
-        for kind in ("images", "labels"):
+        for kind in ("imagesTr", "labelsTr"):
             (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
             shutil.copy(data / f"{kind}/{source}.nii.gz", tmp_path / f"d/{kind}/{name}.nii.gz")
     out = samkit("predict", "latest", tmp_path / "d", "--output", tmp_path / "m", "--workspace", workspace).out
@@ -278,7 +278,7 @@ def test_masks_that_are_there_are_replaced_only_when_asked(samkit, trained, tmp_
 
 
 @pytest.mark.parametrize("flags", [(), ("--overwrite",)])
-@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("kind", ["imagesTr", "labelsTr"])
 @pytest.mark.parametrize("through", ["folder", "link"])
 def test_source_files_are_never_replaced(samkit, trained, files_below, tmp_path, flags, kind, through):
     shutil.copytree(trained[0], tmp_path / "d")
@@ -297,22 +297,44 @@ def test_source_files_are_never_replaced(samkit, trained, files_below, tmp_path,
 def test_images_of_the_workspace_are_never_replaced(samkit, trained, files_below):
     data, workspace = trained
     before = files_below(data)
-    ended = samkit("predict", "latest", "-o", data / "images", "--overwrite", "--workspace", workspace)
+    ended = samkit("predict", "latest", "-o", data / "imagesTr", "--overwrite", "--workspace", workspace)
     assert ended.code == 2
     assert "these are source files" in ended.said
     assert files_below(data) == before
 
 
-@pytest.mark.parametrize("source", ["", "images", "copies"])
+@pytest.mark.parametrize("source", ["", "imagesTr", "copies"])
 def test_labels_of_the_workspace_are_never_replaced(samkit, trained, files_below, tmp_path, source):
     data, workspace = trained
     before = files_below(data)
-    shutil.copytree(data / "images", tmp_path / "copies/images")
-    of = [] if not source else [data / "images" if source == "images" else tmp_path / "copies"]
-    ended = samkit("predict", "latest", *of, "-o", data / "labels", "--overwrite", "--workspace", workspace)
+    shutil.copytree(data / "imagesTr", tmp_path / "copies/imagesTr")
+    of = [] if not source else [data / "imagesTr" if source == "imagesTr" else tmp_path / "copies"]
+    ended = samkit("predict", "latest", *of, "-o", data / "labelsTr", "--overwrite", "--workspace", workspace)
     assert ended.code == 2
     assert "these are source files" in ended.said
     assert files_below(data) == before
+
+
+@pytest.mark.parametrize("how", ["edited and not ingested again", "corrected by --labels-from"])
+def test_a_label_that_says_something_else_by_now_is_never_replaced(samkit, trained, tmp_path, how):
+    shutil.copytree(trained[1], tmp_path / "w")
+    shutil.copytree(trained[0] / "labelsTr", tmp_path / "mine")
+    assert samkit("ingest", "--labels-from", tmp_path / "mine", "--workspace", tmp_path / "w").code == 0
+    corrected = tmp_path / "mine"
+    if how.startswith("corrected"):
+        corrected = Path(shutil.copytree(corrected, tmp_path / "corrected"))
+    for path in corrected.iterdir():
+        image = nib.load(path)
+        values = np.asanyarray(image.dataobj).copy()
+        values[:4, :4] = 1
+        nib.save(nib.Nifti1Image(values, None, image.header), path)
+    if how.startswith("corrected"):
+        assert samkit("ingest", "--labels-from", corrected, "--workspace", tmp_path / "w").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    ended = samkit("predict", "latest", "-o", tmp_path / "mine", "--overwrite", "--workspace", tmp_path / "w")
+    assert ended.code == 2
+    assert "these are source files" in ended.said
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
 
 
 @pytest.fixture
@@ -498,7 +520,7 @@ def test_a_file_that_changed_under_its_name_is_encoded(samkit, trained, tmp_path
     shutil.copytree(data, tmp_path / "d")
     shutil.copytree(workspace, tmp_path / "w")
     assert samkit("ingest", tmp_path / "d", "--replace", "--workspace", tmp_path / "w").code == 0
-    shutil.copy(new_scan(tmp_path), tmp_path / "d/images/RAS.nii.gz")
+    shutil.copy(new_scan(tmp_path), tmp_path / "d/imagesTr/RAS.nii.gz")
     ended = samkit("predict", "latest", tmp_path / "d", "-o", tmp_path / "changed", "--workspace", tmp_path / "w")
     assert ended.code == 0, ended.said
     assert "4 of 5 volumes embedded in the workspace already" in ended.said
@@ -513,7 +535,7 @@ def test_a_file_that_changed_under_its_name_is_encoded(samkit, trained, tmp_path
 def test_what_is_new_among_what_is_known_is_encoded(samkit, trained, masks, tmp_path):
     data, workspace = trained
     shutil.copytree(data, tmp_path / "d")
-    shutil.copy(new_scan(tmp_path), tmp_path / "d/images/zz.nii.gz")
+    shutil.copy(new_scan(tmp_path), tmp_path / "d/imagesTr/zz.nii.gz")
     ended = samkit("predict", "latest", tmp_path / "d", "-o", tmp_path / "m", "--workspace", workspace)
     assert ended.code == 0, ended.said
     assert "5 of 6 volumes embedded in the workspace already" in ended.said
@@ -538,7 +560,7 @@ def test_masks_as_nrrd_hold_what_masks_as_nifti_hold(samkit, trained, masks, tmp
     assert ended.code == 0, ended.said
     for name in GEOMETRIES:
         mask, source = (
-            sitk.ReadImage(str(path)) for path in (tmp_path / f"m/{name}.nrrd", data / f"images/{name}.nii.gz")
+            sitk.ReadImage(str(path)) for path in (tmp_path / f"m/{name}.nrrd", data / f"imagesTr/{name}.nii.gz")
         )
         assert np.array_equal(sitk.GetArrayFromImage(mask).T, nib.load(masks / f"{name}.nii.gz").dataobj)
         for field in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):
@@ -814,16 +836,18 @@ def test_volumes_of_other_channels_are_refused_with_what_to_type(samkit, on_ct, 
 
 @pytest.mark.parametrize("flags", [(), ("--time-index", "0")])
 def test_files_get_the_volume_of_the_run_where_they_have_several(samkit, write_pair, tmp_path, flags):
-    for seed, name in enumerate("ab"):
+    for seed, name in enumerate("abc"):
         write_pair(tmp_path / "d", name, seed=seed)
-        path = tmp_path / f"d/images/{name}.nii.gz"
+        path = tmp_path / f"d/imagesTr/{name}.nii.gz"
+        if name == "c":  # 3-D: whichever of them the run is trained on
+            continue
         image = nib.load(path)
         both = np.stack([np.flip(image.get_fdata(), 0), image.get_fdata()], axis=-1).astype(np.float32)
         nib.save(nib.Nifti1Image(both, image.affine), path)
     workspace = train(tmp_path, tmp_path / "d", "--time-index", "1")
     _, said = both_ways(samkit, workspace, tmp_path / "d", tmp_path / "m", *flags)
     # The other volume is encoded.
-    assert ("2 of 2 volumes embedded in the workspace already" in said) == (not flags)
+    assert f"{1 if flags else 3} of 3 volumes embedded in the workspace already" in said
 
 
 def test_labels_of_files_are_chosen_as_those_of_the_run_were(samkit, trained, tmp_path):
@@ -841,8 +865,8 @@ def test_labels_that_have_nothing_of_the_run_cost_the_score_and_not_the_mask(sam
     workspace = train(tmp_path, trained[0], "--labels", "low=1|2,high=3|4")
     (tmp_path / "other/imagesTr").mkdir(parents=True)
     (tmp_path / "other/labelsTr").mkdir()
-    shutil.copy(trained[0] / "images/RAS.nii.gz", tmp_path / "other/imagesTr/x.nii.gz")
-    label = nib.load(trained[0] / "labels/RAS.nii.gz")
+    shutil.copy(trained[0] / "imagesTr/RAS.nii.gz", tmp_path / "other/imagesTr/x.nii.gz")
+    label = nib.load(trained[0] / "labelsTr/RAS.nii.gz")
     nib.save(
         nib.Nifti1Image((np.asanyarray(label.dataobj) > 0) * np.uint8(7), label.affine),
         tmp_path / "other/labelsTr/x.nii.gz",

@@ -37,21 +37,25 @@ def four_d(
     key: Literal["echo", "b-value", "time"],
     choices: Sequence[float],
     interleaved: bool = False,
+    numbered: bool = False,
     **options: Any,
 ) -> tuple[FourDAnswer]:
     """Write one series of ``len(choices)`` volumes; `interleaved`: all volumes of a position follow each other.
 
-    `mark` sets what tells them apart; without interleaving InstanceNumber runs through one volume after the other.
+    `mark` sets what tells them apart, and nothing else does: InstanceNumbers are drawn by lot, as are the names of the
+    files. `numbered`: InstanceNumber runs in their order, through one volume after the other where not interleaved.
     """
     count, slices = len(choices), SHAPE[2]
     volumes = volumes_of(count, seed=seed)
     order = [(v, k) for v in range(count) for k in range(slices)]
     if interleaved:
         order = [(v, k) for k in range(slices) for v in range(count)]
+    lots = np.arange(len(order)) if numbered else np.random.default_rng([seed, 4]).permutation(len(order))
     answer = write_series(
         folder,
         seed=seed,
         modality="MR",
+        instance_number=lambda n: int(lots[n]) + 1,
         stored=np.stack([volumes[:, :, k, v] for v, k in order], axis=-1),
         positions_mm=np.array([position(AXIAL, k) for _, k in order]),
         name=lambda n, total: f"{(n * 523 + 77) % 1009:04d}.dcm",
@@ -105,7 +109,7 @@ def b_values(
             number = int(value) + (1_000_000_000 if written_by == "GE with offset" else 0)
             dataset.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [number, 0, 0, 0])
 
-    return four_d(folder, seed, mark=mark, key="b-value", choices=values)
+    return four_d(folder, seed, mark=mark, key="b-value", choices=values, numbered=len(set(values)) < len(values))
 
 
 def time_points(
@@ -132,7 +136,29 @@ def time_points(
 
 def numbered_only(folder: Path, seed: int = 0, *, count: int = 3) -> Answers:
     """Nothing but InstanceNumber tells the volumes apart: it runs through one after the other."""
-    return four_d(folder, seed, mark=lambda dataset, volume: None, key="time", choices=range(count))
+    return four_d(folder, seed, mark=lambda dataset, volume: None, key="time", choices=range(count), numbered=True)
+
+
+def timed_by_slice(folder: Path, seed: int = 0, *, count: int = 3) -> Answers:
+    """Every slice has an AcquisitionTime of its own, some before midnight and some after, and no InstanceNumber."""
+
+    def mark(dataset: Dataset, volume: int) -> None:
+        seconds = 86395 + 0.7 * (dataset.InstanceNumber - 1)
+        minutes, second = divmod(round(seconds % 86400, 1), 60)
+        dataset.AcquisitionTime = f"{int(minutes) // 60:02d}{int(minutes) % 60:02d}{second:04.1f}"
+        dataset.InstanceNumber = None
+
+    return four_d(folder, seed, mark=mark, key="time", choices=range(count), numbered=True)
+
+
+def heart_beats(folder: Path, seed: int = 0, *, count: int = 4) -> Answers:
+    """TriggerTime in ms from an R peak of its own at each position: no two positions have the same ones."""
+
+    def mark(dataset: Dataset, volume: int) -> None:
+        dataset.TriggerTime = ds(37.5 * volume + 1.7 * float(dataset.ImagePositionPatient[2]))
+        dataset.InstanceNumber = None
+
+    return four_d(folder, seed, mark=mark, key="time", choices=range(count), interleaved=True)
 
 
 def magnitude_and_phase(folder: Path, seed: int = 0) -> Answers:
@@ -156,6 +182,8 @@ FOUR_D: dict[str, Maker] = {
     "acquisitions": partial(time_points, tag="AcquisitionNumber", interleaved=True),
     "heart phases": partial(time_points, tag="TriggerTime", interleaved=True),
     "acquisition times": partial(time_points, tag="AcquisitionTime"),
+    "times by slice over midnight": timed_by_slice,
+    "heart phases from their own beats": heart_beats,
     "numbered only": numbered_only,
     "magnitude and phase": magnitude_and_phase,
 }

@@ -277,7 +277,8 @@ def _noisy_headers(folder: Path, seed: int) -> tuple[Answer, ...]:
     )
     affine_lps = OBLIQUE.copy()
     spacing = np.linalg.norm(affine_lps[:3, :2], axis=0)
-    affine_lps[:3, :2] = (affine_lps[:3, :2] / spacing).round(4) * written(spacing)
+    cosines = (affine_lps[:3, :2] / spacing).round(4)
+    affine_lps[:3, :2] = cosines / np.linalg.norm(cosines, axis=0) * written(spacing)
     last = SHAPE[2] - 1
     affine_lps[:3, 2] = (position(OBLIQUE, last).round(2) - position(OBLIQUE, 0).round(2)) / last
     affine_lps[:3, 3] = position(OBLIQUE, 0).round(2)

@@ -205,6 +205,10 @@ class TestKinds:
         assert "ImagePositionPatient" not in only
 
 
+def seconds_of_day(time: str) -> float:
+    return int(time[:2]) * 3600 + int(time[2:4]) * 60 + float(time[4:])
+
+
 # How to tell volumes apart, from the headers alone.
 TELLING = {
     "echoes": lambda one: float(one.EchoTime),
@@ -216,6 +220,10 @@ TELLING = {
     "acquisitions": lambda one: one.AcquisitionNumber - 1,
     "heart phases": lambda one: one.TriggerTime / 37.5,
     "acquisition times": lambda one: (float(one.AcquisitionTime) - 101110.5) / 3,
+    "times by slice over midnight": lambda one: round((seconds_of_day(one.AcquisitionTime) - 86395) % 86400 / 0.7) // 6,
+    "heart phases from their own beats": lambda one: round(
+        (one.TriggerTime - 1.7 * float(one.ImagePositionPatient[2])) / 37.5
+    ),
     "magnitude and phase": lambda one: "MP".index(one.ImageType[2]),
     "numbered only": lambda one: (one.InstanceNumber - 1) // SHAPE[2],
     "b-values with directions": lambda one: (one.InstanceNumber - 1) // SHAPE[2],

@@ -7,18 +7,21 @@
     Synapse multi-organ (BTCV)      imgNNNN, labelNNNN                        stem         the id
     medical segmentation decathlon  imagesTr, labelsTr, dataset.json          stem         the id
     nnU-Net raw                     the same, with _0000, _0001 channels      stem         the id
-    images and labels               images, labels (or masks)                 stem         the id, without _frameNN
     BIDS                            sub-*, derivatives                        stem         sub-XX
     TotalSegmentator                s0011/ct, s0011/segmentations             folder       the id
-    h5 volumes                      .h5, .hdf5                                stem         the id, without _frameNN
+    h5 volumes of ACDC, Synapse     patientNNN_frameNN, caseNNNN in .h5       stem         the patient, the case
+    h5 volumes                      .h5, .hdf5                                hashed       the same, hashed
+    images and labels               images, labels (or masks)                 hashed       the same, hashed
     DICOM series                    files that start as DICOM does            hashed       PatientID, hashed
     NIfTI, NRRD, MetaImage files    .nii, .nii.gz; .nrrd, .nhdr; .mha, .mhd   hashed       the same, hashed
     pictures                        .png, .jpg, .tif, .bmp                    hashed       the same, hashed
     single file                     one of the above                          hashed       as above
 
 Folder names are ids only where they are the dataset's own (3Dircadb1.7, s0011, 1 to 99 of CHAOS), and hashed
-elsewhere. Everything a user should know of is a source, a refused row or a note: nothing is left out in silence except
-hidden files, files of other kinds, and derivatives that are no labels.
+elsewhere. Stems are ids in layouts whose names their authors chose for publication; a note says so where they may be
+anybody's. Two frames of a patient (_frame01, _frame12) are of one subject, hashed or not. Everything a user should know
+of is a source, a refused row or a note: nothing is left out in silence except hidden files, files of other kinds, and
+derivatives that are no labels.
 
 base              what layouts speak: `LayoutOptions`, `Tree`, `Candidate`, `Pairing`
 files             files of all formats but DICOM: kind, size, which volume of a 4-D one
@@ -30,7 +33,16 @@ corrections       labels for volumes that are there already -> `find_labels`
 """
 
 from .base import LayoutOptions
-from .corrections import FoundLabels, find_labels
+from .corrections import FoundLabels, KnownVolume, find_labels
 from .find import Found, IdMapRow, Triaged, find_sources
 
-__all__ = ["Found", "FoundLabels", "IdMapRow", "LayoutOptions", "Triaged", "find_labels", "find_sources"]
+__all__ = [
+    "Found",
+    "FoundLabels",
+    "IdMapRow",
+    "KnownVolume",
+    "LayoutOptions",
+    "Triaged",
+    "find_labels",
+    "find_sources",
+]

@@ -15,8 +15,10 @@ from pathlib import Path, PurePath
 from typing import Literal, Self, TypeAlias
 
 from ..base import LabelFiles, ReaderName
-from ..dicom_series import Series, VolumeChoice
+from ..dicom_series import ReadHeaders, Series, VolumeChoice, read_headers
+from ..folders import walk
 from ..labels import LabelChoice, Overlap
+from ..naming import identity_of_text
 
 __all__ = [
     "LABEL",
@@ -28,13 +30,18 @@ __all__ = [
     "Rule",
     "Tree",
     "counted_files",
+    "hash_of_name",
     "identity_text",
     "name_of",
+    "note_of_stems",
     "unzipped_name",
+    "with_hashes",
 ]
 
 # As `archives` unpacks them, whose `logical` puts an exclamation mark behind.
 _ARCHIVE_ENDING = re.compile(r"\.(zip|tar|tar\.(gz|bz2|xz)|tgz|tbz2|txz)$", re.IGNORECASE)
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 UNKNOWN = "?"
 """For a modality that nobody states, as in `dicom_series.Finding`."""
@@ -66,6 +73,8 @@ class LayoutOptions:
     """What a file is called where it came from an archive, for identities; None: its resolved path."""
     already_refused: tuple[tuple[str, str], ...] = ()
     """(path as shown, reason): archives that could not be unpacked."""
+    read_headers: ReadHeaders = read_headers
+    """Where the headers of DICOM files are read: in this process, one after the other, by default."""
     shown_root: Path | None = None
     """What the user typed, where the folder that is searched is another one, with what was unpacked."""
 
@@ -88,6 +97,8 @@ class Candidate:
     series: Series | None = None
     """The plan of a DICOM series, whose `uid` then names the source; None: its path does."""
     volume_index: int | None = None
+    chosen: tuple[tuple[str, int | float], ...] = ()
+    """As `SourceFiles.chosen`."""
     modality: str | None = None
     shown: str
     size: str = ""
@@ -166,14 +177,8 @@ class Tree:
 
     @classmethod
     def of(cls, folder: Path, options: LayoutOptions) -> Self:
-        """List a folder. Links to folders are not followed."""
-        folders: dict[Path, tuple[Path, ...]] = {}
-        for directory, subfolders, names in os.walk(folder):
-            # __MACOSX: what macOS puts beside the files of a zip, one shadow a file.
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != "__MACOSX")
-            visible = sorted(name for name in names if not name.startswith("."))
-            if visible:
-                folders[Path(directory)] = tuple(Path(directory, name) for name in visible)
+        """List a folder. Links to folders are followed, each real folder once."""
+        folders = {place: tuple(place / name for name in names) for place, _, names in walk(folder) if names}
         return cls(root=folder, typed=folder, typed_as=options.shown_root or folder, folders=folders)
 
     @classmethod
@@ -209,9 +214,13 @@ class Tree:
         return [self.root.joinpath(*between[:depth]) for depth in range(len(between) + 1)]
 
     def shown(self, path: Path) -> str:
-        """Return a path for the terminal, relative to what the user typed."""
+        """Return a path for the terminal, relative to what the user typed.
+
+        Line breaks, which would tear its row, and other control characters are escaped; bytes that are no text stay as
+        they are, for the file of ids.
+        """
         relative = path.relative_to(self.typed).as_posix()
-        return self.typed_as.resolve().name if relative == "." else relative
+        return _CONTROL.sub(_escaped, self.typed_as.resolve().name if relative == "." else relative)
 
     def refusal(
         self, path: Path, reason: str, *, modality: str | None = None, size: str = "", label: LabelFiles | None = None
@@ -228,9 +237,37 @@ class Tree:
 Rule: TypeAlias = Callable[[Tree, LayoutOptions], Pairing | None]
 
 
+def _escaped(control: re.Match[str]) -> str:
+    return control[0].encode("unicode_escape").decode()
+
+
 def identity_text(path: Path, options: LayoutOptions) -> str:
     """Return what names a file for good: its resolved path, or where in which archive it lies."""
     return str(path.resolve()) if options.logical is None else options.logical(path)
+
+
+def hash_of_name(name: str, options: LayoutOptions, *, folder: str | None = None) -> str:
+    """Return the keyed hash of what an image or a label is called, without endings, in whatever folder or in one."""
+    return identity_of_text(options.id_key, "name", name if folder is None else f"{folder}/{name}")
+
+
+def note_of_stems(options: LayoutOptions) -> tuple[str, ...]:
+    """Say that file names become ids, in a layout whose names are research ids as a rule, and are anybody's choice."""
+    if options.ids != "auto":
+        return ()
+    return (
+        "ids are the files' names, as research datasets of this layout have them; if they name patients: --ids hash",
+    )
+
+
+def with_hashes(label: LabelFiles, options: LayoutOptions) -> LabelFiles:
+    """Return a label with the keyed hash of where it lies: its one file, or the folders of many."""
+    if len(label.paths) == 1:
+        hashes = [identity_of_text(options.id_key, "path", identity_text(label.paths[0], options))]
+    else:
+        folders = sorted({path.parent for path in label.paths})
+        hashes = [identity_of_text(options.id_key, "folder", identity_text(folder, options)) for folder in folders]
+    return replace(label, hashes=tuple(hashes))
 
 
 def name_of(folder: Path, options: LayoutOptions) -> str:

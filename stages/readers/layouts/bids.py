@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..naming import stem
-from .base import LayoutOptions, Pairing, Refusal, Tree
+from .base import LayoutOptions, Pairing, Refusal, Tree, note_of_stems
 from .endings import SEGMENTATION, LabelOption, one_label_each
 from .files import candidate_of, files_of, label_of
 
@@ -54,7 +54,13 @@ def bids(tree: Tree, options: LayoutOptions) -> Pairing | None:
         )
         ambiguous = chosen.ambiguous.get(path)
         candidates.append(candidate if ambiguous is None else candidate.refused(ambiguous, has_several_labels=True))
-    return Pairing(layout="BIDS", candidates=candidates, refused=refused, label_suffix=chosen.suffix)
+    return Pairing(
+        layout="BIDS",
+        candidates=candidates,
+        refused=refused,
+        label_suffix=chosen.suffix,
+        notes=note_of_stems(options),
+    )
 
 
 def _longest_start(name: str, by_stem: dict[str, Path]) -> Path | None:

@@ -60,7 +60,7 @@ def chaos(tree: Tree, options: LayoutOptions) -> Pairing | None:
         masks = grounds.get(unit, [])
         for folder in sorted(folders):
             files = [path for path in tree.within(folder) if kind_of(path) is None]
-            dicom = triage(files, options.volume)
+            dicom = triage(files, options.volume, read=options.read_headers)
             if dicom.empty or dicom.label_objects:
                 continue  # other DICOM that happens to lie there
             part.update(files)

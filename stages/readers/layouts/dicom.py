@@ -17,7 +17,7 @@ import numpy as np
 
 from ....store.errors import UnreadableFile
 from .. import dicom_seg, rtstruct
-from ..base import LabelFiles
+from ..base import Affine, LabelFiles
 from ..dicom_seg import SegDescription
 from ..dicom_series import DicomFolder, Finding, LabelObject, Series
 from ..naming import stem
@@ -25,7 +25,7 @@ from ..rtstruct import RtstructDescription
 from .base import Candidate, LayoutOptions, Refusal, Tree, counted_files, name_of
 from .endings import LabelOption
 
-__all__ = ["LabelledSeries", "label_options", "other_refusals", "scans", "with_label"]
+__all__ = ["LabelledSeries", "label_options", "lies_on", "other_refusals", "scans", "with_label"]
 
 _KINDS = {"dicom-seg": "DICOM-SEG", "rtstruct": "RTSTRUCT"}
 _LISTED = 4
@@ -64,6 +64,7 @@ def _candidate(
         patient=None,
         patient_secret="" if series is None else series.patient_id,
         series=series,
+        chosen=() if series is None else series.chosen,
         modality=finding.modality if series is None else series.modality,
         shown=shown,
         size=" x ".join(map(str, matrix)),
@@ -175,7 +176,11 @@ def _owners(
         return holding, "" if named else _told("holds the instances that it names")
     if holding or framed:
         left = {place: left[place] for place in (holding or framed)}
-    lying = [place for place, one in left.items() if _lies_on(item, one)]
+    lying = [
+        place
+        for place, one in left.items()
+        if one.affine is not None and lies_on(item.reader, item.path, one.shape, np.asarray(one.affine, np.float64))
+    ]
     if len(lying) == 1:
         return lying, _told("is the only series on whose grid it lies")
     return lying or (named if len(named) > 1 else []), ""
@@ -185,12 +190,28 @@ def _told(how: str) -> str:
     return f"its label does not name this series, which {how}"
 
 
-def _lies_on(item: LabelObject, series: Series) -> bool:
-    if series.affine is None:
+def lies_on(reader: str, path: Path, shape: tuple[int, int, int], affine: Affine | None) -> bool:
+    """Tell whether a label object was drawn on the grid of an image.
+
+    Parameters
+    ----------
+    reader
+        As `LabelObject.reader`.
+    path
+        The label object.
+    shape
+        (i, j, k) of the image.
+    affine
+        (i, j, k) to RAS+ millimetres; on an image without one nothing lies.
+
+    Raises
+    ------
+    UnreadableFile
+        The label object is missing or damaged.
+    """
+    if affine is None:
         return False
-    affine = np.asarray(series.affine, dtype=np.float64)
-    lies_on = rtstruct.lies_on if item.reader == "rtstruct" else dicom_seg.lies_on
-    return lies_on(item.path, series.shape, affine)
+    return (rtstruct.lies_on if reader == "rtstruct" else dicom_seg.lies_on)(path, shape, affine)
 
 
 def with_label(tree: Tree, candidate: Candidate, option: LabelOption | None) -> Candidate:

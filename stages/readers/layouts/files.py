@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import h5py
@@ -22,7 +22,7 @@ from ..base import LabelFiles
 from ..itk import is_itk
 from ..naming import frame_stripped, stem
 from ..picture import is_picture
-from .base import Candidate, LayoutOptions, Tree
+from .base import Candidate, LayoutOptions, Tree, identity_text
 
 __all__ = [
     "FileKind",
@@ -33,6 +33,7 @@ __all__ = [
     "kind_of",
     "label_of",
     "measured",
+    "patient_of",
     "same_grid",
 ]
 
@@ -194,7 +195,7 @@ def chosen_volume(
     """
     if volumes == 1:
         return None, None
-    by_channel = options.channel is not None and not channelled
+    by_channel = _option_within(options, channelled=channelled) == "channel"
     wanted = options.channel if by_channel else options.volume.time_index
     called = {
         number: name for number, name in (names or {}).items() if number < volumes and volumes == len(names or {})
@@ -208,6 +209,11 @@ def chosen_volume(
         option = "--channel" if by_channel else "--time-index"
         return None, f"{option} {wanted}: there are {volumes} volumes in the file, {listed or f'0 to {volumes - 1}'}"
     return wanted, None
+
+
+def _option_within(options: LayoutOptions, *, channelled: bool) -> Literal["channel", "time_index"]:
+    """Return which option chooses within a file."""
+    return "channel" if options.channel is not None and not channelled else "time_index"
 
 
 def candidate_of(
@@ -224,6 +230,7 @@ def candidate_of(
     patient_secret: str | None = None,
     channelled: bool = False,
     channel_names: Mapping[int, str] | None = None,
+    chosen: tuple[tuple[str, int | float], ...] = (),
     size: Measured | None = None,
     notes: tuple[str, ...] = (),
     test_of: str | None = None,
@@ -238,6 +245,8 @@ def candidate_of(
         By default the stem, ACDC's ``_frameNN`` left out.
     patient_secret
         By default `patient`.
+    chosen
+        Which options chose the file among others of its case; the one that chooses within it is added.
     size
         Where the header was read already.
     """
@@ -250,6 +259,8 @@ def candidate_of(
     name = stem_of_case or stem(path)
     named_patient = patient or frame_stripped(name)
     told = () if index is None else (f"4-D: volume {index} of {header.volumes} taken",)
+    if index is not None:
+        chosen = (*chosen, (_option_within(options, channelled=channelled), index))
     found = Candidate(
         image=(path,),
         label=label,
@@ -259,6 +270,7 @@ def candidate_of(
         patient=named_patient,
         patient_secret=named_patient if patient_secret is None else patient_secret,
         volume_index=index,
+        chosen=chosen,
         modality=modality,
         shown=tree.shown(path),
         size=header.size,
@@ -267,6 +279,19 @@ def candidate_of(
         test_of=test_of,
     )
     return found if reason is None else found.refused(reason)
+
+
+def patient_of(path: Path, options: LayoutOptions) -> str:
+    """Return what the subject of a file is a hash of, whose name may be anything.
+
+    Two frames of a patient lie in one folder; any other file is a patient of its own.
+    """
+    patient = frame_stripped(stem(path))
+    if patient == stem(path):
+        return ""
+    if options.logical is None:
+        return str(path.parent.resolve() / patient)
+    return str(PurePath(identity_text(path, options)).parent / patient)
 
 
 def label_of(path: Path, options: LayoutOptions, *, channelled: bool = False) -> LabelFiles:

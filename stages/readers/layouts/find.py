@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ....store.errors import InputError, UsageError
 from ..base import SourceFiles
 from ..labels import LabelChoice, Overlap
-from ..naming import compiled_subject, hashed_id, hashed_subject, identity_of_text
+from ..naming import compiled_subject, hashed_id, hashed_subject, identity_of_text, series_hash, stem
 from .acdc import acdc
-from .base import UNKNOWN, Candidate, LayoutOptions, Pairing, Rule, Tree, identity_text
+from .base import (
+    UNKNOWN,
+    Candidate,
+    LayoutOptions,
+    Pairing,
+    Rule,
+    Tree,
+    hash_of_name,
+    identity_text,
+    name_of,
+    with_hashes,
+)
 from .bids import bids
 from .chaos import chaos
 from .ircadb import ircadb
@@ -22,7 +36,7 @@ from .totalsegmentator import totalsegmentator
 
 if TYPE_CHECKING:
     import re
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Found", "IdMapRow", "Triaged", "find_sources", "named", "paired"]
 
@@ -201,10 +215,21 @@ def named(pairing: Pairing, options: LayoutOptions, subject: re.Pattern[str] | N
         overlap=pairing.overlap,
         label_suffix=pairing.label_suffix,
         splits={name: tuple(sorted(subjects)) for name, subjects in tests.items()},
-        notes=pairing.notes,
+        notes=(*pairing.notes, *_notes(pairing, sources.values(), options)),
         table=[row for _, row in sorted(rows, key=lambda item: item[0])],
         secrets=secrets,
     )
+
+
+def _notes(pairing: Pairing, sources: Iterable[SourceFiles], options: LayoutOptions) -> Iterator[str]:
+    if options.ids == "auto" and any(source.called and source.series is None for source in sources):
+        yield (
+            "ids are keyed hashes, as file names may be those of patients: --ids stem takes the names, --id-map FILE "
+            "says which is which"
+        )
+    if pairing.refused and not pairing.candidates and all(row.is_label for row in pairing.refused):
+        folder = "FOLDER" if options.shown_root is None else shlex.quote(str(options.shown_root))
+        yield f"labels and no images. If the images are in the workspace already: samkit ingest --labels-from {folder}"
 
 
 def _source(
@@ -232,11 +257,14 @@ def _source(
         id=volume_id,
         subject=patient,
         image=candidate.image,
-        label=candidate.label,
+        label=None if candidate.label is None else with_hashes(candidate.label, options),
         reader=candidate.reader,
         modality=candidate.modality,
         identity=identity,
+        called=_called(candidate, options) if hashed else (),
+        series_hash=None if candidate.series is None else series_hash(options.id_key, candidate.series.series_uid),
         volume_index=candidate.volume_index,
+        chosen=candidate.chosen,
         series=candidate.series,
         shown=candidate.shown,
         notes=tuple(note for note in candidate.notes if candidate.series is None or note not in candidate.series.notes),
@@ -258,6 +286,17 @@ def _identity(candidate: Candidate, options: LayoutOptions) -> str:
     if candidate.volume_index is not None:
         text += f"\nvolume {candidate.volume_index}"
     return identity_of_text(options.id_key, "path", text)
+
+
+def _called(candidate: Candidate, options: LayoutOptions) -> tuple[str, ...]:
+    """Return the keyed hashes of what a label may be called that belongs to it: in a folder of its name, or in any."""
+    home = Path(os.path.commonpath({path.parent for path in candidate.image}))
+    if candidate.series is not None:
+        names, folder = [candidate.stem], name_of(home.parent, options)
+    else:
+        names, folder = [stem(candidate.image[0]), candidate.stem], name_of(home, options)
+    hashes = [hash_of_name(names[0], options, folder=folder), *(hash_of_name(name, options) for name in names)]
+    return tuple(dict.fromkeys(hashes))
 
 
 def _subject(

@@ -2,7 +2,7 @@
 
 ACDC and Synapse are passed around like this. The files of ACDC (``patient001_frame01.h5``, HiLab-git/WSL4MIS) keep the
 challenge's values. Those of Synapse (``case0001.npy.h5``, Beckschen/TransUNet) were renumbered, and copies are said to
-differ in how: their values stay numbers.
+differ in how: their values stay numbers. The stems of these two are ids; a file of another name may be anybody's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..labels import LabelChoice
 from ..naming import stem
 from .acdc import ACDC_LABELS, is_acdc_stem
 from .base import LayoutOptions, Pairing, Tree
-from .files import candidate_of
+from .files import candidate_of, patient_of
 from .synapse import SPLIT, is_test_case
 
 __all__ = ["h5_volumes", "label_inside"]
@@ -32,6 +32,7 @@ def h5_volumes(tree: Tree, files: Sequence[Path], options: LayoutOptions) -> Pai
     if not files:
         return None
     cases = [_SYNAPSE.fullmatch(stem(path)) for path in files]
+    known = [case is not None or is_acdc_stem(stem(path)) for path, case in zip(files, cases, strict=True)]
     is_synapse, is_acdc = all(cases), all(is_acdc_stem(stem(path)) for path in files)
     candidates = [
         candidate_of(
@@ -40,10 +41,12 @@ def h5_volumes(tree: Tree, files: Sequence[Path], options: LayoutOptions) -> Pai
             options,
             label=label,
             label_shown=_INSIDE if label else "",
-            patient=f"case{case['case']}" if is_synapse and case else None,
+            stem_is_id=is_known,
+            patient=f"case{case['case']}" if case else None,
+            patient_secret=None if is_known else patient_of(path, options),
             test_of=SPLIT if is_synapse and case and is_test_case(int(case["case"])) else None,
         )
-        for path, case, label in zip(files, cases, map(label_inside, files), strict=True)
+        for path, case, is_known, label in zip(files, cases, known, map(label_inside, files), strict=True)
     ]
     labelled = any(candidate.label is not None for candidate in candidates)
     notes = []

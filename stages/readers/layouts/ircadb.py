@@ -124,7 +124,7 @@ def _may_be_mask(path: Path) -> bool:
 
 
 def _of_patient(tree: Tree, patient: _Patient, options: LayoutOptions) -> tuple[list[Candidate], list[Refusal]]:
-    folder = triage(patient.image, options.volume)
+    folder = triage(patient.image, options.volume, read=options.read_headers)
     found = scans(tree, folder, options)
     refused = other_refusals(tree, folder)
     refused += [

@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ..dicom_series import triage
 from ..labels import LabelChoice
-from ..naming import frame_stripped, stem
-from .base import Candidate, LayoutOptions, Pairing, Tree, identity_text
+from ..naming import stem
+from .base import Candidate, LayoutOptions, Pairing, Tree
 from .dicom import label_options, other_refusals, scans, with_label
 from .endings import LabelOption, image_and_suffix, is_called_label, one_label_each, text_before_label_word
-from .files import candidate_of, files_of, kind_of, label_of, same_grid
+from .files import candidate_of, files_of, kind_of, label_of, patient_of, same_grid
 from .h5 import h5_volumes, label_inside
 
 __all__ = ["LOOSE_LAYOUTS", "loose_files", "merged", "of_structures", "single_file"]
@@ -102,7 +102,7 @@ def single_file(path: Path, options: LayoutOptions) -> Pairing | None:
 def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairing | None:
     """Everything but h5."""
     wanted = options.label_suffix.lstrip("_") if options.label_suffix is not None else None
-    dicom = triage([path for path in every if kind_of(path) is None], options.volume)
+    dicom = triage([path for path in every if kind_of(path) is None], options.volume, read=options.read_headers)
     series = scans(tree, dicom, options)
     objects = label_options(tree, dicom, series)
     refused = [*other_refusals(tree, dicom), *objects.refused]
@@ -141,7 +141,7 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
         labelled = with_label(tree, candidate, chosen.by_image.get(place))
         candidates.append(labelled if ambiguous is None else candidate.refused(ambiguous, has_several_labels=True))
     for path in image_of.values():
-        candidate = candidate_of(tree, path, options, stem_is_id=False, patient_secret=_patient(path, options))
+        candidate = candidate_of(tree, path, options, stem_is_id=False, patient_secret=patient_of(path, options))
         ambiguous = chosen.ambiguous.get(path)
         labelled = with_label(tree, candidate, chosen.by_image.get(path) if candidate.reason is None else None)
         candidates.append(labelled if ambiguous is None else candidate.refused(ambiguous, has_several_labels=True))
@@ -217,16 +217,6 @@ def _without_previews(files: Sequence[Path], series: Sequence[Sequence[Path]]) -
     previews = [path for path in files if kind_of(path) == "picture" and path.parent in above]
     left_out = set(previews)
     return [path for path in files if path not in left_out], previews
-
-
-def _patient(path: Path, options: LayoutOptions) -> str:
-    """Return what the subject is a hash of: two frames of a patient lie in one folder, any other file is a patient."""
-    patient = frame_stripped(stem(path))
-    if patient == stem(path):
-        return ""
-    if options.logical is None:
-        return str(path.parent.resolve() / patient)
-    return str(PurePath(identity_text(path, options)).parent / patient)
 
 
 def _layouts(*, dicom_is_there: bool, files: Sequence[Path]) -> list[str]:

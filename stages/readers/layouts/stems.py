@@ -16,9 +16,9 @@ from ....store.errors import InputError, UsageError
 from ..dataset_json import DatasetJson, read_dataset_json
 from ..labels import LabelChoice
 from ..naming import stem
-from .base import LABEL, Candidate, LayoutOptions, Pairing, Refusal, Tree
+from .base import LABEL, Candidate, LayoutOptions, Pairing, Refusal, Tree, note_of_stems
 from .endings import image_and_suffix
-from .files import Measured, candidate_of, files_of, kind_of, label_of, measured
+from .files import Measured, candidate_of, files_of, kind_of, label_of, measured, patient_of
 
 __all__ = ["described", "images_and_labels", "training_folders"]
 
@@ -50,6 +50,7 @@ def training_folders(tree: Tree, options: LayoutOptions) -> Pairing | None:
         labels=[*labels, *test_labels],
         options=options,
         layout="nnU-Net raw" if nnunet else "medical segmentation decathlon",
+        stems_are_ids=True,
         description=description,
         channelled=nnunet,
         # Labels for the test images make them a test set; most datasets keep those to themselves.
@@ -72,6 +73,7 @@ def images_and_labels(tree: Tree, options: LayoutOptions) -> Pairing | None:
         labels=labels,
         options=options,
         layout="images and labels",
+        stems_are_ids=False,  # anybody's folder, whose files may be called after patients
         description=described(tree),
         channelled=_channelled(images, labels),
         tests={},
@@ -124,6 +126,7 @@ def _paired_by_stem(
     labels: Sequence[Path],
     options: LayoutOptions,
     layout: str,
+    stems_are_ids: bool,
     description: DatasetJson | None,
     channelled: bool,
     tests: dict[Path, str],
@@ -169,9 +172,12 @@ def _paired_by_stem(
                 label=None if label_path is None else label_of(label_path, options, channelled=channelled),
                 label_shown="" if label_path is None else tree.shown(label_path),
                 modality=description.modality(channel if channelled else within) if description else None,
+                stem_is_id=stems_are_ids,
                 stem_of_case=case.rpartition("/")[2],
+                patient_secret=None if stems_are_ids else patient_of(path, options),
                 channelled=channelled,
                 channel_names=description.channel_names if description else None,
+                chosen=(("channel", channel),) if len(channels) > 1 else (),
                 size=sizes[path],
                 test_of=tests.get(path),
             )
@@ -183,6 +189,7 @@ def _paired_by_stem(
         refused=refused,
         label_names=names,
         labels=LabelChoice.of_names(names) if names and any(names) else None,
+        notes=note_of_stems(options) if stems_are_ids else (),
     )
 
 

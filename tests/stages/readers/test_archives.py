@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import errno
+import gzip
 import io
 import os
 import shutil
@@ -326,17 +327,24 @@ class TestAFolderThatHoldsArchives:
         with opened(tmp_path / "scans") as found:
             assert found.root == tmp_path / "scans"
 
-    def test_a_linked_folder_stays_a_link_and_a_loop_does_no_harm(self, tmp_path: Path):
+    def test_what_lies_in_a_linked_folder_is_there_and_a_loop_does_no_harm(self, tmp_path: Path):
         write_zip(tmp_path / "scans" / "a.zip", {"one": b"1"})
-        (tmp_path / "elsewhere").mkdir()
+        write_zip(tmp_path / "elsewhere" / "b.zip", {"two": b"2"})
         (tmp_path / "elsewhere" / "x").write_bytes(b"x")
         (tmp_path / "scans" / "linked").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "scans" / "again").symlink_to(tmp_path / "scans" / "linked")
         (tmp_path / "scans" / "loop").symlink_to(tmp_path / "scans" / "loop")
         (tmp_path / "scans" / "up").symlink_to("..")
+        elsewhere = (tmp_path / "elsewhere").resolve()
         with opened(tmp_path / "scans") as found:
-            assert (found.root / "linked" / "x").read_bytes() == b"x"
-            assert found.logical(found.root / "linked" / "x") == str((tmp_path / "elsewhere" / "x").resolve())
-            assert (found.root / "up").is_symlink()
+            assert found.told[0].startswith("2 archives unpacked: 2 files")
+            assert (found.root / "again" / "x").read_bytes() == b"x"
+            assert (found.root / "again" / "b" / "two").read_bytes() == b"2"
+            assert found.logical(found.root / "again" / "x") == str(elsewhere / "x")
+            assert found.logical(found.root / "again") == str(elsewhere)
+            assert found.logical(found.root / "again" / "b" / "two") == f"{elsewhere / 'b.zip'}!/two"
+            assert not (found.root / "linked").exists()
+            assert not (found.root / "up").exists()
 
     def test_a_link_to_an_archive_is_known_by_the_archive(self, tmp_path: Path):
         write_zip(tmp_path / "elsewhere" / "a.zip", {"one": b"1"})
@@ -360,6 +368,18 @@ class TestAFolderThatHoldsArchives:
             assert found.root == tmp_path / "scans"
         assert found.refused[0][0] == name
         assert command in found.refused[0][1]
+
+    @pytest.mark.parametrize("ending", [".dcm.gz", ".IMA.GZ"])
+    def test_a_series_of_files_compressed_one_by_one_is_a_row_of_its_folder(self, tmp_path: Path, ending: str):
+        for name in ("pat/1", "pat/2", "pat/3", "other/1"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / f"{name}{ending}").write_bytes(gzip.compress(b"x"))
+        with opened(tmp_path) as found:
+            assert found.root == tmp_path
+        assert [shown for shown, _ in found.refused] == [f"other/1{ending}", f"pat/1{ending}"]
+        assert "(gunzip FILE)" in found.refused[0][1]
+        assert "2 more beside it" in found.refused[1][1]
+        assert "more" not in found.refused[0][1]
 
 
 class TestArchivesInArchives:
@@ -421,6 +441,13 @@ class TestArchivesInArchives:
         with opened(write_zip(tmp_path / "a.zip", {"b/c.7z": b"7z"})) as found:
             pass
         assert found.refused[0][0] == "a.zip/b/c.7z"
+
+    def test_so_are_files_compressed_one_by_one(self, tmp_path: Path):
+        with opened(write_zip(tmp_path / "a.zip", {"b/1.dcm.gz": b"1", "b/2.dcm.gz": b"2"})) as found:
+            pass
+        ((shown, reason),) = found.refused
+        assert shown == "a.zip/b/1.dcm.gz"
+        assert "1 more beside it" in reason
 
     def test_a_name_that_would_move_the_cursor_is_shown_without(self, tmp_path: Path):
         with opened(write_zip(tmp_path / "a.zip", {"\x1b[2Jb.zip": b"PK"})) as found:
@@ -648,7 +675,7 @@ class TestWhatCannotBeUnpacked:
     def test_a_compression_that_python_does_not_know_is_refused(self, tmp_path: Path, method: int):
         assert f"by method {method}" in refusal(self.flagged(tmp_path / "a.zip", method=method))
 
-    @pytest.mark.parametrize(("name", "command"), [("a.7z", "7z x"), ("a.rar", "unrar x")])
+    @pytest.mark.parametrize(("name", "command"), [("a.7z", "7z x"), ("a.rar", "unrar x"), ("1.dcm.gz", "gunzip")])
     def test_other_archives_are_refused_with_the_command(self, tmp_path: Path, name: str, command: str):
         (tmp_path / name).write_bytes(b"7z")
         assert command in refusal(tmp_path / name)

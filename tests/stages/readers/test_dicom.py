@@ -206,6 +206,14 @@ class TestValues:
         assert scan.values.dtype == kind
         np.testing.assert_array_equal(scan.values, stored.astype(np.float64) + options.get("intercept", 0))
 
+    def test_values_below_sixteen_bits_are_kept_too(self, tmp_path: Path):
+        stored = stored_ct()
+        stored[3, 4, 2] = -32000
+        write_series(tmp_path, stored=stored, slope=1, intercept=-1024)
+        scan = read(tmp_path)
+        assert scan.values.dtype == np.float32
+        np.testing.assert_array_equal(scan.values, stored - np.float64(1024))
+
     @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
     @pytest.mark.parametrize("signed", [False, True])
     def test_bits_above_the_stored_ones_mean_nothing(self, tmp_path: Path, syntax: str, signed: bool):
@@ -250,6 +258,39 @@ class TestValues:
         np.testing.assert_array_equal(read(tmp_path).values, expected)
         assert len(first.paths) == 3
 
+    @pytest.mark.parametrize(
+        ("first", "rest", "kind"),
+        [(np.uint8, np.uint16, "uint16"), (np.uint16, np.int16, "int16"), (np.uint8, np.int16, "int16")],
+    )
+    def test_the_type_is_chosen_by_all_slices_and_not_by_the_first(
+        self, tmp_path: Path, first: type, rest: type, kind: str
+    ):
+        values = np.arange(24 * 20 * 6).reshape(24, 20, 6) % 200
+        for number, (part, slices) in enumerate([(first, slice(0, 1)), (rest, slice(1, 6))]):
+            stored = values[:, :, slices].astype(part) + part(300 * number)
+            behind = lattice(origin_mm=(-11.0, -23.5, 40.0 + 2.5 * number))
+            write_series(
+                tmp_path,
+                stored=stored,
+                affine_lps=behind,
+                modality="MR",
+                name=lambda k, _, number=number: f"{number}{k}",
+                part=lambda k, number=number: f"{number}{k}",
+            )
+        scan = read(tmp_path)
+        assert scan.values.dtype == kind
+        np.testing.assert_array_equal(scan.values, values + 300 * (np.arange(6) > 0))
+
+    def test_padding_of_the_first_slice_alone_is_not_that_of_all(self, tmp_path: Path):
+        def pad(k: int, dataset: Dataset) -> None:
+            if k in (0, 5):  # whichever comes first
+                dataset.add_new("PixelPaddingValue", "SS", -2000)
+
+        write_series(tmp_path, change=pad)
+        scan = read(tmp_path)
+        assert scan.padding is None
+        assert "padded voxels count as measured" in " ".join(scan.notes)
+
     def test_floating_point_pixels_are_read(self, tmp_path: Path):
         values = np.random.default_rng(0).normal(size=(24, 20, 6)).astype(np.float32)
 
@@ -289,6 +330,49 @@ class TestValues:
         assert np.float64(low) in scan.values.astype(np.float64)
         np.testing.assert_array_equal((scan.values >= low) & (scan.values <= high), stored == -2000)
 
+    @pytest.mark.parametrize(
+        "syntax",
+        [
+            ExplicitVRLittleEndian,
+            ImplicitVRLittleEndian,
+            ExplicitVRBigEndian,
+            DeflatedExplicitVRLittleEndian,
+            RLELossless,
+        ],
+    )
+    @pytest.mark.parametrize("value", [63536, -32768])
+    def test_padding_that_has_no_room_in_the_stored_bits_is_no_tissue(self, tmp_path: Path, syntax: str, value: int):
+        """Without their upper bits, these words would be 1072 and -1024 HU."""
+        stored = np.minimum(stored_mr(), 4095) if value > 0 else np.clip(stored_ct(), -2048, 2047)
+        padded = np.zeros(stored.shape, bool)
+        padded[:4, :3] = True
+        write_padded(tmp_path, stored, padded, value, syntax=syntax)
+        scan = read(tmp_path)
+        assert scan.padding == (value - 1024, value - 1024)
+        np.testing.assert_array_equal(scan.values == value - 1024, padded)
+        np.testing.assert_array_equal(scan.values[~padded], stored[~padded].astype(int) - 1024)
+
+    def test_padding_of_which_nobody_is_told_has_no_bits_above_the_stored_ones(self, tmp_path: Path):
+        stored, padded = np.full((24, 20, 6), 100, np.uint16), np.zeros((24, 20, 6), bool)
+        padded[0] = True
+        write_padded(tmp_path, stored, padded, 63536, intercept=[0, 0, 0, 0, 0, 1])
+        scan = read(tmp_path)
+        assert scan.padding is None
+        assert scan.values.max() == 63536 % 4096 + 1
+
+    def test_what_lies_above_padding_that_has_room_means_nothing(self, tmp_path: Path):
+        def overlay(k: int, dataset: Dataset) -> None:
+            dataset.add_new("PixelPaddingValue", "SS", -2000)
+            words = np.frombuffer(dataset.PixelData, "<u2") ^ 0xA000
+            dataset.PixelData = words.tobytes()
+
+        stored = np.clip(stored_ct(), -2048, 2047)
+        stored[0] = -2000
+        write_series(tmp_path, stored=stored, bits_stored=12, slope=1, intercept=0, change=overlay)
+        scan = read(tmp_path)
+        assert scan.padding == (-2000, -2000)
+        np.testing.assert_array_equal(scan.values, stored)
+
     @pytest.mark.parametrize("name", ["PlanarConfiguration", "PhotometricInterpretation", "SamplesPerPixel"])
     @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
     def test_what_careless_writers_leave_out_is_put_in(self, tmp_path: Path, name: str, syntax: str):
@@ -306,6 +390,30 @@ class TestValues:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert not np.isfinite(read(tmp_path).values).all()
+
+
+def write_padded(
+    folder: Path,
+    stored: np.ndarray,
+    padded: np.ndarray,
+    value: int,
+    *,
+    syntax: str = ExplicitVRLittleEndian,
+    intercept: float | list[float] = -1024,
+) -> None:
+    """Write a series of 12 bits, with words of 16 bits where it is padded."""
+
+    def pad(k: int, dataset: Dataset) -> None:
+        words = np.frombuffer(dataset.PixelData, "<u2").copy()
+        words[padded[:, :, k].T.ravel()] = value % (1 << 16)
+        dataset.PixelData = words.tobytes()
+        dataset.add_new("PixelPaddingValue", "US" if value > 0 else "SS", value)
+
+    options = {} if syntax == RLELossless else {"syntax": syntax}
+    answer = write_series(folder, stored=stored, bits_stored=12, slope=1, intercept=intercept, change=pad, **options)
+    if syntax == RLELossless:
+        for path in answer.paths:
+            compress_file(path, path, syntax)
 
 
 # --- files ---
@@ -329,6 +437,39 @@ class TestFiles:
             if syntax == RLELossless:
                 compress_file(answer.paths[0], answer.paths[0], syntax)
         np.testing.assert_array_equal(read(tmp_path).values, stored)
+
+    @pytest.mark.parametrize("table", ["none", "basic", "extended"])
+    @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+    def test_compressed_frames_are_found_with_any_table_of_them(self, tmp_path: Path, syntax: str, table: str):
+        answer, path = write_frames(tmp_path, syntax, table)
+        for index, plane in zip((1, 4, 5), decoded_planes(path, (1, 4, 5)), strict=True):
+            np.testing.assert_array_equal(plane.T, answer.values[:, :, index])
+
+    @pytest.mark.parametrize("table", ["none", "basic"])
+    def test_frames_are_not_looked_for_from_the_beginning_of_the_file_each(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+    ):
+        """Then the time would grow with the square of their number."""
+        answer, path = write_frames(tmp_path, RLELossless, table)
+        sizes = []
+        original = pydicom.encaps.get_frame
+
+        def get_frame(buffer: bytes, *args, **options) -> bytes:
+            sizes.append(len(buffer))
+            return original(buffer, *args, **options)
+
+        monkeypatch.setattr("pydicom.pixels.decoders.base.get_frame", get_frame)
+        assert len(list(decoded_planes(path, range(6)))) == answer.values.shape[2]
+        assert max(sizes, default=0) < 0.4 * path.stat().st_size
+
+    def test_a_file_of_fewer_frames_than_it_says_is_told(self, tmp_path: Path):
+        _, path = write_frames(tmp_path, RLELossless, "none")
+        dataset = pydicom.dcmread(path)
+        frames = list(generate_frames(dataset.PixelData, number_of_frames=6))
+        dataset.PixelData = encapsulate(frames[:5], has_bot=False)
+        dataset.save_as(path)
+        with pytest.raises(UnreadableFile, match="cannot be decoded"):
+            list(decoded_planes(path, range(6)))
 
     def test_simpleitk_puts_the_voxels_in_the_same_place(self, tmp_path: Path):
         write_series(tmp_path, affine_lps=OBLIQUE)
@@ -391,6 +532,20 @@ class TestFiles:
         assert peak < 3 * stored.nbytes
 
 
+def write_frames(folder: Path, syntax: str, table: str) -> tuple[Answer, Path]:
+    """Write a compressed file of six frames, with or without a table of where they lie."""
+    answer = enhanced(folder, slope=1)
+    (path,) = answer.paths
+    dataset = pydicom.dcmread(path)
+    dataset.compress(syntax, generate_instance_uid=False, encapsulate_ext=table == "extended")
+    if table == "none":
+        frames = list(generate_frames(dataset.PixelData, number_of_frames=6))
+        dataset.PixelData = encapsulate(frames, has_bot=False)
+    dataset.save_as(path)
+    assert ("ExtendedOffsetTable" in dataset) is (table == "extended")
+    return answer, path
+
+
 # --- damage ---
 
 
@@ -447,6 +602,25 @@ class TestDamage:
         dataset.save_as(path)
         with pytest.raises(UnreadableFile, match="cannot be decoded"):
             read(tmp_path)
+
+    @pytest.mark.parametrize("name", ["jpeg-ls", "jpeg lossless"])
+    def test_a_stream_without_an_end_is_not_given_to_a_decoder(
+        self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        """It may wait for it for ever, or make one up."""
+        (path,) = write_series(tmp_path, stored=stored_ct()[:, :, :1]).paths
+        compress_file(path, path, LOSSLESS[name])
+        dataset = pydicom.dcmread(path)
+        stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        end = stream.rindex(b"\xff\xd9")
+        dataset.PixelData = encapsulate([stream[:end] + bytes(len(stream) - end)])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(path)
+        series = taken(tmp_path)
+        decode = "pydicom.pixels.decoders.base.DecodeRunner.decode"
+        monkeypatch.setattr(decode, lambda *_, **__: pytest.fail("it was decoded"))
+        with pytest.raises(UnreadableFile, match="cannot be decoded"):
+            read_series(series)
 
     @pytest.mark.parametrize("name", ["jpeg-ls", "jpeg 2000", "jpeg lossless"])
     def test_a_stream_of_another_size_is_not_believed(self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import tracemalloc
 import warnings
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +24,18 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGExtended12Bit,
+    JPEGLSLossless,
     NuclearMedicineImageStorage,
     RLELossless,
 )
+from synthetic.codecs import compress_file
 from synthetic.enhanced import SHUFFLED, enhanced, enhanced_4d
 from synthetic.instances import Identity, new_instance, put_pixels, save
 from synthetic.private import CLOCK, DAY, plant_file
 from synthetic.series import stored_mr, write_series
 
 from samkit.stages.readers.dicom_headers import (
+    DecompressionBombError,
     FrameHeader,
     begins_as_dicom,
     files_under,
@@ -38,6 +44,7 @@ from samkit.stages.readers.dicom_headers import (
     quietly,
     read_header,
 )
+from samkit.stages.readers.dicom_series import triage
 
 
 def frames(path: Path) -> list[FrameHeader]:
@@ -295,9 +302,130 @@ class TestFaults:
         assert says in (frames(tmp_path / "x.dcm")[0].fault or "")
 
     def test_a_billion_frames_are_not_believed(self, tmp_path: Path):
-        found = frames(one(tmp_path, NumberOfFrames=10**9))
-        assert len(found) <= 1 << 16
-        assert "1000000000 frames" in (found[0].fault or "")
+        (found,) = frames(one(tmp_path, NumberOfFrames=10**9))
+        assert "1000000000 frames" in (found.fault or "")
+
+    def test_frames_that_are_not_there_are_not_made(self, tmp_path: Path):
+        (found,) = frames(one(tmp_path, NumberOfFrames=65000))
+        assert "960 of 62400000 bytes" in (found.fault or "")
+
+    @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+    def test_compressed_ones_that_are_not_there_are_not_made_either(self, tmp_path: Path, syntax: str):
+        path = one(tmp_path)
+        compress_file(path, path, syntax)
+        dataset = pydicom.dcmread(path)
+        dataset.NumberOfFrames = 65000
+        dataset.save_as(path)
+        (found,) = frames(path)
+        assert "cut short" in (found.fault or "")
+        assert "65000 frames" in (found.fault or "")
+
+    def test_nor_are_frames_without_pixels(self, tmp_path: Path):
+        assert len(frames(one(tmp_path, NumberOfFrames=65000, change=lambda ds: setattr(ds, "Rows", 0)))) == 1
+
+    def test_the_one_frame_of_a_file_with_a_fault_lies_where_it_says(self, tmp_path: Path):
+        path = enhanced(tmp_path, home="frame").paths[0]
+        whole = frames(path)
+        path.write_bytes(path.read_bytes()[:-100])
+        (found,) = frames(path)
+        assert found.fault is not None
+        assert (found.position_mm, found.frames) == (whole[0].position_mm, 6)
+
+    @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+    @pytest.mark.parametrize(("high", "told"), [(15, True), (12, True), (11, False), (None, False)])
+    def test_values_that_end_at_another_bit_are_told(
+        self, tmp_path: Path, syntax: str, high: int | None, *, told: bool
+    ):
+        def change(dataset: Dataset) -> None:
+            dataset.HighBit = high
+
+        path = one(tmp_path, change, bits_stored=12, **({} if syntax == RLELossless else {"syntax": syntax}))
+        if syntax == RLELossless:
+            compress_file(path, path, syntax)
+        assert ("(HighBit)" in (frames(path)[0].fault or "")) is told
+
+    def test_a_codec_knows_itself_where_values_end(self, tmp_path: Path):
+        path = one(tmp_path)
+        compress_file(path, path, JPEGLSLossless)
+        dataset = pydicom.dcmread(path)
+        dataset.HighBit = 11
+        dataset.save_as(path)
+        assert frames(path)[0].fault is None
+
+    def test_colour_of_which_every_other_column_shares_a_pixel_takes_two_thirds(self, tmp_path: Path):
+        def change(dataset: Dataset) -> None:
+            dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "YBR_FULL_422"
+            dataset.PlanarConfiguration, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 0, 8, 8, 7
+            dataset.PixelRepresentation = 0
+            dataset.PixelData = bytes(20 * 24 * 2)
+
+        path = one(tmp_path, change)
+        assert frames(path)[0].fault is None
+        path.write_bytes(path.read_bytes()[:-2])
+        assert "958 of 960 bytes" in (frames(path)[0].fault or "")
+
+
+class TestDeflated:
+    @pytest.fixture
+    def bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A slice of 20 x 24 pixels, and 64 MB of zeros behind it, where an eighth is too much."""
+        monkeypatch.setattr("samkit.stages.readers.dicom_headers._INFLATED_BYTES", 8 << 20)
+        monkeypatch.setattr("samkit.stages.readers.dicom_headers._INFLATED_HEADER_BYTES", 1 << 20)
+        path = one(tmp_path, syntax=DeflatedExplicitVRLittleEndian)
+        meta = pydicom.filereader.read_file_meta_info(path)
+        data = path.read_bytes()
+        start = 128 + 4 + 12 + meta.FileMetaInformationGroupLength
+        packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+        packed = [packer.compress(zlib.decompress(data[start:], wbits=-zlib.MAX_WBITS))]
+        packed += [packer.compress(bytes(1 << 20)) for _ in range(64)]
+        path.write_bytes(data[:start] + b"".join(packed) + packer.flush())
+        return path
+
+    def test_a_bomb_is_refused_and_what_to_do_is_told(self, bomb: Path):
+        with pytest.raises(DecompressionBombError, match=r"more than 8 MB and 100 times its size.*dcmconv \+te"):
+            read_header(bomb)
+
+    def test_it_takes_no_memory(self, bomb: Path):
+        tracemalloc.start()
+        with pytest.raises(DecompressionBombError):
+            read_header(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 8 << 20
+
+    def test_a_folder_of_it_has_a_row_that_says_so(self, bomb: Path):
+        (refused,) = triage(bomb.parent).refused[:1]
+        assert "decompression bomb" in refused.reason
+
+    def test_one_that_is_large_in_the_file_too_is_none(self, bomb: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("samkit.stages.readers.dicom_headers._INFLATED_RATIO", 2000)
+        assert frames(bomb)[0].fault is None
+
+    def test_only_the_beginning_is_kept_of_it(self, bomb: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("samkit.stages.readers.dicom_headers._INFLATED_RATIO", 2000)
+        tracemalloc.start()
+        read_header(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 8 << 20
+
+    def test_its_header_is_that_of_the_file_before_it_was_deflated(self, tmp_path: Path):
+        plain, deflated = (
+            frames(one(tmp_path / name, syntax=syntax))[0]
+            for name, syntax in (("plain", ExplicitVRLittleEndian), ("deflated", DeflatedExplicitVRLittleEndian))
+        )
+        assert replace(deflated, path=plain.path, offset=plain.offset) == plain
+
+    @pytest.mark.parametrize("keep", [0.5, 0.99])
+    def test_one_without_an_end_is_damage(self, tmp_path: Path, keep: float):
+        path = one(tmp_path, syntax=DeflatedExplicitVRLittleEndian)
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+        with pytest.raises(EOFError, match="without an end"):
+            read_header(path)
+
+    def test_one_of_too_few_pixels_is_told(self, tmp_path: Path):
+        path = one(tmp_path, lambda dataset: setattr(dataset, "Rows", 21), syntax=DeflatedExplicitVRLittleEndian)
+        assert "960 of 1008 bytes" in (frames(path)[0].fault or "")
 
 
 class TestFrames:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -152,6 +153,16 @@ class TestPlace:
         np.testing.assert_array_equal(structures.masks["liver"], LIVER)
         assert structures.notes == ()
 
+    def test_segments_take_less_memory_than_the_voxels_of_their_image(self, write_seg):
+        path = write_seg(LIVER, TUMOUR)
+        read(path)  # imports what it needs
+        tracemalloc.start()
+        structures = read(path, shape=(256, 256, 100))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 256 * 256 * 100
+        np.testing.assert_array_equal(structures.masks["tumour"][:11, :9, :5], TUMOUR)
+
     def test_the_affine_is_the_images(self, write_seg):
         np.testing.assert_array_equal(read(write_seg(LIVER)).affine, TO_RAS @ AXIAL)
 
@@ -169,6 +180,16 @@ class TestPlace:
         expected = np.flip(np.transpose(LIVER, order), [axis for axis in range(3) if signs[axis] < 0])
         structures = read(write_seg(LIVER, affine=OBLIQUE), OBLIQUE @ from_matvec(matrix, shift), expected.shape)
         np.testing.assert_array_equal(structures.masks["liver"], expected)
+
+    @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+    def test_frames_that_reach_beyond_the_image_are_cut_on_every_side(self, write_seg, order):
+        turned = np.zeros((3, 3))
+        turned[list(order), [0, 1, 2]] = 1
+        expected = np.transpose(LIVER, order)[1:-1, 2:-1, 1:-2]
+        image = AXIAL @ from_matvec(turned, np.zeros(3)) @ from_matvec(np.eye(3), [1, 2, 1])
+        structures = read(write_seg(LIVER), image, expected.shape, resample=True)
+        np.testing.assert_array_equal(structures.masks["liver"], expected)
+        assert "outside the image, and are left out" in structures.notes[0]
 
     def test_the_order_of_the_frames_does_not_matter(self, write_seg):
         def shuffle(seg: Dataset) -> None:
@@ -301,7 +322,7 @@ class TestMeaning:
         path = write_seg(LIVER, kind="FRACTIONAL", max_fractional_value=100)
         np.testing.assert_array_equal(read(path).masks["liver"], LIVER)
 
-    @pytest.mark.parametrize("threshold", [-0.1, 1.0, 128.0])
+    @pytest.mark.parametrize("threshold", [-0.1, 0.0, 1.0, 128.0])
     def test_a_threshold_that_is_no_share_is_refused(self, write_seg, threshold: float):
         with pytest.raises(UsageError, match="--label-threshold"):
             read(write_seg(LIVER), threshold=threshold)

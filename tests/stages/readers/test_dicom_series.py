@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless, SegmentationStorage, SurfaceSegmentationStorage, VLPhotographicImageStorage
 from synthetic.codecs import compress, cut_pixels
 from synthetic.enhanced import enhanced
 from synthetic.folders import blank_uids, hospital, on_disc, write_objects
-from synthetic.four_d import b_values, echoes, four_d, time_points
+from synthetic.four_d import FOUR_D, b_values, echoes, four_d, time_points
 from synthetic.instances import AXIAL, CORONAL, Identity, lattice, position
-from synthetic.irregular import copies, localizer, missing_slices, one_position, too_few, uneven_spacing
+from synthetic.irregular import (
+    copies,
+    localizer,
+    missing_slices,
+    mixed_matrix_sizes,
+    mixed_orientations,
+    mixed_spacing,
+    one_position,
+    too_few,
+    uneven_spacing,
+)
+from synthetic.kinds import radiograph
 from synthetic.private import CLOCK, DAY, UID_ROOT, plant_file
-from synthetic.series import stored_ct, stored_mr, write_series
+from synthetic.series import blank, stored_ct, stored_mr, write_series
 
 from samkit.stages.readers.dicom import read_series
 from samkit.stages.readers.dicom_series import DicomFolder, Series, VolumeChoice, triage
@@ -61,15 +76,94 @@ class TestGroups:
         write_series(tmp_path / "b", identity=other, **options)
         first, second = taken(tmp_path)
         assert {len(first.frames), len(second.frames)} == {6}
-        assert {first.uid, second.uid} == {
-            "\n".join(["1.2.3", series.study_uid, series.patient_id]) for series in (first, second)
-        }
+        assert [first.uid, second.uid] == [name_of(tmp_path / folder) for folder in ("a", "b")]
+        assert first.uid != second.uid
         assert first.series_uid == second.series_uid == "1.2.3"
 
-    def test_a_series_is_named_by_its_uid_alone_whatever_lies_beside_it(self, tmp_path: Path):
-        answer = write_series(tmp_path / "a")
-        write_series(tmp_path / "b", identity=Identity(series=4, study="2"))
-        assert answer.series_uid in {series.uid for series in taken(tmp_path)}
+    def test_two_patients_without_uids_in_one_folder_are_two_series(self, tmp_path: Path):
+        for patient in ("one", "other"):
+            write_series(
+                tmp_path,
+                change=blank("SeriesInstanceUID", "StudyInstanceUID"),
+                identity=Identity(patient=patient),
+                name=lambda k, _, patient=patient: f"{patient}{k}",
+            )
+        first, second = taken(tmp_path)
+        assert first.uid != second.uid
+
+    def test_a_ct_and_a_pet_under_one_uid_are_two_series(self, tmp_path: Path):
+        for n, modality in enumerate(("CT", "PT")):
+            write_series(
+                tmp_path,
+                stored=stored_ct(),
+                modality=modality,
+                affine_lps=lattice(origin_mm=position(AXIAL, 6 * n)),
+                name=lambda k, _, n=n: f"{n}{k}",
+                part=lambda k, n=n: f"{n}{k}",
+                SeriesInstanceUID="1.2.3",
+            )
+        first, second = taken(tmp_path)
+        assert (first.modality, second.modality) == ("CT", "PT")
+        assert first.uid != second.uid
+        assert [first.uid, second.uid] == [name_of(one.paths) for one in (first, second)]
+        assert "one of 2 stacks in one series, which differ in modality" in first.notes[-1]
+
+    def test_series_without_uids_in_one_folder_are_told_by_their_frames_of_reference(self, tmp_path: Path):
+        for n in range(2):
+            write_series(
+                tmp_path,
+                change=blank("SeriesInstanceUID", "StudyInstanceUID"),
+                affine_lps=lattice(origin_mm=position(AXIAL, 6 * n)),
+                name=lambda k, _, n=n: f"{n}{k}",
+                FrameOfReferenceUID=f"1.2.{n}",
+            )
+        first, second = taken(tmp_path)
+        assert {len(first.frames), len(second.frames)} == {6}
+        assert first.uid != second.uid
+
+    def test_inverted_slices_are_no_stack_with_others(self, tmp_path: Path):
+        def change(k: int, dataset: Dataset) -> None:
+            dataset.PhotometricInterpretation = "MONOCHROME1" if k > 2 else "MONOCHROME2"
+
+        write_series(tmp_path, modality="MR", change=change)
+        assert [(len(series.frames), series.inverted) for series in taken(tmp_path)] == [(3, True), (3, False)]
+
+    @pytest.mark.parametrize("turn", [1.2e-3, 4e-3])
+    def test_orientations_that_drift_are_one_stack_with_a_note(self, tmp_path: Path, turn: float):
+        write_series(tmp_path, change=drift(turn))
+        (series,) = taken(tmp_path)
+        assert len(series.frames) == 6
+        assert "the orientations of its slices differ" in series.notes[0]
+
+    def test_a_slice_that_is_turned_a_little_too_far_refuses_all_with_numbers(self, tmp_path: Path):
+        """Not as a localizer: nobody would know that the end of the stack is lacking."""
+
+        def change(k: int, dataset: Dataset) -> None:
+            dataset.ImageOrientationPatient = [1, 0.004 * (k == 5), 0, 0, 1, 0]
+            dataset.Columns, dataset.Rows, dataset.PixelData = 400, 2, bytes(1600)
+
+        write_series(tmp_path, change=change)
+        (reason,) = refusals(tmp_path)
+        assert "voxels at a corner" in reason
+        assert "localizer" not in reason
+
+    def test_two_stacks_at_one_place_that_are_turned_a_little_stay_two(self, tmp_path: Path):
+        for n in range(2):
+            turned = lattice(angles_degrees=(0, 0, 0.1 * n))
+            write_series(tmp_path, affine_lps=turned, name=lambda k, _, n=n: f"{n}{k}", part=lambda k, n=n: f"{n}{k}")
+        assert [len(series.frames) for series in taken(tmp_path)] == [6, 6]
+
+    def test_a_rotating_projection_is_one_row(self, tmp_path: Path):
+        for n in range(12):
+            write_series(
+                tmp_path,
+                stored=stored_ct()[:, :, :1],
+                affine_lps=lattice(angles_degrees=(0, 0, 15 * n)),
+                name=lambda k, _, n=n: f"{n:02d}",
+                part=lambda k, n=n: n,
+            )
+        (reason,) = refusals(tmp_path)
+        assert "12 slices in 12 orientations: a rotating projection" in reason
 
     def test_blank_uids_are_told_by_folder_date_and_number_and_noted(self, tmp_path: Path):
         for folders in (True, False):
@@ -91,19 +185,6 @@ class TestGroups:
         write_series(tmp_path, change=lambda k, dataset: setattr(dataset, "PixelSpacing", [0.9, 0.8 + 0.002 * (k > 2)]))
         assert [len(series.frames) for series in taken(tmp_path)] == [3, 3]
 
-    def test_stacks_of_one_series_have_names_of_their_own_however_near_they_are(self, tmp_path: Path):
-        """Radial scans: a tenth of a degree from plane to plane rounds to one name."""
-        for n in range(4):
-            turned = lattice(angles_degrees=(0, 0, 0.1 * n))
-            write_series(tmp_path, affine_lps=turned, name=lambda k, _, n=n: f"{n}-{k}", part=lambda k, n=n: f"{n}-{k}")
-        found = taken(tmp_path)
-        assert len(found) == 4
-        assert len({series.uid for series in found}) == 4
-        files = sorted(tmp_path.iterdir())
-        assert {one.series.uid: one.paths for one in triage(files[::-1]).findings if one.series is not None} == {
-            series.uid: tuple(sorted(series.paths)) for series in found
-        }
-
     def test_a_localizer_within_a_series_does_not_take_the_series_with_it(self, tmp_path: Path):
         whole = write_series(tmp_path, name=lambda k, _: f"a{k}")
         behind = lattice(origin_mm=position(AXIAL, 9))
@@ -116,7 +197,7 @@ class TestGroups:
             ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
         )
         (series,) = taken(tmp_path)
-        assert (series.paths, series.uid) == (whole.paths, whole.series_uid)
+        assert series.paths == whole.paths
         assert refusals(tmp_path) == ["a localizer (scout) of 2 slice(s)"]
 
     def test_findings_come_by_path_and_each_file_is_in_one(self, tmp_path: Path):
@@ -125,6 +206,170 @@ class TestGroups:
         assert [one.paths for one in found.findings] == sorted(one.paths for one in found.findings)
         every = [path for one in found.findings for path in one.paths]
         assert sorted(every) == sorted(path for one in answer.series for path in one.paths)
+
+
+def drift(turn: float) -> Callable[[int, Dataset], None]:
+    """Orientations that turn by so many radians over six slices."""
+
+    def change(k: int, dataset: Dataset) -> None:
+        sine = turn * k / 5
+        dataset.ImageOrientationPatient = [1, round(sine, 6), 0, round(-sine, 6), 1, 0]
+
+    return change
+
+
+def name_of(folder: Path | Sequence[Path], **choice) -> str:
+    """The name of the only volume."""
+    (series,) = (one.series for one in triage(folder, VolumeChoice(**choice)).findings if one.series is not None)
+    return series.uid
+
+
+def instances_by_name(folder: Path, **choice) -> dict[str, frozenset[str]]:
+    """What is in each volume, whatever its files are called."""
+    return {series.uid: frozenset(frame.sop_uid for frame in series.frames) for series in taken(folder, **choice)}
+
+
+def noise(k: int, dataset: Dataset) -> None:
+    """A scanner that rounds each slice for itself, where two decimals change over: 0.005, and spacing 0.9 and 0.805."""
+    dataset.ImageOrientationPatient = [1, 0.005 + (-1) ** k * 1e-5, 0, 0, 1, 0]
+    dataset.PixelSpacing = [0.9, 0.805 + (k % 3) * 1e-5]
+
+
+class TestNames:
+    """What names a volume, and so its id: itself, and neither its neighbours nor the names of files."""
+
+    STACKS = pytest.mark.parametrize("make", [mixed_orientations, mixed_matrix_sizes, mixed_spacing])
+
+    @pytest.mark.parametrize("slices", [1, 2, 3, 9], ids="{} strays".format)
+    @pytest.mark.parametrize("kind", ["matrix", "orientation", "spacing"])
+    def test_stray_slices_leave_the_name_of_a_volume(self, tmp_path: Path, kind: str, slices: int):
+        """Few or more than its own, refused or taken."""
+        whole = write_series(tmp_path, name=lambda k, _: f"b{k}")
+        alone = name_of(whole.paths)
+        affine = {"matrix": AXIAL, "orientation": CORONAL, "spacing": lattice((1.6, 1.8, 2.5))}[kind]
+        write_series(
+            tmp_path,
+            stored=stored_ct((12, 14, slices) if kind == "matrix" else (20, 24, slices)),
+            affine_lps=affine,
+            name=lambda k, _: f"a{k}",
+            part=lambda k: f"a{k}",
+        )
+        assert {series.paths: series.uid for series in taken(tmp_path)}[whole.paths] == alone
+
+    @STACKS
+    def test_each_stack_of_a_series_has_a_name_of_its_own_the_same_as_alone(self, tmp_path: Path, make: Callable):
+        answers = make(tmp_path)
+        found = {series.paths: series.uid for series in taken(tmp_path)}
+        assert found == {answer.paths: name_of(answer.paths) for answer in answers}
+        assert len(set(found.values())) == len(answers)
+
+    @STACKS
+    @given(shuffle=st.randoms(use_true_random=False))
+    @settings(max_examples=10, deadline=None)
+    def test_the_names_of_files_do_not_matter(self, tmp_path_factory, make: Callable, shuffle: random.Random):
+        folder = tmp_path_factory.mktemp("series")
+        make(folder)
+        before = instances_by_name(folder)
+        files = sorted(folder.iterdir())
+        for number, path in enumerate(shuffle.sample(files, len(files))):
+            path.rename(folder / f"renamed-{number:03d}")
+        assert instances_by_name(folder) == before
+
+    @given(shuffle=st.randoms(use_true_random=False))
+    @settings(max_examples=10, deadline=None)
+    def test_nor_do_they_where_headers_are_noisy(self, tmp_path_factory, shuffle: random.Random):
+        folder = tmp_path_factory.mktemp("series")
+        files = write_series(folder, change=noise).paths
+        before = [(series.uid, series.affine) for series in taken(folder)]
+        for number, path in enumerate(shuffle.sample(files, len(files))):
+            path.rename(folder / f"renamed-{number:03d}")
+        assert [(series.uid, series.affine) for series in taken(folder)] == before
+
+    @pytest.mark.parametrize("first", range(6))
+    def test_a_noisy_slice_splits_no_series_by_being_the_first(self, tmp_path: Path, first: int):
+        """Two slices are within the tolerance of the others, and not of each other."""
+        off = (0, 0, 8e-4, -8e-4, 0, 0)
+        write_series(
+            tmp_path,
+            name=lambda k, _: f"{(k - first) % 6}",
+            change=lambda k, dataset: setattr(dataset, "ImageOrientationPatient", [1, off[k], 0, 0, 1, 0]),
+        )
+        assert [len(series.frames) for series in taken(tmp_path)] == [6]
+
+    def test_slices_that_are_copied_later_leave_the_name(self, tmp_path: Path):
+        files = write_series(tmp_path).paths
+        assert name_of(files[:4]) == name_of(files[2:]) == name_of(files)
+
+    def test_stacks_that_lie_too_near_for_names_are_told_by_their_instances(self, tmp_path: Path):
+        """Radial scans: a tenth of a degree from plane to plane rounds to one name."""
+        for n in range(4):
+            turned = lattice(angles_degrees=(0, 0, 0.1 * n))
+            write_series(tmp_path, affine_lps=turned, name=lambda k, _, n=n: f"{n}-{k}", part=lambda k, n=n: f"{n}-{k}")
+        before = instances_by_name(tmp_path)
+        assert len(before) == 4
+        for path in sorted(tmp_path.iterdir()):
+            path.rename(tmp_path / f"{3 - int(path.name[0])}+{path.name}")
+        assert instances_by_name(tmp_path) == before
+
+    def test_by_their_pixels_where_instances_have_no_uid_of_their_own(self, tmp_path: Path):
+        for n in range(2):
+            write_series(
+                tmp_path,
+                seed=n,
+                identity=Identity(),
+                affine_lps=lattice(angles_degrees=(0, 0, 0.1 * n)),
+                name=lambda k, _, n=n: f"{n}-{k}",
+                SOPInstanceUID="1.2.3",
+            )
+        before = {series.uid: series.affine for series in taken(tmp_path)}
+        assert len(before) == 2
+        for path in sorted(tmp_path.iterdir()):
+            path.rename(tmp_path / f"{1 - int(path.name[0])}+{path.name}")
+        assert {series.uid: series.affine for series in taken(tmp_path)} == before
+
+    def test_inverted_and_phase_images_have_names_of_their_own(self, tmp_path: Path):
+        write_series(tmp_path / "a", modality="MR")
+        write_series(tmp_path / "b", modality="MR", photometric="MONOCHROME1")
+        write_series(tmp_path / "c", modality="MR", ImageType=["ORIGINAL", "PRIMARY", "P", "ND"])
+        assert len({name_of(tmp_path / folder) for folder in "abc"}) == 3
+
+    def test_a_radiograph_is_named_alike_alone_and_beside_others(self, tmp_path: Path):
+        radiographs(tmp_path, 3)
+        before = instances_by_name(tmp_path)
+        assert len(before) == 3
+        for path in sorted(tmp_path.iterdir()):
+            (instance,) = before[name_of(path)]
+            assert instance == pydicom.dcmread(path).SOPInstanceUID
+
+    def test_radiographs_without_uids_are_told_by_their_pixels(self, tmp_path: Path):
+        radiographs(tmp_path, 3, SOPInstanceUID="")
+        before = {series.paths[0].name: series.uid for series in taken(tmp_path)}
+        assert len(set(before.values())) == 3
+        for path in sorted(tmp_path.iterdir()):
+            path.rename(tmp_path / f"{3 - int(path.stem)}+{path.name}")
+        assert {series.paths[0].name[2:]: series.uid for series in taken(tmp_path)} == before
+
+    def test_copies_of_radiographs_are_left_out_and_noted(self, tmp_path: Path):
+        radiographs(tmp_path, 2)
+        before = instances_by_name(tmp_path)
+        shutil.copy(tmp_path / "1.dcm", tmp_path / "copy.dcm")
+        assert instances_by_name(tmp_path) == before
+        notes = {series.paths[0].name: series.notes for series in taken(tmp_path)}
+        assert ["copies" in "".join(notes[name]) for name in ("0.dcm", "1.dcm")] == [False, True]
+        every = [path for one in triage(tmp_path).findings for path in one.paths]
+        assert sorted(every) == sorted(tmp_path.iterdir())
+
+
+def radiographs(folder: Path, count: int, **attributes: str) -> None:
+    """Several under one SeriesInstanceUID, as one examination gives them."""
+    for n in range(count):
+        for path in radiograph(folder / "one", n)[0].paths:
+            dataset = pydicom.dcmread(path)
+            dataset.SeriesInstanceUID, dataset.StudyInstanceUID, dataset.PatientID = "1.2.3", "1.2.4", "one"
+            for keyword, value in attributes.items():
+                setattr(dataset, keyword, value)
+            dataset.save_as(folder / f"{n}.dcm")
+        shutil.rmtree(folder / "one")
 
 
 class TestFolders:
@@ -272,6 +517,28 @@ class TestPositions:
         too_few(tmp_path, slices=slices)
         assert len(taken(tmp_path, min_slices=min_slices)) == count
 
+    def test_a_study_without_a_uid_is_its_folder(self, tmp_path: Path):
+        """Two slices are a scout beside six in their folder, and a scan in a folder of their own."""
+        for number, (folder, slices) in enumerate((("alone", 2), ("both", 2), ("both", 6))):
+            write_series(
+                tmp_path / folder,
+                stored=stored_ct()[:, :, :slices],
+                change=blank("StudyInstanceUID"),
+                identity=Identity(series=number),
+                name=lambda k, _, number=number: f"{number}{k}",
+            )
+        found = [(series.paths[0].parent.name, len(series.frames)) for series in taken(tmp_path)]
+        assert found == [("alone", 2), ("both", 6)]
+
+    def test_frames_without_a_place_are_told_as_what_they_may_be(self, tmp_path: Path):
+        def change(k: int, dataset: Dataset) -> None:
+            del dataset.ImagePositionPatient
+            dataset.NumberOfFrames, dataset.PixelData = 2, dataset.PixelData * 2
+
+        write_series(tmp_path, stored=stored_ct()[:, :, :1], change=change, Modality="MG")
+        assert "Tomosyntheses" in refusals(tmp_path)[0]
+        assert "screen" not in refusals(tmp_path)[0].lower()
+
     def test_few_slices_alone_are_a_volume(self, tmp_path: Path):
         too_few(tmp_path, slices=1, alone=True)
         assert len(taken(tmp_path)) == 1
@@ -283,7 +550,10 @@ class TestPositions:
 
     def test_three_planes_are_three_stacks_and_of_two_slices_a_localizer(self, tmp_path: Path):
         localizer(tmp_path / "three", announced=False)
-        assert len(taken(tmp_path / "three")) == 3
+        three = taken(tmp_path / "three")
+        assert len(three) == 3
+        assert all("one of 3 stacks in one series, which differ in" in series.notes[-1] for series in three)
+        assert all("orientation" in series.notes[-1] for series in three)
         for name, plane in (("a", AXIAL), ("c", CORONAL)):
             write_series(
                 tmp_path / "two",
@@ -351,11 +621,62 @@ class TestFourD:
         assert reason.startswith("4-D: ")
         assert says in reason
 
-    def test_the_choice_is_noted_and_names_the_volume(self, tmp_path: Path):
+    def test_the_choice_is_noted(self, tmp_path: Path):
         echoes(tmp_path)
-        first, second = (taken(tmp_path, echo=number)[0] for number in (1, 2))
-        assert "echo 2 of 3 (4.92 ms)" in second.notes[0]
-        assert first.uid != second.uid
+        assert "echo 2 of 3 (4.92 ms)" in taken(tmp_path, echo=2)[0].notes[0]
+
+    @pytest.mark.parametrize(
+        ("make", "spellings"),
+        [
+            (echoes, [{"echo": 1}, {"time_index": 0}, {"echo": 1, "time_index": 0}]),
+            (b_values, [{"b_value": 50}, {"time_index": 1}]),
+            (
+                lambda folder: b_values(folder, values=(0, 1000, 1000, 1000)),
+                [{"b_value": 1000, "time_index": 1}, {"b_value": 1000.4, "time_index": 1}, {"time_index": 2}],
+            ),
+        ],
+        ids=["echoes", "b-values", "directions"],
+    )
+    def test_one_volume_has_one_name_however_it_is_chosen(self, tmp_path: Path, make: Callable, spellings: list[dict]):
+        make(tmp_path)
+        chosen = [taken(tmp_path, **choice)[0] for choice in spellings]
+        assert len({series.paths for series in chosen}) == 1
+        assert len({series.uid for series in chosen}) == 1
+
+    @pytest.mark.parametrize("name", sorted(set(FOUR_D) - {"magnitude and phase"}))
+    def test_each_volume_has_a_name_of_its_own_whatever_its_files_are_called(self, tmp_path: Path, name: str):
+        (answer,) = FOUR_D[name](tmp_path, 0)
+        count = len(answer.volumes)
+        before = [instances_by_name(tmp_path, time_index=index) for index in range(count)]
+        assert len({uid for names in before for uid in names}) == count
+        for number, path in enumerate(sorted(tmp_path.iterdir(), reverse=True)):
+            path.rename(tmp_path / f"renamed-{number:03d}")
+        assert [instances_by_name(tmp_path, time_index=index) for index in range(count)] == before
+
+    @pytest.mark.parametrize("make", [echoes, b_values, partial(time_points, tag="AcquisitionNumber", count=3)])
+    def test_an_echo_a_weighting_or_a_moment_is_named_alike_in_a_folder_of_its_own(
+        self, tmp_path: Path, make: Callable
+    ):
+        """Sorted into folders and ingested one after the other, the second must not be taken for the first."""
+        make(tmp_path)
+        names = [name_of(taken(tmp_path, time_index=index)[0].paths) for index in range(3)]
+        assert names == [name_of(tmp_path, time_index=index) for index in range(3)]
+        assert len(set(names)) == 3
+
+    @pytest.mark.parametrize(
+        ("make", "choice", "needed"),
+        [
+            (echoes, {"echo": 2}, {"echo": 2}),
+            (echoes, {"echo": 2, "time_index": 7, "b_value": 800}, {"echo": 2}),
+            (b_values, {"b_value": 50, "echo": 3}, {"b_value": 50}),
+            (echoes, {"time_index": 1}, {"time_index": 1}),
+            (write_series, {"time_index": 5, "echo": 3, "b_value": 700}, {}),
+        ],
+    )
+    def test_of_the_choice_what_was_needed_is_kept(self, tmp_path: Path, make: Callable, choice: dict, needed: dict):
+        make(tmp_path)
+        (series,) = taken(tmp_path, **choice)
+        assert dict(series.chosen) == needed
 
     def test_directions_of_one_b_value_are_told_apart_by_time_after_it(self, tmp_path: Path):
         (answer,) = b_values(tmp_path, values=(0, 1000, 1000, 1000))
@@ -405,8 +726,8 @@ class TestFourD:
         def mark(dataset: Dataset, volume: int) -> None:
             dataset.DiffusionBValue = 800.0 if volume or dataset.InstanceNumber == 3 else 0.0
 
-        four_d(tmp_path, 0, mark=mark, key="b-value", choices=(0, 800))
-        assert "2 b-values" in refusals(tmp_path, time_index=0)[0]
+        four_d(tmp_path, 0, mark=mark, key="b-value", choices=(0, 800), numbered=True)
+        assert "several b-values" in refusals(tmp_path, time_index=0)[0]
 
     def test_frames_that_only_their_dimension_indices_order_come_in_that_order(self, tmp_path: Path):
         values = np.stack([stored_mr() + np.uint16(n) for n in range(2)], axis=-1)
@@ -442,6 +763,8 @@ class TestNotes:
         ("options", "says"),
         [
             ({"photometric": "MONOCHROME1"}, "inverted for display"),
+            ({"modality": "MR", "ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "phase images, no magnitude"),
+            ({"modality": "MR", "ImageType": ["ORIGINAL", "PRIMARY", "R"]}, "real images, no magnitude"),
             ({"BurnedInAnnotation": "YES"}, "text in the pixels"),
             ({"BodyPartExamined": "HEAD"}, "a face"),
             ({"RescaleType": "MGML", "slope": 1, "intercept": 0}, "no Hounsfield units (RescaleType MGML)"),

@@ -269,6 +269,87 @@ class TestALabelOnTheSameLatticeInAnotherOrder:
             fit(PHANTOM, STRAIGHT @ np.diag([-1, 1, 1, 1]), PHANTOM.shape, STRAIGHT)
 
 
+class TestALabelThatIsCutOut:
+    """As 3D Slicer writes segmentations: on the lattice of their image, as large as their segments."""
+
+    IMAGE = (13, 17, 11)
+    START, SIZE = np.array([2, 5, 3]), (6, 7, 4)
+
+    def label(self, codes: str | None = None, start: np.ndarray = START) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the label, its affine, and what the image's grid should hold."""
+        values = np.random.default_rng(0).integers(0, 4, self.SIZE).astype(np.uint8)
+        affine = OBLIQUE @ from_matvec(np.eye(3), start)
+        whole = np.zeros(np.array(self.IMAGE) + 20, np.uint8)
+        whole[tuple(slice(first, first + size) for first, size in zip(start + 10, self.SIZE, strict=True))] = values
+        expected = whole[10:-10, 10:-10, 10:-10]
+        stored, stored_affine = (values, affine) if codes is None else stored_as(codes, values, affine)
+        return stored, stored_affine, expected
+
+    @pytest.mark.parametrize("codes", [None, "LPS", "SRA", "PIR"])
+    def test_it_is_put_in_its_place_exactly(self, codes: str | None):
+        values, affine, expected = self.label(codes)
+        fitted = fit(values, affine, self.IMAGE, OBLIQUE, may_be_cut_out=True)
+        np.testing.assert_array_equal(fitted.values, expected)
+        assert fitted.warning is None
+        assert "cut out of the image's grid" in fitted.notes[-1]
+        assert "13 x 17 x 11" in fitted.notes[-1]
+
+    def test_simpleitk_puts_it_there_too(self):
+        values, affine, _ = self.label()
+        image, label = itk_image(np.zeros(self.IMAGE, np.uint8), OBLIQUE), itk_image(values, affine)
+        theirs = SimpleITK.Resample(label, image, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
+        fitted = fit(values, affine, self.IMAGE, OBLIQUE, may_be_cut_out=True)
+        np.testing.assert_array_equal(fitted.values, SimpleITK.GetArrayFromImage(theirs).T)
+
+    def test_one_as_large_as_the_image_but_elsewhere_is_moved(self):
+        label = np.random.default_rng(0).integers(1, 4, self.IMAGE).astype(np.uint8)
+        fitted = fit(label, OBLIQUE @ from_matvec(np.eye(3), [0, -1, 0]), self.IMAGE, OBLIQUE, may_be_cut_out=True)
+        np.testing.assert_array_equal(fitted.values[:, :-1], label[:, 1:])
+        assert not fitted.values[:, -1].any()
+
+    def test_what_lies_outside_the_image_is_left_out_and_counted(self):
+        values, affine, expected = self.label(start=np.array([-2, 5, 9]))
+        fitted = fit(values, affine, self.IMAGE, OBLIQUE, may_be_cut_out=True)
+        np.testing.assert_array_equal(fitted.values, expected)
+        lost = np.count_nonzero(values) - np.count_nonzero(expected)
+        assert fitted.warning == f"seg.nii: {lost} labelled voxel(s) lie outside its image and are left out"
+
+    @pytest.mark.parametrize(("voxels", "warned"), [(0.005, False), (0.05, True)])
+    def test_the_same_tolerance_holds(self, voxels: float, warned: bool):
+        values, affine, expected = self.label()
+        shifted = affine @ from_matvec(np.eye(3), [voxels, 0, 0])
+        fitted = fit(values, shifted, self.IMAGE, OBLIQUE, may_be_cut_out=True)
+        np.testing.assert_array_equal(fitted.values, expected)
+        assert ("0.050 voxel from its image" in (fitted.warning or "")) is warned
+
+    @pytest.mark.parametrize(
+        "moved",
+        [
+            from_matvec(np.eye(3), [2.5, 5, 3]),
+            from_matvec(np.eye(3), [-20, 5, 3]),
+            from_matvec(np.diag([1.05, 1, 1]), [2, 5, 3]),
+            from_matvec(nib.eulerangles.euler2mat(0.05), [2, 5, 3]),
+        ],
+        ids=["between voxels", "beside the image", "of another spacing", "turned"],
+    )
+    def test_one_on_another_lattice_is_refused(self, moved: np.ndarray):
+        with pytest.raises(GeometryMismatch, match="--resample-labels"):
+            fit(self.label()[0], OBLIQUE @ moved, self.IMAGE, OBLIQUE, may_be_cut_out=True)
+
+    def test_other_kinds_of_files_mean_the_whole_grid_and_are_refused(self):
+        # A NIfTI of another size was as a rule drawn on another image.
+        values, affine, _ = self.label()
+        with pytest.raises(GeometryMismatch, match=r"cropped copy"):
+            fit(values, affine, self.IMAGE, OBLIQUE)
+
+    def test_an_image_of_one_slice_may_be_larger_too(self):
+        values = np.ones((3, 2, 1), np.uint8)
+        affine = OBLIQUE @ from_matvec(np.eye(3), [1, 2, 0])
+        fitted = fit(values, affine, (9, 8, 1), OBLIQUE, may_be_cut_out=True)
+        assert fitted.values[1:4, 2:4].all()
+        assert np.count_nonzero(fitted.values) == 6
+
+
 class TestALabelOnAnotherGrid:
     SHAPE = (10, 20, 30)
 

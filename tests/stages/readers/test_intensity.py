@@ -194,10 +194,11 @@ class TestWindows:
         with pytest.raises(UnusableVoxels, match=r"window 1500/-600.*window 400/40.*window 1800/400"):
             choose_intensities(np.array([[[5000, 6000]]], np.int16), "CT", THREE, "auto")
 
-    def test_no_window_is_for_colour(self):
+    def test_a_window_is_left_aside_for_colour_and_a_note_says_so(self):
         colours = RNG.integers(0, 255, (4, 4, 1, 3)).astype(np.uint8)
-        with pytest.raises(UnusableVoxels, match=r"3 channels of colour. Leave --window"):
-            choose_intensities(colours, None, SOFT, "auto")
+        chosen = choose_intensities(colours, "CT", SOFT, "auto")
+        assert chosen.intensities == choose_intensities(colours, "CT", (), "auto").intensities
+        assert "the window is left aside" in chosen.notes[0]
 
 
 class TestPercentiles:

@@ -390,6 +390,19 @@ class TestSegmentationsOf3DSlicer:
         np.testing.assert_array_equal(label.masks["liver"], layers[0] == 1)
         np.testing.assert_array_equal(label.masks["tumour"], layers[1] == 1)
 
+    def test_segments_mean_background_beyond_their_extent(self, tmp_path: Path):
+        (layered, _), texts = self.layered(tmp_path / "a.seg.nrrd"), segments(("liver", 1, 0))
+        flat = nrrd(tmp_path / "b.seg.nrrd", ramp(4, 3, 2, dtype="uint8") % 2, texts=texts)
+        assert read_itk_label(layered).may_be_cut_out
+        assert read_itk_label(flat).may_be_cut_out
+
+    def test_so_does_whoever_states_the_extent(self, tmp_path: Path):
+        texts = {"Segmentation_ReferenceImageExtentOffset": "1 2 3"}
+        assert read_itk_label(nrrd(tmp_path / "a.nrrd", ramp(4, 3, 2, dtype="uint8"), texts=texts)).may_be_cut_out
+
+    def test_a_label_map_of_no_segments_does_not(self, tmp_path: Path):
+        assert not read_itk_label(nrrd(tmp_path / "a.nrrd", ramp(4, 3, 2, dtype="uint8"))).may_be_cut_out
+
     def test_segments_of_one_name_are_joined_and_said(self, tmp_path: Path):
         path, layers = self.layered(tmp_path / "a.seg.nrrd", Segment2_Name="liver")
         label = read_itk_label(path)
@@ -466,6 +479,17 @@ class TestWritingAMask:
         with pytest.raises(GeometryMismatch, match=r"off by 10\.00 degrees.*DICOM-SEG"):
             write_label_nrrd(tmp_path / "m.nrrd", np.zeros((4, 3, 2), np.uint8), grid_of_affine((4, 3, 2), tilted))
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("skew", [2e-4, 2e-3, 8e-3])
+    def test_a_grid_that_is_nearly_straight_is_straightened_for_itk(self, tmp_path: Path, skew: float):
+        affine = np.diag([-0.8, -0.9, 5.0, 1.0])
+        affine[1, 2] = 5 * skew
+        write_label_nrrd(tmp_path / "m.nrrd", np.zeros((4, 3, 2), np.uint8), grid_of_affine((4, 3, 2), affine))
+        direction = np.array(SimpleITK.ReadImage(str(tmp_path / "m.nrrd")).GetDirection()).reshape(3, 3)
+        np.testing.assert_allclose(direction.T @ direction, np.eye(3), atol=1e-9)
+        written = read_itk_image(tmp_path / "m.nrrd").affine
+        corner = np.array([3, 2, 1, 1])
+        assert np.abs((written - affine) @ corner).max() < 0.1 * 0.8
 
     def test_a_failed_write_leaves_the_old_file_and_no_other(self, tmp_path: Path, monkeypatch):
         grid = grid_of_affine((4, 3, 2), None)

@@ -170,6 +170,27 @@ class TestNamedValues:
         with pytest.raises(UnusableLabel, match=r"case 7: .*structure\(s\) cyst.*--labels liver=cyst"):
             choose(structures(liver=1, cyst=2), "1=liver")
 
+    def test_a_value_that_the_file_names_goes_to_the_class_of_its_name(self):
+        # The segments of two files, drawn in another order, have each other's numbers.
+        choice = LabelChoice.of_structures(["aorta", "liver"])
+        for names, expected in (({1: "aorta", 2: "liver"}, [1, 2]), ({1: "Liver", 2: "aorta"}, [2, 1])):
+            chosen = chosen_labels(label_map(1, 2, names=names), choice, place="case 7")
+            assert rows_of(chosen.values)[:2] == expected
+            assert chosen.present == (1, 2)
+
+    def test_a_value_whose_own_name_is_no_class_is_refused_though_its_number_is_one(self):
+        with pytest.raises(UnusableLabel, match=r"structure\(s\) Segment_1, .*--labels RV=Segment_1"):
+            choose(label_map(1, names={1: "Segment_1"}), "1=RV")
+
+    def test_among_values_that_the_file_names_one_without_is_refused(self):
+        with pytest.raises(UnusableLabel, match=r"value\(s\) 2,"):
+            choose(label_map(1, 2, names={1: "RV"}), "1=RV,2=Myo")
+
+    def test_classes_that_are_called_by_numbers_are_no_example_of_a_selection(self):
+        # --labels 1=cyst would name a value.
+        with pytest.raises(UnusableLabel, match="--labels NAME=cyst"):
+            choose(structures(cyst=1), "1=1,2=2")
+
     def test_a_structure_that_is_no_class_may_be_there_if_it_is_empty(self):
         chosen = choose(structures(liver=1, cyst=range(0)), "1=liver")
         assert (chosen.present, chosen.left_out) == ((1,), ("cyst",))
@@ -471,5 +492,5 @@ class TestSoftLabels:
 
     @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 50, float("nan")])
     def test_a_threshold_lies_between_the_two(self, threshold: float):
-        with pytest.raises(UsageError, match="between 0 and 1"):
+        with pytest.raises(UsageError, match=r"between 0 and 1: 0\.001 \(any share at all\) to 0\.999"):
             whole_labels(self.SOFT, place="x", threshold=threshold)

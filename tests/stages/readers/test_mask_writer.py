@@ -127,6 +127,21 @@ def test_the_true_affine_lies_beside_a_mask_in_index_space(tmp_path, mask, mask_
     assert "index" in told["what"]
 
 
+def test_both_formats_tell_the_affine_in_one_way(tmp_path, mask):
+    told = []
+    for mask_format in ("nifti", "nrrd"):
+        (tmp_path / mask_format).mkdir()
+        write(tmp_path / mask_format, mask_format, mask, grid_of_affine(SHAPE, TILTED))
+        told.append((tmp_path / mask_format / "case.index-space.affine.json").read_bytes())
+    assert told[0] == told[1]
+
+
+def test_a_name_that_says_index_space_already_keeps_its_affine_apart(tmp_path):
+    grid = grid_of_affine(SHAPE, TILTED)
+    names = [mask_file(tmp_path, name, "nifti", grid).files[1].name for name in ("a", "a.index-space")]
+    assert names == ["a.index-space.affine.json", "a.index-space.index-space.affine.json"]
+
+
 def test_a_mask_of_a_sheared_nifti_has_the_header_of_its_source(tmp_path, mask):
     source = nifti(tmp_path / "source.nii.gz", TILTED, code=2)
     (tmp_path / "masks").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,10 +153,15 @@ class TestMaskSeries:
     def test_damaged_masks_are_refused(self, tmp_path: Path):
         paths = write_mask(tmp_path / "liver")
         cut_pixels(paths[1])
-        with pytest.raises(UnreadableFile, match="cut short"):
+        with pytest.raises(UnreadableFile, match="is cut short: 240 of 480 bytes of pixels are there"):
             read(tmp_path, ("liver", paths))
         paths[1].write_bytes(b"hello")
         with pytest.raises(UnreadableFile, match=paths[1].name):
+            read(tmp_path, ("liver", paths))
+
+    def test_a_mask_that_says_it_has_thousands_of_frames_is_told_that_they_are_not_there(self, tmp_path: Path):
+        paths = write_mask(tmp_path / "liver", change=lambda dataset: setattr(dataset, "NumberOfFrames", 65000))
+        with pytest.raises(UnreadableFile, match="is cut short: 480 of 31200000 bytes"):
             read(tmp_path, ("liver", paths))
 
     def test_a_mask_of_several_frames_is_refused(self, tmp_path: Path):
@@ -191,6 +197,20 @@ class TestMaskFiles:
             other = self.write(tmp_path / f"{name}.nii.gz", mask, affine)
             with pytest.raises(GeometryMismatch, match=f"several lattices: '{name}'"):
                 read_mask_files([("liver", [liver]), (name, [other])], threshold=None, place="patient 1")
+
+    def test_many_take_little_more_memory_than_one(self, tmp_path: Path):
+        """A hundred organs of a CT would not fit as bytes."""
+        mask = np.zeros((128, 128, 32), bool)
+        mask[40:80, 40:80, 10:20] = True
+        path = self.write(tmp_path / "mask.nii.gz", mask)
+        found, peak = {}, {}
+        for count in (1, 12):
+            tracemalloc.start()
+            structures = read_mask_files([(f"organ {n}", [path]) for n in range(count)], threshold=None, place="1")
+            found[count], (_, peak[count]) = structures, tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak[12] < peak[1] + mask.nbytes
+        assert all(np.array_equal(one, mask) for one in found[12].masks.values())
 
     def test_soft_masks_need_a_threshold(self, tmp_path: Path):
         soft = self.write(tmp_path / "liver.nii.gz", LIVER * np.float32(0.7))

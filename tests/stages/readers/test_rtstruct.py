@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -194,6 +195,18 @@ class TestShapes:
         area = 0.5 * abs(np.sum(i * np.roll(j, -1) - j * np.roll(i, -1)))
         perimeter = np.hypot(*(np.roll(star, -1, axis=0) - star)[:, :2].T).sum()
         assert abs(read(write(organ=[star])).masks["organ"].sum() - area) < 0.1 * perimeter
+
+
+def test_structures_take_less_memory_than_the_voxels_of_their_image(write):
+    path = write(one=[circle(10, 8, 5.3, 2)], other=[circle(12, 9, 4.3, 2)])
+    expected = read(path).masks
+    tracemalloc.start()
+    masks = read(path, shape=(256, 256, 100)).masks
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 256 * 256 * 100
+    for name in ("one", "other"):
+        assert masks[name].sum() == expected[name].sum() > 0
 
 
 class TestContoursAlongCentres:

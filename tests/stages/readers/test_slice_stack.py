@@ -60,9 +60,53 @@ class TestOrderAndPlace:
         positions = [tuple(normal / np.linalg.norm(normal) * 5.0 * k) for k in range(20)]
         assert stack(slices(*positions, orientation=tuple(oblique.ravel()))).notes == ()
 
+    def test_directions_are_made_as_long_as_spacing_says(self):
+        affine = np.array(stack(slices((0, 0, 0), (0, 0, 4), orientation=(0.992, 0, 0, 0, 1.006, 0))).affine)
+        np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), [0.8, 0.9, 4])
+
+    @pytest.mark.parametrize("length", [0.98, 1.02])
+    def test_directions_that_are_far_from_unit_length_are_refused(self, length: float):
+        one, other = slices((0, 0, 0)), slices((0, 0, 4), orientation=(1, 0, 0, 0, length, 0))
+        with pytest.raises(UnreadableFile, match="not two unit vectors"):
+            stack([*one, *other])
+
     def test_directions_that_are_not_at_right_angles_are_refused(self):
         with pytest.raises(UnreadableFile, match="not two unit vectors"):
             stack(slices((0, 0, 0), (0, 0, 1), orientation=(1, 0, 0, 0.6, 0.8, 0)))
+
+
+def turning(matrix: tuple[int, int], last_radians: float) -> list[SliceHeader]:
+    """Five slices, each turned a little more in its plane."""
+    turns = np.linspace(0, last_radians, 5)
+    return [
+        SliceHeader(
+            place=f"slice {k + 1}",
+            position_mm=(0, 0, 4.0 * k),
+            orientation=(np.cos(turn), np.sin(turn), 0, -np.sin(turn), np.cos(turn), 0),
+            spacing_mm=(0.9, 0.8),
+            matrix=matrix,
+        )
+        for k, turn in enumerate(turns)
+    ]
+
+
+class TestTurns:
+    def test_orientations_that_drift_within_a_voxel_are_taken_with_that_of_the_middle(self):
+        drifting = stack(turning((64, 64), 0.004))
+        assert drifting.affine[1][0] == pytest.approx(-0.8 * np.sin(0.002))
+        (note,) = drifting.notes
+        assert "0.11 degrees" in note
+        assert "0.19 voxels" in note
+
+    def test_those_that_move_a_corner_by_half_a_voxel_are_refused_with_numbers(self):
+        with pytest.raises(UnreadableFile, match=r"1\.5 voxels at a corner \(0\.5 is taken\)") as refused:
+            stack(turning((512, 512), 0.004))
+        assert "localizer" not in str(refused.value)
+
+    def test_rows_and_columns_are_not_mistaken_for_each_other(self):
+        with pytest.raises(UnreadableFile, match="voxels at a corner"):
+            stack(turning((512, 1), 0.004))
+        assert "0.26 voxels" not in stack(turning((1, 64), 0.004)).notes[0]
 
 
 class TestTilt:
@@ -117,6 +161,21 @@ class TestDistances:
     def test_a_slice_far_from_the_others_is_not_called_many_missing_ones(self):
         with pytest.raises(UnreadableFile, match="far from the rest"):
             stack(at(0, 1.25, 2.5, 202.5))
+
+    def test_of_two_distances_the_smaller_one_is_that_of_the_slices(self):
+        with pytest.raises(
+            UnreadableFile, match=r"at 4 mm, where the smallest distance is 2 mm.* 1 slice\(s\) are prob"
+        ):
+            stack(at(0, 2, 6))
+
+    @pytest.mark.parametrize("volumes", [2, 3])
+    def test_volumes_that_are_moved_against_each_other_are_told_as_such(self, volumes: int):
+        with pytest.raises(UnreadableFile, match=r"volumes moved by 0\.02 mm against each other lie in one series"):
+            stack(at(*(2 * k + 0.02 * n for k in range(5) for n in range(volumes))))
+
+    def test_gaps_of_one_width_are_not_taken_for_that(self):
+        with pytest.raises(UnreadableFile, match="probably missing"):
+            stack(at(0, 1, 2, 3, 23, 24, 44, 45, 46))
 
     def test_varying_distances_are_told_as_such(self):
         with pytest.raises(UnreadableFile, match="The distances vary"):

@@ -98,8 +98,8 @@ class TestNifti:
 
     def test_image_and_label_lie_beside_each_other_under_one_name(self, tmp_path, phantom):
         assert write_nifti_pair(tmp_path / "new", "one", phantom) == (
-            tmp_path / "new" / "images" / "one.nii.gz",
-            tmp_path / "new" / "labels" / "one.nii.gz",
+            tmp_path / "new" / "imagesTr" / "one.nii.gz",
+            tmp_path / "new" / "labelsTr" / "one.nii.gz",
         )
 
     def test_qform_and_sform_agree_and_say_scanner(self, tmp_path, phantom):
@@ -197,8 +197,8 @@ class TestSample:
         written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
         names = [f"phantom0{number}.nii.gz" for number in (1, 2, 3, 4)]
         assert written == [
-            *(f"dataset/images/{name}" for name in names),
-            *(f"dataset/labels/{name}" for name in names),
+            *(f"dataset/imagesTr/{name}" for name in names),
+            *(f"dataset/labelsTr/{name}" for name in names),
             *(f"new-patient/IM{number:04d}.dcm" for number in range(1, SMALL[0] + 1)),
         ]
         assert sample.subjects == ("phantom01", "phantom02", "phantom03", "phantom04")
@@ -212,17 +212,17 @@ class TestSample:
     def test_a_larger_sample_begins_with_the_smaller_one(self, tmp_path):
         small, large = (write_sample(tmp_path / str(subjects), subjects=subjects, shape=SMALL) for subjects in (2, 3))
         for name in small.subjects:
-            one, other = (sample.dataset / "images" / f"{name}.nii.gz" for sample in (small, large))
+            one, other = (sample.dataset / "imagesTr" / f"{name}.nii.gz" for sample in (small, large))
             assert one.read_bytes() == other.read_bytes()
 
     def test_no_two_subjects_are_alike(self, tmp_path):
         sample = write_sample(tmp_path, subjects=4, shape=SMALL)
-        labels = {path.read_bytes() for path in (sample.dataset / "labels").iterdir()}
+        labels = {path.read_bytes() for path in (sample.dataset / "labelsTr").iterdir()}
         assert len(labels) == 4
 
     def test_files_of_a_sample_differ_in_orientation(self, tmp_path):
         sample = write_sample(tmp_path, subjects=3, shape=SMALL)
-        images = (nib.load(path) for path in (sample.dataset / "images").iterdir())
+        images = (nib.load(path) for path in (sample.dataset / "imagesTr").iterdir())
         assert {"".join(nib.aff2axcodes(image.affine)) for image in images} == {"RAS", "LPS", "LAS"}
 
     def test_labels_are_named_as_the_command_line_takes_them(self, tmp_path):
@@ -232,7 +232,7 @@ class TestSample:
     def test_writing_it_again_is_fine(self, tmp_path):
         assert write_sample(tmp_path, subjects=1, shape=SMALL) == write_sample(tmp_path, subjects=1, shape=SMALL)
 
-    @pytest.mark.parametrize("stranger", ["dataset/images/mine.nii.gz", "new-patient/IM0099.dcm"])
+    @pytest.mark.parametrize("stranger", ["dataset/imagesTr/mine.nii.gz", "new-patient/IM0099.dcm"])
     def test_a_folder_with_other_files_is_refused_and_left_alone(self, tmp_path, stranger):
         (tmp_path / stranger).parent.mkdir(parents=True)
         (tmp_path / stranger).write_bytes(b"mine")

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from examples.scan_folders import KEY, find, h5, nifti, nrrd, picture, segmentation
 from synthetic.folders import write_objects
+from synthetic.four_d import echoes
 from synthetic.ircadb import PATIENTS, write_ircadb
+from synthetic.irregular import mixed_matrix_sizes, mixed_orientations, mixed_spacing
 from synthetic.label_objects import rectangle, write_rtstruct, write_seg
 from synthetic.phantom import phantom
-from synthetic.series import write_series
+from synthetic.series import stored_ct, write_series
 
-from samkit.stages.readers.layouts import Found, FoundLabels, LayoutOptions, find_labels
+from samkit.stages.readers.dicom_series import VolumeChoice
+from samkit.stages.readers.layouts import Found, FoundLabels, KnownVolume, LayoutOptions, find_labels
+from samkit.stages.readers.naming import identity_of_text
+from samkit.stages.readers.nifti import grid_of_affine
 from samkit.store.errors import InputError, UsageError
 
-STRANGERS = {"a": "identity of a", "b": "identity of b", "p_001": "identity of p_001"}
+STRANGERS = {name: KnownVolume(identity=f"identity of {name}") for name in ("a", "b", "p_001")}
 
 
-def labels_in(place: Path, volumes: dict[str, str], **options: object) -> FoundLabels:
+def labels_in(place: Path, volumes: dict[str, KnownVolume], **options: object) -> FoundLabels:
     return find_labels(place, LayoutOptions(id_key=KEY, **options), volumes)
 
 
-def volumes_of(found: Found) -> dict[str, str]:
-    return {source.id: source.identity for source in found.sources}
+def volumes_of(*found: Found) -> dict[str, KnownVolume]:
+    """As the workspace knows them that they were ingested into."""
+    return {
+        source.id: KnownVolume(
+            identity=source.identity,
+            series_hash=source.series_hash,
+            called=source.called,
+            grid=None if source.series is None else grid_of_affine(source.series.shape, np.array(source.series.affine)),
+        )
+        for one in found
+        for source in one.sources
+    }
 
 
 def paired(found: FoundLabels) -> dict[str, str]:
@@ -80,6 +98,87 @@ class TestByName:
         assert paired(labels_in(tmp_path / "a_seg.nii.gz", STRANGERS)) == {"a": "a_seg.nii.gz"}
 
 
+class TestByTheNameOfAnImageWhoseIdIsAHash:
+    @staticmethod
+    def ids(place: Path) -> dict[str, str]:
+        """Volume id by path."""
+        return {source.shown: source.id for source in find(place).sources}
+
+    @pytest.mark.parametrize(
+        "name", ["scan7.nii.gz", "scan7_seg.nii.gz", "scan7.seg.nrrd", "scan7_0000.nii.gz", "new/round2/scan7_mask.nii"]
+    )
+    def test_a_label_in_a_folder_of_its_own_finds_it(self, tmp_path: Path, name: str):
+        nifti(tmp_path / "ct/scan7.nii.gz", tmp_path / "ct/scan8.nii.gz")
+        place = tmp_path / "corrected" / name
+        nifti(place) if place.suffix != ".nrrd" else segmentation(place, "liver")
+        found = labels_in(tmp_path / "corrected", volumes_of(find(tmp_path / "ct")))
+        assert paired(found) == {self.ids(tmp_path / "ct")["scan7.nii.gz"]: name}
+        assert found.refused == []
+
+    def test_it_does_when_the_images_are_gone_or_moved(self, tmp_path: Path):
+        nifti(tmp_path / "ct/scan7.nii.gz", tmp_path / "corrected/scan7.nii.gz")
+        volumes = volumes_of(find(tmp_path / "ct"))
+        (tmp_path / "ct/scan7.nii.gz").unlink()
+        assert len(labels_in(tmp_path / "corrected", volumes).pairs) == 1
+
+    def test_a_series_is_called_as_its_folder_is(self, tmp_path: Path):
+        write_series(tmp_path / "studies/case12")
+        nifti(tmp_path / "corrected/case12_seg.nii.gz")
+        found = labels_in(tmp_path / "corrected", volumes_of(find(tmp_path / "studies")))
+        assert list(paired(found)) == [find(tmp_path / "studies").sources[0].id]
+
+    def test_of_images_that_are_called_alike_the_folder_decides(self, tmp_path: Path):
+        for patient in ("p1", "p2", "p3"):
+            nifti(tmp_path / f"ct/{patient}/ct.nii.gz")
+        nifti(tmp_path / "corrected/p2/ct_seg.nii.gz", tmp_path / "corrected/p3/ct_seg.nii.gz")
+        ids = self.ids(tmp_path / "ct")
+        found = labels_in(tmp_path / "corrected", volumes_of(find(tmp_path / "ct")))
+        assert paired(found) == {ids[f"{patient}/ct.nii.gz"]: f"{patient}/ct_seg.nii.gz" for patient in ("p2", "p3")}
+
+    def test_without_such_a_folder_none_is_guessed(self, tmp_path: Path):
+        nifti(tmp_path / "ct/p1/ct.nii.gz", tmp_path / "ct/p2/ct.nii.gz", tmp_path / "corrected/ct_seg.nii.gz")
+        found = labels_in(tmp_path / "corrected", volumes_of(find(tmp_path / "ct")))
+        assert found.pairs == []
+        ((_, reason),) = found.refused
+        assert "a folder that is called as its image's" in reason
+        assert "--id-map FILE" in reason
+
+    def test_nor_among_labels_that_are_called_alike(self, tmp_path: Path):
+        # The label of the patient who is here, and that of one who is not.
+        nifti(tmp_path / "ct/p1/ct.nii.gz")
+        nifti(tmp_path / "corrected/p1/ct_seg.nii.gz", tmp_path / "corrected/p9/ct_seg.nii.gz")
+        found = labels_in(tmp_path / "corrected", volumes_of(find(tmp_path / "ct")))
+        assert list(paired(found).values()) == ["p1/ct_seg.nii.gz"]
+        assert [shown for shown, _ in found.refused] == ["p9/ct_seg.nii.gz"]
+
+    def test_a_copy_of_the_dataset_elsewhere_is_known_by_its_names(self, tmp_path: Path):
+        nifti(tmp_path / "here/images/a.nii.gz", tmp_path / "there/images/a.nii.gz", tmp_path / "there/labels/a.nii.gz")
+        found = labels_in(tmp_path / "there", volumes_of(find(tmp_path / "here")))
+        assert paired(found) == {find(tmp_path / "here").sources[0].id: "labels/a.nii.gz"}
+
+    def test_with_another_key_nothing_is_known_and_it_is_said_what_helps(self, tmp_path: Path):
+        nifti(tmp_path / "ct/scan7.nii.gz", tmp_path / "corrected/scan7.nii.gz")
+        volumes = volumes_of(find(tmp_path / "ct"))
+        options = LayoutOptions(id_key=b"of another user")
+        ((_, reason),) = find_labels(tmp_path / "corrected", options, volumes).refused
+        assert "SAMKIT_ID_KEY" in reason
+        assert "--id-map FILE" in reason
+
+    def test_a_segmentation_of_another_series_is_not_taken_for_its_name(self, tmp_path: Path):
+        write_series(tmp_path / "studies/case12", seed=1)
+        other = write_series(tmp_path / "elsewhere/case12", seed=2)
+        write_seg(tmp_path / "corrected/case12.dcm", other, {"liver": phantom().masks["liver"]})
+        found = labels_in(tmp_path / "corrected", volumes_of(find(tmp_path / "studies")))
+        assert found.pairs == []
+        assert "the image series that it names is not in the workspace" in found.refused[0][1]
+
+    def test_where_the_label_lies_is_known_by_its_hash(self, tmp_path: Path):
+        nifti(tmp_path / "ct/scan7.nii.gz", tmp_path / "corrected/scan7.nii.gz")
+        ((_, label, _),) = labels_in(tmp_path / "corrected", volumes_of(find(tmp_path / "ct"))).pairs
+        path = (tmp_path / "corrected/scan7.nii.gz").resolve()
+        assert label.hashes == (identity_of_text(KEY, "path", str(path)),)
+
+
 class TestByImage:
     def test_the_images_folder_with_new_labels_in_it(self, tmp_path: Path):
         nifti(tmp_path / "scan.nii.gz")
@@ -90,9 +189,9 @@ class TestByImage:
 
     def test_an_image_is_never_taken_for_its_own_label(self, tmp_path: Path):
         nifti(tmp_path / "images/a.nii.gz", tmp_path / "images/b.nii.gz", tmp_path / "labels/b.nii.gz")
-        volumes = volumes_of(find(tmp_path))
-        found = labels_in(tmp_path, volumes)
-        assert paired(found) == {"b": "labels/b.nii.gz"}
+        ids = {source.shown: source.id for source in find(tmp_path).sources}
+        found = labels_in(tmp_path, volumes_of(find(tmp_path)))
+        assert paired(found) == {ids["images/b.nii.gz"]: "labels/b.nii.gz"}
         assert found.refused == []
 
     def test_not_in_a_folder_without_order_either(self, tmp_path: Path):
@@ -167,6 +266,65 @@ class TestBySeries:
         assert shown == "seg.dcm"
         assert "not in the workspace" in reason
         assert answer.series_uid not in reason
+
+    def test_of_one_series_with_stray_slices_too(self, tmp_path: Path):
+        answer = write_series(tmp_path / "ct")
+        write_series(tmp_path / "ct", stored=stored_ct((9, 9, 1)), name=lambda k, _: "a", part=lambda k: "a")
+        volumes = volumes_of(find(tmp_path))
+        write_seg(tmp_path / "new/seg.dcm", answer, {"liver": phantom().masks["liver"]})
+        assert paired(labels_in(tmp_path / "new", volumes)) == {next(iter(volumes)): "seg.dcm"}
+
+    @pytest.mark.parametrize("of", [0, 1])
+    @pytest.mark.parametrize("make", [mixed_orientations, mixed_spacing, mixed_matrix_sizes])
+    def test_of_several_stacks_of_a_series_it_is_the_one_on_whose_grid_they_lie(
+        self, tmp_path: Path, make: Callable, of: int
+    ):
+        answers = make(tmp_path / "ct")
+        found = find(tmp_path / "ct")
+        (owner,) = (source.id for source in found.sources if set(source.image) == set(answers[of].paths))
+        write_seg(tmp_path / "new/1.dcm", answers[of], {"liver": np.ones(answers[of].values.shape, bool)})
+        assert paired(labels_in(tmp_path / "new", volumes_of(found))) == {owner: "1.dcm"}
+        if make is not mixed_spacing:  # contours lie on slices, whatever the pixels
+            write_rtstruct(tmp_path / "newer/2.dcm", answers[of], {"liver": [rectangle(2, (5, 10), (6, 12))]})
+            assert paired(labels_in(tmp_path / "newer", volumes_of(found))) == {owner: "2.dcm"}
+
+    def test_one_that_is_called_as_another_stack_is_not_given_to_the_one_of_its_grid(self, tmp_path: Path):
+        answers = mixed_orientations(tmp_path / "ct")
+        found = find(tmp_path / "ct")
+        (other,) = (source.id for source in found.sources if set(source.image) == set(answers[1].paths))
+        write_rtstruct(tmp_path / f"new/{other}.dcm", answers[0], {"liver": [rectangle(2, (5, 10), (6, 12))]})
+        assert list(paired(labels_in(tmp_path / "new", volumes_of(found)))) == [other]  # to be refused for its grid
+
+    def test_on_the_grid_of_several_they_are_refused_until_one_is_called_as_its_volume(self, tmp_path: Path):
+        (answer,) = echoes(tmp_path / "mr")
+        first, second = (find(tmp_path / "mr", volume=VolumeChoice(echo=number)) for number in (1, 2))
+        volumes = volumes_of(first, second)
+        of_one_echo = replace(answer, paths=second.sources[0].image)
+        write_seg(tmp_path / "new/seg.dcm", of_one_echo, {"liver": phantom().masks["liver"]})
+        ((shown, reason),) = labels_in(tmp_path / "new", volumes).refused
+        assert shown == "seg.dcm"
+        assert "2 volumes of the workspace" in reason
+        assert all(volume_id in reason for volume_id in volumes)
+        (tmp_path / "new/seg.dcm").rename(tmp_path / f"new/{second.sources[0].id}_seg.dcm")
+        assert list(paired(labels_in(tmp_path / "new", volumes))) == [second.sources[0].id]
+
+    def test_beside_the_images_of_a_4d_series_nothing_needs_to_be_chosen_again(self, tmp_path: Path):
+        (answer,) = echoes(tmp_path / "mr")
+        volumes = volumes_of(find(tmp_path / "mr", volume=VolumeChoice(echo=2)))
+        of_one_echo = replace(answer, paths=find(tmp_path, volume=VolumeChoice(echo=2)).sources[0].image)
+        write_seg(tmp_path / "mr/seg.dcm", of_one_echo, {"liver": phantom().masks["liver"]})
+        assert paired(labels_in(tmp_path / "mr", volumes)) == {next(iter(volumes)): "seg.dcm"}
+
+    def test_on_the_grid_of_none_they_are_refused(self, tmp_path: Path):
+        answers = mixed_orientations(tmp_path / "ct")
+        volumes = volumes_of(find(tmp_path / "ct"))
+        beside = answers[0].affine.copy()
+        beside[:3, 3] += 0.4
+        write_rtstruct(
+            tmp_path / "new/rt.dcm", replace(answers[0], affine=beside), {"x": [rectangle(2, (5, 9), (6, 9))]}
+        )
+        ((_, reason),) = labels_in(tmp_path / "new", volumes).refused
+        assert "on the grid of none of them" in reason
 
 
 def test_a_missing_folder_is_a_usage_error(tmp_path: Path):

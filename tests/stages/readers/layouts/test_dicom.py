@@ -53,6 +53,10 @@ class TestSeries:
         assert source.shown == "Doe^Jane/ct"
         assert not any(word in source.id + source.subject + source.identity for word in ("Doe", "MRN"))
 
+    def test_a_line_break_in_the_name_of_a_folder_does_not_tear_its_row(self, tmp_path: Path):
+        write_series(tmp_path / "one\nof\x1b[2J" / "ct")
+        assert find(tmp_path).sources[0].shown == r"one\nof\x1b[2J/ct"
+
     def test_it_brings_the_plan_for_reading_it(self, tmp_path: Path):
         answer = write_series(tmp_path)
         (source,) = find(tmp_path).sources

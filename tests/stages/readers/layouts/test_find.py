@@ -13,7 +13,8 @@ from synthetic.archives import zip_folder
 from synthetic.series import blank, write_series
 
 from samkit.stages.readers.archives import unpacked
-from samkit.stages.readers.layouts import LayoutOptions
+from samkit.stages.readers.layouts import LayoutOptions, find_sources
+from samkit.stages.readers.naming import identity_of_text
 from samkit.store.errors import InputError, SamkitError, UsageError
 
 
@@ -68,23 +69,87 @@ class TestIds:
         assert (source.id, source.shown) == ("ct", "ct.zip")
 
 
+class TestNotes:
+    def test_names_that_may_be_patients_are_hashed_and_it_is_said_how_to_keep_them(self, tmp_path: Path):
+        nifti(tmp_path / "case1.nii.gz")
+        (note,) = find(tmp_path).notes
+        assert "--ids stem" in note
+        assert "--id-map FILE" in note
+
+    @pytest.mark.parametrize("ids", ["stem", "hash"])
+    def test_who_chose_need_not_be_told(self, tmp_path: Path, ids: str):
+        nifti(tmp_path / "case1.nii.gz")
+        assert find(tmp_path, ids=ids).notes == ()
+
+    def test_a_series_has_no_file_name_to_speak_of(self, tmp_path: Path):
+        write_series(tmp_path)
+        assert not any("--ids" in note for note in find(tmp_path).notes)
+
+    def test_a_folder_of_labels_alone_is_told_the_command_for_labels(self, tmp_path: Path):
+        nifti(tmp_path / "a_seg.nii.gz", tmp_path / "b_seg.nii.gz")
+        found = find(tmp_path, shown_root=Path("my labels"))
+        assert found.sources == []
+        assert found.notes[-1].endswith("samkit ingest --labels-from 'my labels'")
+        nifti(tmp_path / "b.nii.gz")
+        assert not any("--labels-from" in note for note in find(tmp_path).notes)
+
+
+class TestNames:
+    """What a label of a hashed volume may be called, as keyed hashes."""
+
+    def test_a_file_is_called_by_its_name_and_by_its_folder_and_name(self, tmp_path: Path):
+        nifti(tmp_path / "d/case1.nii.gz")
+        (source,) = find(tmp_path / "d").sources
+        assert source.called == tuple(identity_of_text(KEY, "name", name) for name in ("d/case1", "case1"))
+
+    def test_a_series_is_called_as_its_folder_is(self, tmp_path: Path):
+        write_series(tmp_path / "d/ct")
+        (source,) = find(tmp_path / "d").sources
+        assert source.called == tuple(identity_of_text(KEY, "name", name) for name in ("d/ct", "ct"))
+
+    def test_where_names_are_ids_nothing_else_is_kept(self, tmp_path: Path):
+        nifti(tmp_path / "case1.nii.gz")
+        assert find(tmp_path, ids="stem").sources[0].called == ()
+
+    def test_another_key_knows_them_by_other_hashes(self, tmp_path: Path):
+        nifti(tmp_path / "case1.nii.gz")
+        other = find_sources(tmp_path, LayoutOptions(id_key=b"another key")).sources[0].called
+        assert not set(other) & set(find(tmp_path).sources[0].called)
+
+
+class TestWhereLabelsLie:
+    def test_a_label_of_one_file_is_known_by_its_path(self, tmp_path: Path):
+        nifti(tmp_path / "a.nii.gz", tmp_path / "a_seg.nii.gz")
+        (source,) = find(tmp_path).sources
+        assert source.label is not None
+        assert source.label.hashes == (identity_of_text(KEY, "path", str((tmp_path / "a_seg.nii.gz").resolve())),)
+
+    def test_a_label_of_many_files_is_known_by_their_folder(self, tmp_path: Path):
+        structures = (tmp_path / f"s0001/segmentations/{name}.nii.gz" for name in ("liver", "aorta"))
+        nifti(tmp_path / "s0001/ct.nii.gz", *structures)
+        (source,) = find(tmp_path).sources
+        assert source.label is not None
+        folder = (tmp_path / "s0001/segmentations").resolve()
+        assert source.label.hashes == (identity_of_text(KEY, "folder", str(folder)),)
+
+
 class TestSubjects:
     def test_the_first_group_is_the_subject(self, tmp_path: Path):
-        nifti(tmp_path / "images/site2-p07-visit1.nii.gz")
+        nifti(tmp_path / "imagesTr/site2-p07-visit1.nii.gz")
         (source,) = find(tmp_path, subject_regex=r"(p\d+)-visit").sources
         assert source.subject == "p07"
 
     def test_without_a_group_the_whole_match_is(self, tmp_path: Path):
-        nifti(tmp_path / "images/site2-p07-visit1.nii.gz")
+        nifti(tmp_path / "imagesTr/site2-p07-visit1.nii.gz")
         (source,) = find(tmp_path, subject_regex=r"p\d+").sources
         assert source.subject == "p07"
 
     def test_a_file_that_does_not_match_is_refused(self, tmp_path: Path):
-        nifti(tmp_path / "images/p07.nii.gz", tmp_path / "images/phantom.nii.gz")
+        nifti(tmp_path / "imagesTr/p07.nii.gz", tmp_path / "imagesTr/phantom.nii.gz")
         found = find(tmp_path, subject_regex=r"p\d+")
         assert pairs(found) == {"p07": None}
-        assert found.refused[0][0] == "images/phantom.nii.gz"
-        assert row(found, "images/phantom.nii.gz").decision == "refused"
+        assert found.refused[0][0] == "imagesTr/phantom.nii.gz"
+        assert row(found, "imagesTr/phantom.nii.gz").decision == "refused"
 
     def test_a_match_is_hashed_where_ids_are(self, tmp_path: Path):
         nifti(tmp_path / "p07_a.nii.gz", tmp_path / "p07_b.nii.gz")

@@ -57,6 +57,16 @@ class TestNifti:
         nifti(tmp_path / "a.nii.gz", tmp_path / "__MACOSX/a.nii.gz", tmp_path / "x/._a.nii.gz", tmp_path / ".x/a.nii")
         assert [source.shown for source in find(tmp_path).sources] == ["a.nii.gz"]
 
+    def test_a_linked_folder_is_one_of_the_dataset_and_once(self, tmp_path: Path):
+        """As cohorts on clusters are put together."""
+        nifti(tmp_path / "data/p1/scan.nii.gz", tmp_path / "far/p2/scan.nii.gz")
+        write_series(tmp_path / "far/p3")
+        for name, target in {"p2": "far/p2", "p2 again": "far/p2", "p3": "far/p3", "alias": "data/p1"}.items():
+            (tmp_path / "data" / name).symlink_to(tmp_path / target)
+        found = find(tmp_path / "data")
+        assert sorted(source.shown for source in found.sources) == ["p1/scan.nii.gz", "p2/scan.nii.gz", "p3"]
+        assert found.refused == []
+
     def test_a_series_of_volumes_is_refused_with_the_choices(self, tmp_path: Path):
         nifti(tmp_path / "a.nii.gz", shape=(2, 3, 4, 5))
         found = find(tmp_path)

@@ -30,6 +30,11 @@ class TestDecathlon:
         assert found.label_names == {0: "background", 1: "spleen"}
         assert {source.modality for source in found.sources} == {"CT"}
 
+    def test_its_file_names_are_ids_and_it_is_said_how_they_are_not(self, tmp_path: Path):
+        nifti(tmp_path / "imagesTr/a.nii.gz")
+        assert any("--ids hash" in note for note in find(tmp_path).notes)
+        assert not any("--ids" in note for note in find(tmp_path, ids="stem").notes)
+
     def test_its_names_are_the_classes(self, tmp_path: Path):
         nifti(tmp_path / "imagesTr/a.nii.gz", tmp_path / "labelsTr/a.nii.gz")
         (tmp_path / "dataset.json").write_text(json.dumps(DECATHLON))
@@ -197,19 +202,41 @@ class TestNnunet:
 
 
 class TestImagesAndLabels:
+    def test_ids_are_hashed_because_the_files_may_be_called_after_patients(self, tmp_path: Path):
+        nifti(tmp_path / "images/Doe_Jane.nii.gz", tmp_path / "labels/Doe_Jane.nii.gz")
+        found = find(tmp_path)
+        (source,) = found.sources
+        assert (source.id[0], source.subject[0]) == ("v", "s")
+        assert source.label is not None
+        assert any("--ids stem" in note for note in found.notes)
+
+    def test_hashed_frames_of_a_patient_are_one_subject_and_other_files_are_not(self, tmp_path: Path):
+        nifti(*(tmp_path / f"images/{name}.nii.gz" for name in ("a_frame01", "a_frame12", "b_frame01", "c")))
+        assert len({source.subject for source in find(tmp_path).sources}) == 3
+
+    def test_the_same_name_in_two_datasets_is_two_subjects(self, tmp_path: Path):
+        nifti(tmp_path / "x/images/case1.nii.gz", tmp_path / "y/images/case1.nii.gz")
+        assert len({find(tmp_path / name).sources[0].subject for name in "xy"}) == 2
+
+    def test_names_are_kept_when_asked_and_nothing_is_said(self, tmp_path: Path):
+        nifti(tmp_path / "images/case1.nii.gz")
+        found = find(tmp_path, ids="stem")
+        assert (found.sources[0].id, found.sources[0].subject) == ("case1", "case1")
+        assert found.notes == ()
+
     def test_pairs_go_by_stem(self, tmp_path: Path):
         nifti(tmp_path / "images/a.nii.gz", tmp_path / "images/b.nii.gz", tmp_path / "labels/b.nii")
-        found = find(tmp_path)
+        found = find(tmp_path, ids="stem")
         assert found.layout == "images and labels"
         assert pairs(found) == {"a": None, "b": "b.nii"}
 
     def test_a_channel_after_the_stem_is_understood(self, tmp_path: Path):
         nifti(tmp_path / "images/a_0000.nii.gz", tmp_path / "labels/a.nii.gz")
-        assert pairs(find(tmp_path)) == {"a": "a.nii.gz"}
+        assert pairs(find(tmp_path, ids="stem")) == {"a": "a.nii.gz"}
 
     def test_frames_of_a_patient_are_one_subject(self, tmp_path: Path):
         nifti(tmp_path / "images/patient001_frame01.nii.gz", tmp_path / "images/patient001_frame12.nii.gz")
-        assert {source.subject for source in find(tmp_path).sources} == {"patient001"}
+        assert {source.subject for source in find(tmp_path, ids="stem").sources} == {"patient001"}
 
     def test_channel_without_channels_is_a_usage_error(self, tmp_path: Path):
         nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz")
@@ -219,7 +246,7 @@ class TestImagesAndLabels:
     @pytest.mark.parametrize("labels", ["labels", "masks"])
     def test_pictures_and_their_masks_are_volumes(self, tmp_path: Path, labels: str):
         picture(tmp_path / "images/a.jpg", tmp_path / "images/b.png", tmp_path / labels / "a.png")
-        found = find(tmp_path)
+        found = find(tmp_path, ids="stem")
         assert pairs(found) == {"a": "a.png", "b": None}
         assert {source.reader for source in found.sources} == {"picture"}
         assert row(found, "images/a.jpg").size == "4 x 3"
@@ -227,17 +254,17 @@ class TestImagesAndLabels:
     @pytest.mark.parametrize("ending", ["_mask", "_segmentation", "_gt"])
     def test_masks_may_say_that_they_are_some(self, tmp_path: Path, ending: str):
         picture(tmp_path / "images/ISIC_0000000.jpg", tmp_path / f"masks/ISIC_0000000{ending}.png")
-        assert pairs(find(tmp_path)) == {"ISIC_0000000": f"ISIC_0000000{ending}.png"}
+        assert pairs(find(tmp_path, ids="stem")) == {"ISIC_0000000": f"ISIC_0000000{ending}.png"}
 
     def test_pictures_beside_scans_are_previews(self, tmp_path: Path):
         nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz")
         picture(tmp_path / "images/overview.png")
-        assert pairs(find(tmp_path)) == {"a": "a.nii.gz"}
+        assert pairs(find(tmp_path, ids="stem")) == {"a": "a.nii.gz"}
 
     def test_slicers_segmentation_belongs_to_the_image_of_its_name(self, tmp_path: Path):
         nrrd(tmp_path / "images/a.nrrd")
         segmentation(tmp_path / "labels/a.seg.nrrd", "liver", "spleen")
-        found = find(tmp_path)
+        found = find(tmp_path, ids="stem")
         (source,) = found.sources
         assert source.label is not None
         assert source.label.names == ("liver", "spleen")
@@ -247,6 +274,6 @@ class TestImagesAndLabels:
     def test_subfolders_are_paired_with_their_own(self, tmp_path: Path):
         nifti(tmp_path / "images/x/a.nii.gz", tmp_path / "images/y/b.nii.gz", tmp_path / "labels/x/a.nii.gz")
         nifti(tmp_path / "labels/x/b.nii.gz")
-        found = find(tmp_path)
+        found = find(tmp_path, ids="stem")
         assert pairs(found) == {"a": "a.nii.gz", "b": None}
         assert [shown for shown, _ in found.refused] == ["labels/x/b.nii.gz"]
