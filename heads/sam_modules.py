@@ -33,12 +33,15 @@ except RuntimeError as error:
 
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer  # noqa: E402
 from segment_anything.modeling.common import LayerNorm2d  # noqa: E402
+from segment_anything.modeling.image_encoder import Attention, Block  # noqa: E402
 from segment_anything.modeling.mask_decoder import MLP  # noqa: E402
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom  # noqa: E402
 from segment_anything.utils.transforms import ResizeLongestSide  # noqa: E402
 
 __all__ = [
     "MLP",
+    "Attention",
+    "Block",
     "ImageEncoderViT",
     "LayerNorm2d",
     "MaskDecoder",

@@ -42,7 +42,7 @@ class ComputeClass:
 
     #: "cpu", "cuda" or "mps".
     device: str
-    #: Which implementation of the encoder: "package" is the segment-anything package's own forward.
+    #: Which implementation of the encoder, see `Encoder.kernel_paths`.
     kernel_path: str
     #: Threads of one worker on a processor.
     threads: int
@@ -59,12 +59,13 @@ class ComputeClass:
         return cls(**value)
 
 
-def choose_compute(recipe: Recipe, device: str, workers: int) -> ComputeClass:
-    """Decide how a recipe's rows are computed, when its first shard is planned; workers share the processor."""
+def choose_compute(encoder: Encoder, device: str, workers: int) -> ComputeClass:
+    """Decide how an encoder's rows are computed, when its first shard is planned; workers share the processor."""
     kind, threads = device_kind(device), max(1, torch.get_num_threads() // workers)
     pixels = _CPU_PIXELS_AT_ONCE if kind == "cpu" else _GPU_PIXELS_AT_ONCE
-    micro_batch = max(1, pixels // recipe.input_px**2)
-    return ComputeClass(device=kind, kernel_path="package", threads=threads, micro_batch=min(micro_batch, 64))
+    micro_batch = max(1, pixels // encoder.recipe.input_px**2)
+    path = encoder.kernel_paths[0]
+    return ComputeClass(device=kind, kernel_path=path, threads=threads, micro_batch=min(micro_batch, 64))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +141,7 @@ def prepare_embeddings(workspace: Workspace, encoder: Encoder, device: str, work
     attachments = {} if decoder is None else {MASK_DECODER_FILE: decoder.to_bytes()}
     embeddings = workspace.create_embeddings(encoder.recipe, trained=encoder.trained, attachments=attachments)
     if embeddings.compute is None:
-        embeddings.fix_compute(choose_compute(encoder.recipe, device, workers).to_json())
+        embeddings.fix_compute(choose_compute(encoder, device, workers).to_json())
     return embeddings
 
 
@@ -222,7 +223,7 @@ def embed_shard(
         torch.set_num_threads(compute.threads)
     precision = embeddings.recipe.storage_precision
     rows = StoredRows.empty((len(plan.keys), *encoder.embedding_shape), precision)
-    for position, features in _encoded(plan.keys, slices, encoder, compute.micro_batch):
+    for position, features in _encoded(plan.keys, slices, encoder, compute):
         stored = StoredRows.of(features, precision)
         _check_finite(stored, plan.keys[position : position + len(features)], embeddings.recipe)
         rows.put(position, stored)
@@ -247,10 +248,10 @@ def time_encoder(
     if compute.device == "cpu":
         torch.set_num_threads(compute.threads)
     chosen = keys[: compute.micro_batch]
-    for _ in _encoded(chosen, slices, encoder, compute.micro_batch):
+    for _ in _encoded(chosen, slices, encoder, compute):
         pass
     started, timed = time.perf_counter(), 0
-    for _, features in _encoded(keys, slices, encoder, compute.micro_batch):
+    for _, features in _encoded(keys, slices, encoder, compute):
         timed += len(features)
         if time.perf_counter() - started > at_least_seconds:
             break
@@ -258,14 +259,14 @@ def time_encoder(
 
 
 def _encoded(
-    keys: Sequence[RowKey], slices: SliceFinder, encoder: Encoder, micro_batch: int
+    keys: Sequence[RowKey], slices: SliceFinder, encoder: Encoder, compute: ComputeClass
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield (first position, features (B, C, h, w)) by micro-batches of a fixed size."""
-    for start in range(0, len(keys), micro_batch):
-        batch = keys[start : start + micro_batch]
+    for start in range(0, len(keys), compute.micro_batch):
+        batch = keys[start : start + compute.micro_batch]
         prepared = [encoder.prepare(torch.from_numpy(slices.read(key)[None])) for key in batch]
-        filled = prepared + prepared[-1:] * (micro_batch - len(prepared))
-        yield start, encoder.encode(torch.cat(filled))[: len(batch)].cpu().numpy()
+        filled = prepared + prepared[-1:] * (compute.micro_batch - len(prepared))
+        yield start, encoder.encode(torch.cat(filled), compute.kernel_path)[: len(batch)].cpu().numpy()
 
 
 def _check_finite(rows: StoredRows, keys: Sequence[RowKey], recipe: Recipe) -> None:

@@ -64,7 +64,7 @@ def recompute(
         prepared = encoder.prepare(torch.from_numpy(slices.read(key)[None]))
         # As many at once as when the row was made: on the same device the same numbers come out.
         batch = prepared.repeat(compute.get("micro_batch", 1), 1, 1, 1)
-        features = encoder.encode(batch)[:1].cpu().numpy()
+        features = encoder.encode(batch, compute.get("kernel_path"))[:1].cpu().numpy()
         stored = embeddings.read([key])
         now = np.empty_like(stored)
         StoredRows.of(features, embeddings.recipe.storage_precision).restore(now)

@@ -45,7 +45,7 @@ def say_cost(workspace: Workspace, encoder: Encoder, devices: Sequence[str]) -> 
     if source is not None and not source.journal.missing(keys):
         console.say(f"all of them derived from {source.folder.name}, without the encoder")
     elif plan.shards:
-        compute = choose_compute(recipe, devices[0], len(devices))
+        compute = choose_compute(encoder, devices[0], len(devices))
         if kept is not None and kept.compute is not None:
             compute = ComputeClass.from_json(kept.compute)
         slices = SliceFinder(workspace.volumes)

@@ -42,14 +42,18 @@ class Encoder(Protocol):
     def mask_decoder(self) -> MaskDecoderWeights | None:
         """The encoder's own mask decoder, for heads that start from one."""
 
+    @property
+    def kernel_paths(self) -> tuple[str, ...]:
+        """By which implementations it can compute, the fastest first: they agree within the recipe's tolerance."""
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return the embeddings, (B, C, h, w), of (B, 1 or 3, H, W) images in [0, 1]."""
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return (B, 3, S, S): the first half of a call, which may be done slice by slice."""
 
-    def encode(self, prepared: Tensor) -> Tensor:
-        """Return the embeddings of prepared slices: the second half of a call."""
+    def encode(self, prepared: Tensor, kernel_path: str | None = None) -> Tensor:
+        """Return the embeddings of prepared slices: the second half of a call; by None, the first kernel path."""
 
 
 class EncoderModel(Protocol):

@@ -25,7 +25,12 @@ from ...store.errors import UsageError, WeightsError
 from ...store.keys import Recipe
 from .devices import find_device, resolve_precision
 from .pixels import PIXEL_NORMALISATIONS, prepare
+from .sam_forward import SamForward
 from .weights import file_sha256, read_checkpoint, tensors_sha256
+
+# Names of kernel paths. Where the order of the arithmetic changes, so does the name: rows of one compute class are
+# bitwise alike.
+_OWN_FORWARD, _PACKAGE_FORWARD = "samkit-1", "package"
 
 _NECK_CHANNELS = 256
 _SEED = 0
@@ -224,6 +229,7 @@ class SamEncoder:
         self._recipe = recipe
         self._patch_px = patch_px
         self._mask_decoder = mask_decoder
+        self._forward: SamForward | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -258,14 +264,36 @@ class SamEncoder:
             pixel_normalisation=self._recipe.pixel_normalisation,
         )
 
+    @property
+    def kernel_paths(self) -> tuple[str, ...]:
+        """Samkit's own forward pass, and the `segment-anything` package's."""
+        return (_OWN_FORWARD, _PACKAGE_FORWARD)
+
     # Not inference_mode: a head could not be trained on its tensors, and training on a live encoder is a fair wish.
     @torch.no_grad()
-    def encode(self, prepared: Tensor) -> Tensor:
-        """Return the embeddings, (B, C, h, w) float32, of prepared slices."""
+    def encode(self, prepared: Tensor, kernel_path: str | None = None) -> Tensor:
+        """Return the embeddings, (B, C, h, w) float32, of prepared slices.
+
+        Raises
+        ------
+        UsageError
+            A kernel path that this version does not have.
+        """
+        path = kernel_path or self.kernel_paths[0]
         half = self._recipe.compute_precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            embedding: Tensor = self.model(prepared)
-        return embedding.float()
+        if path == _OWN_FORWARD:
+            if self._forward is None:
+                self._forward = SamForward(self.model, torch.bfloat16 if half else torch.float32)
+            return self._forward(prepared)
+        if path == _PACKAGE_FORWARD:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+                embedding: Tensor = self.model(prepared)
+            return embedding.float()
+        message = (
+            f"these rows were computed by {path!r}, and this version of samkit computes by "
+            f"{' and '.join(self.kernel_paths)}. Install the version that made them, or embed into a new workspace."
+        )
+        raise UsageError(message)
 
 
 def _start(encoder: nn.Module) -> None:

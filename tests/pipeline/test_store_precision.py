@@ -156,7 +156,7 @@ def test_rows_that_are_not_what_the_encoder_answers_are_told(samkit, ingested, m
     from samkit.stages.encoders.sam import SamEncoder
 
     right = SamEncoder.encode
-    monkeypatch.setattr(SamEncoder, "encode", lambda self, prepared: right(self, prepared) * 1.01)
+    monkeypatch.setattr(SamEncoder, "encode", lambda self, prepared, path: right(self, prepared, path) * 1.01)
     assert samkit("embed", *SMALL, *ingested.flag).code == 0
     monkeypatch.undo()
     monkeypatch.setenv("SAMKIT_ID_KEY", "key-of-the-tests")

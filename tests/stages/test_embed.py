@@ -30,6 +30,7 @@ class FakeEncoder:
     embedding_shape = (4, 2, 2)
     trained = False
     mask_decoder = None
+    kernel_paths = ("package",)
 
     def __init__(self, recipe=RECIPE, answer=None):
         self.recipe = recipe
@@ -39,7 +40,7 @@ class FakeEncoder:
     def prepare(self, images):
         return images.float().mean(dim=(1, 2, 3), keepdim=True).expand(-1, 3, 32, 32)
 
-    def encode(self, prepared):
+    def encode(self, prepared, kernel_path=None):
         self.batch_sizes.append(len(prepared))
         features = prepared[:, :1, :2, :2].expand(-1, 4, 2, 2)
         return features.clone() if self.answer is None else torch.full_like(features, self.answer)
@@ -152,7 +153,7 @@ def test_one_bad_slice_is_named(workspace):
     keys = keys_of(workspace)
 
     class OneBad(FakeEncoder):
-        def encode(self, prepared):
+        def encode(self, prepared, kernel_path=None):
             features = super().encode(prepared)
             if len(self.batch_sizes) == 2:
                 features[1] = float("nan")
@@ -186,7 +187,7 @@ def test_the_mask_decoder_is_kept_beside_the_rows(workspace, tiny):
 @pytest.mark.parametrize("size", [16, 256, 1024, 4096])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_micro_batch_has_at_least_one_slice_and_bounded_pixels(size, device):
-    chosen = choose_compute(replace(RECIPE, input_px=size), device, 2)
+    chosen = choose_compute(FakeEncoder(recipe=replace(RECIPE, input_px=size)), device, 2)
     assert 1 <= chosen.micro_batch <= 64
     assert chosen.micro_batch == 1 or chosen.micro_batch * size**2 <= 8 * 1024**2
 
