@@ -203,7 +203,7 @@ class Processes:
 
 
 #: Of a process that is one of as many as there are cores: none needs threads of its own. And memory that a plane or a
-#: shard has used is for the next one: giving it back and asking again cost a fifth of the time (page faults).
+#: shard has used is for the next one: giving it back and asking again cost a seventh of the time (page faults).
 _ENVIRONMENT = {
     **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")},
     "ZARR_THREADING__MAX_WORKERS": "1",

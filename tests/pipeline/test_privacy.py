@@ -111,7 +111,7 @@ def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def forms(word: str) -> set[bytes]:
-    """Return how a string may be written: as it is, in small letters, in UTF-16, and as a plain hash."""
+    """Return how a string may be written: as it is, in small letters, and in UTF-16."""
     plain = word.encode()
     return {plain, word.lower().encode(), word.encode("utf-16-le")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,16 @@ def _write_series(
 @pytest.fixture
 def write_series() -> WriteSeries:
     return _write_series
+
+
+@pytest.fixture
+def no_listing_of_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deny the listing of folders called "closed", as permissions do to anybody but root."""
+    original = os.scandir
+
+    def scandir(path: str | os.PathLike[str]) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)

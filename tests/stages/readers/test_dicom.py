@@ -167,6 +167,15 @@ def test_every_series_of_a_hospitals_folder_is_read(tmp_path: Path):
 # --- values ---
 
 
+def require_refused_undecoded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a series whose stream is refused before a codec sees it."""
+    series = taken(folder)
+    decode = "pydicom.pixels.decoders.base.DecodeRunner.decode"
+    monkeypatch.setattr(decode, lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(UnreadableFile, match="cannot be decoded"):
+        read_series(series)
+
+
 class TestValues:
     def test_a_ct_of_sixteen_bits_stays_in_sixteen_bits(self, tmp_path: Path):
         """By BitsStored alone, 16 bits and an intercept of -1024 would need more."""
@@ -616,11 +625,7 @@ class TestDamage:
         dataset.PixelData = encapsulate([stream[:end] + bytes(len(stream) - end)])
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(path)
-        series = taken(tmp_path)
-        decode = "pydicom.pixels.decoders.base.DecodeRunner.decode"
-        monkeypatch.setattr(decode, lambda *_, **__: pytest.fail("it was decoded"))
-        with pytest.raises(UnreadableFile, match="cannot be decoded"):
-            read_series(series)
+        require_refused_undecoded(tmp_path, monkeypatch)
 
     @pytest.mark.parametrize("name", ["jpeg-ls", "jpeg 2000", "jpeg lossless"])
     def test_a_stream_of_another_size_is_not_believed(self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
@@ -638,11 +643,7 @@ class TestDamage:
         dataset.PixelData = encapsulate([stream.replace(small, large, 1)])
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(path)
-        series = taken(tmp_path)
-        decode = "pydicom.pixels.decoders.base.DecodeRunner.decode"
-        monkeypatch.setattr(decode, lambda *_, **__: pytest.fail("it was decoded"))
-        with pytest.raises(UnreadableFile, match="cannot be decoded"):
-            read_series(series)
+        require_refused_undecoded(tmp_path, monkeypatch)
 
     def test_jpeg_2000_packets_that_decode_to_nothing_are_not_zeros(self, tmp_path: Path):
         values = np.random.default_rng(0).integers(0, 4000, (64, 64, 1)).astype(np.uint16)

@@ -129,17 +129,10 @@ class TestFilesUnder:
         (tmp_path / "a" / "x").touch()
         assert tmp_path / "a" / "x" in list(files_under(tmp_path))
 
-    def test_a_folder_that_may_not_be_listed_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    @pytest.mark.usefixtures("no_listing_of_closed")
+    def test_a_folder_that_may_not_be_listed_is_told(self, tmp_path: Path):
         (tmp_path / "closed").mkdir()
         (tmp_path / "x").touch()
-        original = os.scandir
-
-        def scandir(path):
-            if str(path).endswith("closed"):
-                raise PermissionError(13, "Permission denied", str(path))
-            return original(path)
-
-        monkeypatch.setattr(os, "scandir", scandir)
         assert list(files_under(tmp_path)) == [tmp_path / "x", tmp_path / "closed"]
 
 

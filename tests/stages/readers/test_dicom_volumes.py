@@ -92,6 +92,12 @@ def time_of(seconds: float) -> str:
     return f"{int(minutes) // 60:02d}{int(minutes) % 60:02d}{second:05.2f}"
 
 
+def write_enhanced(folder: Path, each: list[tuple[int, int]]) -> Path:
+    """Write a multi-frame file of (position, volume) in this order; the values of a frame are its volume's number."""
+    stored = np.stack([np.full((8, 8), volume, np.uint16) for _, volume in each], axis=-1)
+    return enhanced(folder, stored=stored, along=[position for position, _ in each]).paths[0]
+
+
 class TestFieldsThatMarkAVolume:
     @pytest.mark.parametrize(
         "fields",
@@ -176,11 +182,7 @@ class TestWhatGrows:
     def test_times_of_frames_count_with_their_days(self, tmp_path: Path):
         """The next morning is later than the afternoon: against the order in which the frames are stored."""
         each = [(k, v) for k in range(SLICES) for v in (1, 0)]
-        path = enhanced(
-            tmp_path,
-            stored=np.stack([np.full((8, 8), v, np.uint16) for _, v in each], axis=-1),
-            along=[k for k, _ in each],
-        ).paths[0]
+        path = write_enhanced(tmp_path, each)
         dataset = pydicom.dcmread(path)
         for (k, v), group in zip(each, dataset.PerFrameFunctionalGroupsSequence, strict=True):
             start = ("20240531140000", "20240601090000")[v]
@@ -190,11 +192,7 @@ class TestWhatGrows:
 
     def test_times_of_which_some_have_a_day_tell_nothing(self, tmp_path: Path):
         each = [(k, v) for v in range(2) for k in range(SLICES)]
-        path = enhanced(
-            tmp_path,
-            stored=np.stack([np.full((8, 8), v, np.uint16) for _, v in each], axis=-1),
-            along=[k for k, _ in each],
-        ).paths[0]
+        path = write_enhanced(tmp_path, each)
         dataset = pydicom.dcmread(path)
         for (_, v), group in zip(each, dataset.PerFrameFunctionalGroupsSequence, strict=True):
             if not v:
