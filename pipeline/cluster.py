@@ -78,7 +78,10 @@ def map_by_dask(
         if scheduler is None:
             # What a worker takes is bounded by its encoder and a few shards. By default dask would pause it at 80 % of
             # an equal share of the machine's memory and kill it at 95 %, whatever is free beside it.
-            client = stack.enter_context(local_client(len(devices), threads=SHARDS_AT_ONCE, memory_limit=0))
+            settings = {"distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": "1"}  # see `keep_freed_memory`
+            client = stack.enter_context(
+                local_client(len(devices), threads=SHARDS_AT_ONCE, memory_limit=0, settings=settings)
+            )
             named = {str(number): device for number, device in enumerate(devices)}
         else:
             client = stack.enter_context(scheduler_client(scheduler))

@@ -256,6 +256,9 @@ class Station(WorkerPlugin):
 
     def _loaded(self) -> ShardWorker:
         """Return the encoder at work, loaded with the first shard."""
+        from ..stages.encoders.memory import keep_freed_memory
+
+        keep_freed_memory()  # before the encoder's thread starts: where a thread's memory is, is decided then
         with self._lock:
             if self._closed:
                 raise StationGone
@@ -266,9 +269,7 @@ class Station(WorkerPlugin):
 
     def _load(self) -> ShardWorker:
         from ..stages.embed import ShardWorker
-        from ..stages.encoders.memory import keep_freed_memory
 
-        keep_freed_memory()
         return ShardWorker(self._job)
 
     def _free(self) -> None:

@@ -14,22 +14,29 @@ from samkit.stages.encoders.memory import free_memory_bytes, is_out_of_memory, k
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 
 FAULTS = """
-import resource, sys, torch
+import resource, sys, threading, torch
 from samkit.stages.encoders.memory import keep_freed_memory
 if {kept}: assert keep_freed_memory()
-def block(): torch.ones(64 << 20, dtype=torch.uint8)
-for _ in range(8): block()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10): block()
-sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+def block(): torch.ones(80 << 20, dtype=torch.uint8)
+def work():
+    for _ in range(8): block()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10): block()
+    sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+{where}
 """
 
 
 @linux
-def test_memory_that_was_freed_is_not_asked_for_again():
+@pytest.mark.parametrize(
+    "where",
+    ["work()", "thread = threading.Thread(target=work); thread.start(); thread.join()"],
+    ids=["main thread", "another thread"],
+)
+def test_memory_that_was_freed_is_not_asked_for_again(where):
     faults = {}
     for kept in (False, True):
-        program = FAULTS.format(kept=kept)
+        program = FAULTS.format(kept=kept, where=where)
         faults[kept] = int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
     assert faults[True] < faults[False] / 10
 
