@@ -53,9 +53,9 @@ def main() -> None:
         folder = Path(name)
         checkpoint = folder / "sam_vit_b.pth"
         torch.save(sam_model_registry["vit_b"]().state_dict(), checkpoint)
+        image = draw_subject(0, shape=(max(SLICES), 256, 256)).image
         for count in SLICES:
-            image = draw_subject(0, shape=(count, 256, 256)).image
-            _write(folder, count, image)
+            _write(folder, count, image[:count])
         rounds: dict[str, list[float]] = {"micro-sam": [], **{precision: [] for precision in TARGETS}}
         for number in range(ROUNDS):
             times = []

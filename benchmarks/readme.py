@@ -70,6 +70,8 @@ def _whole_sentence(kept: dict[str, Any]) -> str:
         for px in ("1024", "256")
         if px in kept
     ]
+    if "256" in kept:
+        told[-1] += ", where it takes several slices at once and the bare encoder one"
     most = max(kept[px]["peak_memory_bytes"] for px in ("1024", "256") if px in kept)
     return (
         f"The whole of `samkit embed`, from slices to rows on the disk, keeps {' and '.join(told)}; it takes at most "
