@@ -114,7 +114,9 @@ def too_small(encoder: Encoder, device: torch.device) -> DeviceError:
     """Return the error of a device whose memory does not hold one slice at work, with numbers and what to do."""
     free, total = (amount / 1e9 for amount in (free_memory_bytes(device), total_memory_bytes(device)))
     where = "this machine" if device.type == "cpu" else str(device)
-    smaller = max(encoder.recipe.input_px // 2, 1)
+    # Half as many cells, whole ones: sizes are multiples of a cell.
+    _, _, cells = encoder.embedding_shape
+    smaller = encoder.recipe.input_px // cells * max(cells // 2, 1)
     instead = "" if device.type == "cpu" else "--device cpu, "
     return DeviceError(
         f"{encoder.recipe.encoder} at {encoder.recipe.input_px} px: the memory of {where} does not hold one slice at a "

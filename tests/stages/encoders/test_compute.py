@@ -75,3 +75,9 @@ def test_a_device_that_is_too_small_is_told_with_numbers_and_a_way_out(tiny):
     assert "GB free of" in message
     assert "--size 32" in message
     assert "--device cpu" not in message  # it is the processor
+
+
+def test_the_smaller_size_that_is_proposed_is_one_that_the_encoder_takes():
+    message = str(too_small(TINY.load(None, size=48), torch.device("cpu")))
+    assert "tiny at 48 px" in message
+    assert "--size 16" in message
