@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import samkit as package
+from samkit.store.keys import RowKey
 
 SECONDS_TO_WAIT = 120
 ROUNDS = [pytest.param(10, id="ten"), pytest.param(100, id="a-hundred", marks=pytest.mark.soak)]
@@ -64,6 +65,13 @@ def writers(workspace: Path) -> dict[str, str]:
     return {record.shard: record.writer for kept in recipes for record in kept.journal.records.values()}
 
 
+def rows_by_key(workspace: Path) -> dict[RowKey, np.ndarray]:
+    """Every row of the newest recipe, those of views too."""
+    embeddings = package.open_workspace(workspace).embeddings("nano")
+    keys = sorted(embeddings.journal, key=str)
+    return dict(zip(keys, embeddings.read(keys), strict=True))
+
+
 @pytest.fixture
 def many_slices(tmp_path: Path, write_pair: Callable[..., None]) -> Path:
     for seed in range(4):
@@ -106,6 +114,35 @@ def test_embed(samkit, many_slices, tmp_path, rows_of, kills):
     for volume_id, rows in rows_of(workspace).items():
         np.testing.assert_array_equal(rows, expected[volume_id])
     assert samkit("verify", "--workspace", workspace).code == 0
+
+
+@pytest.mark.parametrize("kills", FEW_ROUNDS)
+def test_embed_a_bank_of_views(samkit, many_slices, tmp_path, kills):
+    rng = random.Random(kills)
+    begin, whole = tmp_path / "begin", tmp_path / "whole"
+    assert samkit("ingest", many_slices, "--workspace", begin).code == 0
+    shutil.copytree(begin, whole)
+    bank = ["embed", "--size", "32", "--views", "flip-rows", "--views-for", "all"]
+    assert samkit(*bank, "--workspace", whole).code == 0
+    expected = rows_by_key(whole)
+    assert len(expected) == 2 * 640
+
+    done, attempt = 0, 0
+    while done < kills:
+        workspace = tmp_path / f"killed{attempt}"
+        shutil.copytree(begin, workspace)
+        # In turn this process and two workers, one of which is killed; then the same command ends it.
+        workers = 1 + attempt % 2
+        command = [*bank, "--workers", workers, "--workspace", workspace]
+        done += kill_at_a_random_moment(command, b"to compute", 2.0, rng, a_worker=workers == 2)
+        finished = writers(workspace)
+        assert samkit(*command).code == 0
+        assert finished.items() <= writers(workspace).items(), "a finished shard was computed again"
+        found = rows_by_key(workspace)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(row, expected[key]) for key, row in found.items())
+        attempt += 1
+        assert attempt < 10 * kills, "it was never caught"
 
 
 @pytest.mark.parametrize("kills", FEW_ROUNDS)
