@@ -53,7 +53,7 @@ def main() -> None:
         )
         for name in HEADS:
             context = HeadContext(
-                feature_shape=encoder.embedding_shape,
+                input_shape=encoder.embedding_shape,
                 class_count=1 + len(workspace.label_names),
                 mask_decoder=mask_decoder_of(embeddings),
             )

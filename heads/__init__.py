@@ -3,7 +3,11 @@
 base       what a head is, what it is built from, how one is loaded
 autosam    SAM's mask decoder without prompts
 linear     a light up-convolution
+probe      one weighted sum of the features a class
+unet       the baseline without an encoder: trained from nothing on the slices
 feeding    features and labels of some volumes, from memory or streamed
+patches    the same for heads that see slices: augmented patches
+classes    label values and class indices
 tiling     parts of a large plane, and how predictions are put together from them
 views      named transforms of a slice and its label, banks of them; what the encoder is given for a row
 frame      where a slice lies in the encoder's square: labels in, logits out

@@ -72,7 +72,7 @@ class AutoSam(Head):
         source = context.mask_decoder
         mlp_width = _MLP_WIDTH if source is None else source.decoder["transformer.layers.0.mlp.lin1.weight"].shape[0]
         with seeded(context.seed):
-            head = cls(channels=context.feature_shape[0], class_count=context.class_count, mlp_width=mlp_width)
+            head = cls(channels=context.input_shape[0], class_count=context.class_count, mlp_width=mlp_width)
             if source is not None:
                 head._start_from(source.decoder, source.position_matrix, source.no_mask)
         return head

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -74,24 +75,34 @@ class MaskDecoderWeights:
 class HeadContext:
     """What a head may know when it is built."""
 
-    #: (C, h, w)
-    feature_shape: tuple[int, int, int]
+    #: Of what the head sees: (C, h, w) of an embedding, or (channels, rows, columns) of a patch of a slice.
+    input_shape: tuple[int, int, int]
     #: Classes with background.
     class_count: int
     mask_decoder: MaskDecoderWeights | None = field(default=None, repr=False)
     seed: int = 0
 
 
+class Sees(Enum):
+    """What a head is given."""
+
+    FEATURES = "features"
+    #: The slices themselves: a baseline without an encoder.
+    SLICES = "slices"
+
+
 class Head(nn.Module):
-    """A module from features to class logits.
+    """A module from features to class logits, or, as a baseline, from slices.
 
     Contract: ``head(features)`` takes (B, C, h, w) of any float kind and returns float32 logits
-    (B, K, 4 h, 4 w); a slice's logits do not depend on its batch mates in eval mode; ``config``
+    (B, K, 4 h, 4 w); where it ``sees`` slices, it takes (B, channels, rows, columns) of any size and returns
+    (B, K, rows, columns). A slice's logits do not depend on its batch mates in eval mode; ``config``
     and the state dict rebuild the head without an encoder; everything trainable is a parameter.
     """
 
     #: The name people type.
     name: ClassVar[str]
+    sees: ClassVar[Sees] = Sees.FEATURES
     #: Whether it starts from the encoder's own mask decoder: without one, training would begin from random numbers.
     needs_mask_decoder: ClassVar[bool] = False
 
@@ -106,8 +117,8 @@ class Head(nn.Module):
         """Arguments of the class, as JSON, that rebuild the module before its weights are loaded."""
 
     @abstractmethod
-    def forward(self, features_BChw: Tensor) -> Tensor:
-        """Return the logits, (B, K, 4 h, 4 w)."""
+    def forward(self, seen: Tensor, /) -> Tensor:
+        """Return the logits."""
 
     def parameter_count(self) -> int:
         """Return the number of trainable numbers."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +21,13 @@ from ..store.errors import InputError, MissingEmbeddings
 from ..store.keys import RowKey
 from ..store.slices import Volume
 from .base import LOGIT_CELLS_PER_FEATURE_CELL
+from .classes import class_values, to_class_index
 from .frame import Frame
-from .inference import class_values, to_class_index
 from .tiling import DEFAULT_OVERLAP, Tile, Tiling, row_keys
+from .views import View, words_for
+
+AS_THEY_ARE = (str(View()),)
+"""The bank of views of slices that are not transformed."""
 
 # zlib's fastest: a label map is mostly runs of one value, and every batch unpacks some.
 _COMPRESSION_LEVEL = 1
@@ -47,25 +52,55 @@ def tiling_of(embeddings: Embeddings, overlap: float | None) -> Tiling | None:
 
 
 def check_embedded(
-    embeddings: Embeddings, volumes: Sequence[Volume], *, what: str, tiling: Tiling | None = None
+    embeddings: Embeddings,
+    volumes: Sequence[Volume],
+    *,
+    what: str,
+    tiling: Tiling | None = None,
+    views: Sequence[str] = AS_THEY_ARE,
 ) -> None:
-    """Refuse volumes that have slices, or tiles of slices, without a row.
+    """Refuse volumes that have slices, or tiles or views of slices, without a row.
 
     Raises
     ------
     MissingEmbeddings
         With their number and the command that embeds them.
     """
-    keys = [key for volume in volumes for key in row_keys(volume, tiling)]
+    keys = _keys_of(volumes, tiling, views)
     missing = embeddings.journal.missing(keys)
     if missing:
         flags = "" if tiling is None else _flags(tiling)
+        nouns = ["slices", *(["tiles"] if tiling is not None else [])]
+        if tuple(views) != AS_THEY_ARE:
+            flags += f" --views {words_for(views)}"
+            nouns.append("views")
         message = (
-            f"{len(missing)} of {len(set(keys))} {'slices' if tiling is None else 'slices and tiles'} of the {what} "
+            f"{len(missing)} of {len(set(keys))} {' and '.join(nouns)} of the {what} "
             f"volumes have no embedding under {embeddings.recipe.folder_name}. "
             f"Run `samkit embed{flags} --recipe {embeddings.recipe.id}`{_otherwise(embeddings, missing, keys, tiling)}."
         )
         raise MissingEmbeddings(message)
+
+
+class LabelledInput(Protocol):
+    """What `fitting` takes batches from: `LabelledSlices`, or `patches.LabelledPatches` for heads that see slices."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Of one row of a batch."""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether every batch is read from the store."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield shuffled batches for ever, what the head sees and its labels: every row once before any again."""
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield every row once, unchanged, on the CPU; labels uint8 or int64."""
 
 
 class StoredFeatures:
@@ -88,7 +123,8 @@ class StoredFeatures:
 class LabelledSlices:
     """The rows of some labelled volumes: features by index, labels on the logit grid.
 
-    Without a tiling a row is a slice. With one, each tile of a slice is a row like any other, with its part of the
+    Without a tiling and views a row is a slice. A view of a slice is a row of its own, with its label moved as its
+    image was. With a tiling, each tile of a slice is a row like any other, with its part of the
     label at its own resolution; where tiles overlap, a pixel is in several rows.
 
     Both are read once, verified, and kept in memory where they fit. Where they do not, features are streamed from the
@@ -105,26 +141,35 @@ class LabelledSlices:
         What features and labels together may take in memory; above it features are streamed.
     tiling
         How planes larger than the encoder's input are cut; None for resized.
+    views
+        Of every slice, canonical texts (`heads.views.View`); by default the slice as it is.
 
     Raises
     ------
     MissingEmbeddings
-        When a slice, or a tile, has no row.
+        When a slice, a tile, or a view has no row.
     DamagedStore
         When a label is not the one that was ingested.
     """
 
     def __init__(
-        self, embeddings: Embeddings, volumes: Sequence[Volume], memory_bytes: int, tiling: Tiling | None = None
+        self,
+        embeddings: Embeddings,
+        volumes: Sequence[Volume],
+        memory_bytes: int,
+        tiling: Tiling | None = None,
+        *,
+        views: Sequence[str] = AS_THEY_ARE,
     ) -> None:
-        check_embedded(embeddings, volumes, what="drawn", tiling=tiling)
+        check_embedded(embeddings, volumes, what="drawn", tiling=tiling, views=views)
         self._embeddings = embeddings
         self._tiling = tiling
-        self._keys: list[RowKey] = [key for volume in volumes for key in row_keys(volume, tiling)]
+        self._views = [View.parse(view) for view in views]
+        self._keys = _keys_of(volumes, tiling, views)
         first = embeddings.read(self._keys[:1])
         #: (C, h, w)
-        self.feature_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
-        self._grid = self.feature_shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
+        self.input_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
+        self._grid = self.input_shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
         #: Whether the features of every batch are read from the store.
         self.streamed = (first.nbytes + self._grid**2) * len(self._keys) > memory_bytes
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -166,17 +211,32 @@ class LabelledSlices:
                 chosen = order[first : first + batch_size].tolist()
                 yield self.features(chosen).to(device), self.labels(chosen).long().to(device)
 
+    def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (features (B, C, h, w), labels (B, G, G) uint8) of every row once, on the CPU."""
+        for first in range(0, len(self), batch_size):
+            indices = range(first, min(first + batch_size, len(self)))
+            yield self.features(indices), self.labels(indices)
+
     def _labels(self, volume: Volume) -> Iterator[NDArray[np.uint8]]:
-        """Yield the class indices of each slice's rows on the logit grid, (1 or tiles, G, G), read and verified."""
+        """Yield class indices on the logit grid, (1 or tiles, G, G), of each slice in each view, read and verified."""
         label, values = _label_of(volume), class_values(volume.label_names)
         frame, tiles = frame_of(volume, self._embeddings), [Tile()]
         if self._tiling is not None:
             tiles = [*self._tiling.tiles(frame.rows, frame.columns)]
             frame = self._tiling.frame_of_tile(frame)
-        # A slice at a time: the indices of a large plane take eight bytes a pixel before they become one.
-        for plane in label:
-            index = to_class_index(plane, values)
-            yield frame.label_to_grid(np.stack([tile.crop(index) for tile in tiles]), self._grid)
+        for view in self._views:
+            rows, columns = view.plane_shape(frame.rows, frame.columns)
+            seen = replace(frame, rows=rows, columns=columns)
+            # A slice at a time: the indices of a large plane take eight bytes a pixel before they become one.
+            for plane in label:
+                index = to_class_index(plane, values)
+                moved = np.stack([view.apply_to_label(tile.crop(index)) for tile in tiles])
+                yield seen.label_to_grid(moved, self._grid)
+
+
+def _keys_of(volumes: Sequence[Volume], tiling: Tiling | None, views: Sequence[str]) -> list[RowKey]:
+    """Return the rows of some volumes: volume by volume, and of a volume view by view."""
+    return [key for volume in volumes for view in views for key in row_keys(volume, tiling, view=view)]
 
 
 def _flags(tiling: Tiling) -> str:

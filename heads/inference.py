@@ -1,4 +1,4 @@
-"""A trained head on a whole volume: features in, label map on the slices' own pixels out."""
+"""A trained head on a whole volume: features, or slices, in; label map on the slices' own pixels out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..store.errors import GeometryMismatch
-from .base import Head
+from ..store.embeddings import Embeddings
+from ..store.errors import GeometryMismatch, UsageError
+from ..store.slices import Volume
+from .base import Head, Sees
+from .classes import class_values
+from .feeding import StoredFeatures, frame_of
 from .frame import Frame
-from .tiling import Span, Tiling, blend_weights
+from .tiling import Span, Tiling, blend_weights, row_keys
 
 # Logits at the slice's own pixels are the largest thing here: 8 slices of 512 x 512 and 14 classes are 117 MB.
 _SLICES_AT_ONCE = 8
@@ -27,16 +31,6 @@ class FeatureRows(Protocol):
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         """Return some rows that follow each other, (B, C, h, w)."""
-
-
-def class_values(label_names: Mapping[int, str]) -> list[int]:
-    """Return the label value of each class index: background, then the named values in order."""
-    return [0, *sorted(label_names)]
-
-
-def to_class_index(label: NDArray[np.unsignedinteger], values: Sequence[int]) -> NDArray[np.uint8]:
-    """Replace label values by class indices; every value must be among ``values``."""
-    return np.searchsorted(np.asarray(values), label).astype(np.uint8)
 
 
 @torch.inference_mode()
@@ -97,6 +91,59 @@ def segment(
     label = np.empty((slices, frame.rows, frame.columns), np.min_scalar_type(int(values.max())))
     for piece in _pieces(head, features, frame, tiling):
         label[piece.slices, piece.rows] = values[piece.logits.argmax(dim=1).numpy()]
+    return label
+
+
+def segment_volume(
+    head: Head,
+    volume: Volume,
+    label_names: Mapping[int, str],
+    embeddings: Embeddings | None,
+    tiling: Tiling | None = None,
+) -> NDArray[np.unsignedinteger]:
+    """Return the label map of a volume, from its rows or, where the head sees slices, from those.
+
+    Parameters
+    ----------
+    head
+        In eval mode.
+    volume
+        Whose slices or rows are read, some at a time.
+    label_names
+        By label value, those that the head was trained with.
+    embeddings
+        Where the rows are; None for a head that sees slices.
+    tiling
+        How planes larger than the encoder's input were cut; None for resized.
+
+    Returns
+    -------
+    ndarray
+        (slices, rows, columns), label values, the smallest unsigned kind that holds them.
+
+    Raises
+    ------
+    UsageError
+        For a head on features, without embeddings.
+    """
+    if head.sees is Sees.SLICES:
+        return _segment_slices(head, volume, label_names)
+    if embeddings is None:
+        message = f"{head.name} sees features, and no embeddings were given to segment {volume.id} by."
+        raise UsageError(message)
+    features = StoredFeatures(embeddings, row_keys(volume, tiling))
+    return segment(head, features, frame_of(volume, embeddings), label_names, tiling)
+
+
+@torch.inference_mode()
+def _segment_slices(head: Head, volume: Volume, label_names: Mapping[int, str]) -> NDArray[np.unsignedinteger]:
+    values = np.asarray(class_values(label_names))
+    slices, _, rows, columns = volume.record.shape
+    label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
+    # One at a time: of a network at full resolution the activations are the largest thing.
+    for number in range(slices):
+        logits = _answer(head, volume.read_slice(number)[None].astype(np.float32))
+        label[number] = values[logits.argmax(dim=1)[0].cpu().numpy()]
     return label
 
 

@@ -43,7 +43,7 @@ class Linear(Head):
     def build(cls, context: HeadContext) -> Self:
         """Build a fresh head."""
         with seeded(context.seed):
-            head = cls(channels=context.feature_shape[0], class_count=context.class_count)
+            head = cls(channels=context.input_shape[0], class_count=context.class_count)
         if context.mask_decoder is not None:
             prefix = "output_upscaling."
             decoder = context.mask_decoder.decoder

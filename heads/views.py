@@ -425,6 +425,19 @@ BANKS: Mapping[str, tuple[View, ...]] = {
 }
 
 
+def words_for(views: Iterable[str]) -> str:
+    """Return what to type for some views, which may be in any order and begin with the identity or not.
+
+    >>> words_for(["flip-rows", "transpose", "flip-columns", "anti-transpose"])
+    'reflections'
+    >>> words_for(["identity", "gamma0.80", "flip-rows"])
+    'gamma0.80,flip-rows'
+    """
+    wanted = dict.fromkeys(map(View.parse, views)) | {View(): None}
+    named = [name for name, bank in BANKS.items() if set(bank) == wanted.keys()]
+    return named[0] if named else ",".join(str(view) for view in wanted if view != View())
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bank:
     """Views of which each slice has a row."""

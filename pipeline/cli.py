@@ -121,8 +121,8 @@ MinSlicesOption = Annotated[
 WeightsOption = Annotated[
     str | None,
     typer.Option(
-        help="Checkpoint file, a name or digest of `samkit weights list`, or 'seeded' for untrained numbers. Default: "
-        "the shelf."
+        help="Checkpoint file, a name or digest of `samkit weights list`, or 'seeded': numbers from a seed. Default: "
+        "those that come with the encoder, else the shelf's."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
@@ -419,7 +419,7 @@ def embed_command(
 @app.command("train-head")
 def train_head_command(
     context: typer.Context,
-    head: Annotated[str, typer.Argument(help="autosam or linear.")],
+    head: Annotated[str, typer.Argument(help="autosam, linear, probe; or unet, the baseline that sees slices.")],
     *,
     volumes: Annotated[int, typer.Option(help="Labelled subjects to draw; a subject brings all of its volumes.")],
     draws: Annotated[int, typer.Option(help="How many different draws to train on.")] = 1,
@@ -436,6 +436,13 @@ def train_head_command(
     memory: Annotated[
         int | None, typer.Option(help="Megabytes of features to keep in memory; above it they are streamed.")
     ] = None,
+    views: Annotated[
+        str,
+        typer.Option(
+            help="Fit to views of the slices too, which `samkit embed --views` has embedded: none, reflections, "
+            "dihedral, sam-lst, a file with one view a line, or views joined by commas."
+        ),
+    ] = "none",
     tiles: TilesOption = False,
     tile_overlap: TileOverlapOption = None,
 ) -> int:
@@ -455,6 +462,7 @@ def train_head_command(
         fit=FitOptions(steps=steps, batch_size=batch_size, learning_rate=learning_rate),
         memory_bytes=None if memory is None else memory * 1_000_000,
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
+        views=views,
     )
 
 

@@ -132,6 +132,7 @@ def table(
 
 def results_table(rows: Sequence[Row]) -> None:
     """Print the tables of results, one an encoder's recipe: class by class, then the mean."""
+    from ..store.runs import NO_ENCODER
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f}"
@@ -163,7 +164,10 @@ def results_table(rows: Sequence[Row]) -> None:
             if (row.recipe_id, row.distance_unit) == (recipe_id, unit)
         ]
         kept = _fitting_columns(columns, cells)
-        shown = f"{encoder}{'' if trained else ' (UNTRAINED)'}, recipe {recipe_id}; distances in {unit}"
+        features = f"{encoder}{'' if trained else ' (seeded)'}, recipe {recipe_id}"
+        if encoder == NO_ENCODER:
+            features = "No encoder, the slices themselves"
+        shown = f"{features}; distances in {unit}"
         table(
             f"Test subjects, at the source's resolution. {shown}",
             [columns[number] for number in kept],

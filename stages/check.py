@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..heads.base import LOGIT_CELLS_PER_FEATURE_CELL
+from ..heads.classes import class_values, to_class_index
 from ..heads.frame import Frame
-from ..heads.inference import class_values, to_class_index
 from ..heads.losses import IGNORED
 from ..heads.metrics import ScoredVolume, judge
 from ..store.errors import InputError

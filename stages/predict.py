@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..heads.base import Head
-from ..heads.feeding import StoredFeatures, frame_of, tiling_of
-from ..heads.inference import segment
+from ..heads.feeding import tiling_of
+from ..heads.inference import segment_volume
 from ..heads.metrics import ScoredVolume, judge
-from ..heads.tiling import row_keys
 from ..store.embeddings import Embeddings
 from ..store.errors import InputError
 from ..store.provenance import code_version
@@ -44,7 +43,7 @@ def predict_volume(
     run: Run,
     head: Head,
     volume: Volume,
-    embeddings: Embeddings,
+    embeddings: Embeddings | None,
     mask: MaskFile,
     *,
     series: Series | None = None,
@@ -60,6 +59,7 @@ def predict_volume(
         Of any workspace; its slices are what counts.
     embeddings
         Rows of the run's recipe for these slices, in any workspace; of their tiles, where the run was trained on tiles.
+        None for a head that sees slices.
     mask
         The file to write and its format; replaced if it exists, see `mask_files.check_targets`.
     series
@@ -75,9 +75,8 @@ def predict_volume(
         When the format does not fit the source after all.
     """
     label_names = dict(run.settings.label_names)
-    tiling = tiling_of(embeddings, run.settings.tiles)
-    features = StoredFeatures(embeddings, row_keys(volume, tiling))
-    label = segment(head, features, frame_of(volume, embeddings), label_names, tiling)
+    tiling = None if embeddings is None else tiling_of(embeddings, run.settings.tiles)
+    label = segment_volume(head, volume, label_names, embeddings, tiling)
     orientation = Orientation.from_json(dict(volume.record.orientation))
     told = {"run": run.id, "head": run.settings.head, "encoder": run.settings.encoder}
     write_mask(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean_over_classes, over_draws
 from ..heads.metrics import ScoredVolume
+from ..heads.views import words_for
 from ..store.documents import canonical_json, readable_json
 from ..store.errors import DamagedStore, MissingRun
 from ..store.keys import content_id
@@ -218,6 +219,7 @@ def _flat_settings(settings: RunSettings) -> dict[str, str]:
     """Return what can differ between experiments as short texts, by a name that a reader knows."""
     flat = {"seed": f"{settings.seed}", "split": settings.split}
     flat["tiles"] = "none" if settings.tiles is None else f"{settings.tiles:g}"
+    flat["views"] = words_for(settings.views)
     flat |= {name.replace("_", " "): _short(value) for name, value in settings.training.items()}
     flat |= {name.replace("_", " "): _short(value) for name, value in settings.head_config.items()}
     flat["labels"] = "/".join(f"{value}={name}" for value, name in settings.label_names.items())
@@ -309,7 +311,7 @@ def _page(workspace: Workspace, runs: Sequence[Run], left_out: Sequence[LeftOut]
         recipes=[embeddings.recipe for embeddings in workspace.recipes().values()],
         runs=runs,
         left_out=left_out,
-        untrained=any(not row.encoder_trained for row in rows),
+        seeded=any(not row.encoder_trained for row in rows),
         test_subjects=len({volume["subject"] for run in runs for volume in run.scores}),
         pictures=[picture for run in _pictured(rows, workspace) for picture in _overlays(workspace, run)],
         code_version=code_version(),

@@ -19,22 +19,23 @@ from ..heads.base import (
     Head,
     HeadContext,
     MaskDecoderWeights,
+    Sees,
     head_bytes,
     seeded,
 )
-from ..heads.feeding import LabelledSlices, StoredFeatures, check_embedded, frame_of, tiling_of
+from ..heads.feeding import AS_THEY_ARE, LabelledInput, LabelledSlices, check_embedded, tiling_of
 from ..heads.fitting import FitOptions, Step, fit
-from ..heads.inference import segment
+from ..heads.inference import segment_volume
 from ..heads.losses import IGNORED
 from ..heads.metrics import judge
+from ..heads.patches import LabelledPatches
 from ..heads.sampling import Draw, draw_subjects, make_split, scored_subjects
-from ..heads.tiling import Tiling, row_keys
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
 from ..store.provenance import code_version, peak_memory_bytes
-from ..store.runs import Run, RunSettings
+from ..store.runs import NO_ENCODER, Run, RunSettings
 from ..store.slices import Volume
 from ..store.splits import Split
 from ..store.workspace import Workspace
@@ -63,6 +64,8 @@ class TrainOptions:
     memory_bytes: int | None = None
     #: The overlap of the tiles that planes larger than the encoder's input are cut into; None for resized planes.
     tiles: float | None = None
+    #: Of the slices that a head is fitted to, canonical texts; it is validated and scored on slices as they are.
+    views: tuple[str, ...] = AS_THEY_ARE
 
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:
@@ -77,7 +80,7 @@ def split_of(workspace: Workspace, name: str = "default") -> Split:
 
 def settings_of(
     workspace: Workspace,
-    embeddings: Embeddings,
+    embeddings: Embeddings | None,
     options: TrainOptions,
     *,
     split: Split,
@@ -88,8 +91,8 @@ def settings_of(
     return RunSettings(
         head=options.head,
         head_config=head_config,
-        encoder=embeddings.recipe.encoder,
-        recipe_id=embeddings.recipe.id,
+        encoder=NO_ENCODER if embeddings is None else embeddings.recipe.encoder,
+        recipe_id=NO_ENCODER if embeddings is None else embeddings.recipe.id,
         split=split.name,
         split_digest=split.digest,
         subjects=len(draw.subjects),
@@ -102,6 +105,7 @@ def settings_of(
         training=options.fit.to_json(),
         seed=options.seed,
         tiles=options.tiles,
+        views=options.views,
     )
 
 
@@ -132,7 +136,7 @@ def _ingest_recipe_of(training: Sequence[Volume], others: Iterable[Volume]) -> d
 
 def train(
     workspace: Workspace,
-    embeddings: Embeddings,
+    embeddings: Embeddings | None,
     head_class: type[Head],
     options: TrainOptions,
     *,
@@ -146,7 +150,7 @@ def train(
     Parameters
     ----------
     workspace, embeddings
-        Where labels and features come from.
+        Where labels and features come from; no embeddings for a head that sees slices.
     head_class
         See `heads.base.find_head`.
     options
@@ -157,17 +161,12 @@ def train(
     Raises
     ------
     UsageError
-        More subjects than there are, no labels, or no test subject left.
+        More subjects than there are, no labels, no test subject left, or a head that does not fit the embeddings.
     MissingEmbeddings
         Slices, or tiles of slices, that have not been embedded.
     """
-    tiling = tiling_of(embeddings, options.tiles)
-    if head_class.needs_mask_decoder and MASK_DECODER_FILE not in embeddings.attachments:
-        message = (
-            f"{options.head} starts from SAM's mask decoder, and {embeddings.folder.name} has none: its encoder is not "
-            f"SAM, or its checkpoint was an image encoder alone. Train another head: samkit train-head linear"
-        )
-        raise UsageError(message)
+    _check_fits(head_class, embeddings, options)
+    tiling = None if embeddings is None else tiling_of(embeddings, options.tiles)
     split = split_of(workspace, options.split)
     draw, test = _parts(workspace, embeddings, split, options)
     if split != workspace.split(split.name):
@@ -178,12 +177,19 @@ def train(
     if memory_bytes is None:
         memory_bytes = int(free_memory_bytes(torch.device("cpu")) * _MEMORY_SHARE)
     started = time.perf_counter()
-    training = LabelledSlices(embeddings, labelled_volumes(workspace, draw.training), memory_bytes, tiling)
+
+    def labelled(subjects: Sequence[str], views: Sequence[str] = AS_THEY_ARE) -> LabelledInput:
+        volumes = labelled_volumes(workspace, subjects)
+        if embeddings is None:
+            return LabelledPatches(volumes)
+        return LabelledSlices(embeddings, volumes, memory_bytes, tiling, views=views)
+
+    training = labelled(draw.training, options.views)
     head = head_class.build(
         HeadContext(
-            feature_shape=training.feature_shape,
+            input_shape=training.input_shape,
             class_count=1 + len(workspace.label_names),
-            mask_decoder=mask_decoder_of(embeddings),
+            mask_decoder=None if embeddings is None else mask_decoder_of(embeddings),
             seed=options.seed,
         )
     )
@@ -194,7 +200,9 @@ def train(
 
     started = time.perf_counter()
     device = torch.device(options.device)
-    validation = _validator(workspace, embeddings, draw, memory_bytes, device, tiling=tiling)
+    validation = None
+    if draw.validation is not None:
+        validation = _validator(labelled([draw.validation]), len(workspace.label_names), device)
     steps: list[Step] = []
     with _repeatable(options.seed, device):
         batches = training.batches(options.fit.batch_size, options.seed, device)
@@ -209,8 +217,7 @@ def train(
     # label maps: a few kB a slice (zstd of planes of few values), small beside the features of one volume.
     files: dict[str, bytes] = {}
     for number, volume in enumerate(test):
-        features = StoredFeatures(embeddings, row_keys(volume, tiling))
-        prediction = segment(head, features, frame_of(volume, embeddings), workspace.label_names, tiling)
+        prediction = segment_volume(head, volume, workspace.label_names, embeddings, tiling)
         files |= inside(f"predictions/{volume.id}", array_files(prediction))
         scored.append(judge(volume, prediction))
         progress("scoring", number + 1, len(test))
@@ -234,8 +241,8 @@ def train(
         "head_sha256": hashlib.sha256(weights).hexdigest(),
         "code_version": code_version(),
         "torch_version": torch.__version__,
-        "encoder_recipe": embeddings.recipe.to_json(),
-        "encoder_trained": embeddings.trained,
+        "encoder_recipe": None if embeddings is None else embeddings.recipe.to_json(),
+        "encoder_trained": embeddings is None or embeddings.trained,
         "ingest_recipe": _ingest_recipe_of(labelled_volumes(workspace, draw.training), workspace.volumes.values()),
         "files": {name: bytes_digest(content) for name, content in sorted(files.items())},
     }
@@ -258,15 +265,39 @@ def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
 
 
 def _parts(
-    workspace: Workspace, embeddings: Embeddings, split: Split, options: TrainOptions
+    workspace: Workspace, embeddings: Embeddings | None, split: Split, options: TrainOptions
 ) -> tuple[Draw, list[Volume]]:
     """Return the draw and the volumes to be scored, all of them embedded: refused before the minutes of fitting."""
-    tiling = tiling_of(embeddings, options.tiles)
     draw = draw_subjects(split, options.subjects, options.draw, labelled_subjects(workspace))
     test = _test_volumes(workspace, split)
-    check_embedded(embeddings, test, what="test", tiling=tiling)
-    check_embedded(embeddings, labelled_volumes(workspace, draw.subjects), what="drawn", tiling=tiling)
+    if embeddings is not None:
+        tiling = tiling_of(embeddings, options.tiles)
+        check_embedded(embeddings, test, what="test", tiling=tiling)
+        check_embedded(embeddings, labelled_volumes(workspace, draw.subjects), what="drawn", tiling=tiling)
+        training = labelled_volumes(workspace, draw.training)
+        check_embedded(embeddings, training, what="drawn", tiling=tiling, views=options.views)
     return draw, test
+
+
+def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: TrainOptions) -> None:
+    """Refuse a head that cannot be trained on these embeddings, or without any."""
+    if head_class.sees is Sees.SLICES:
+        if embeddings is not None or options.tiles is not None or options.views != AS_THEY_ARE:
+            message = (
+                f"{options.head} sees slices, not features: it is trained without an encoder, without tiles, and "
+                f"without views, because it augments the slices itself."
+            )
+            raise UsageError(message)
+        return
+    if embeddings is None:
+        message = f"{options.head} is trained on embeddings, and none were given. Make them: samkit embed"
+        raise UsageError(message)
+    if head_class.needs_mask_decoder and MASK_DECODER_FILE not in embeddings.attachments:
+        message = (
+            f"{options.head} starts from SAM's mask decoder, and {embeddings.folder.name} has none: its encoder is not "
+            f"SAM, or its checkpoint was an image encoder alone. Train another head: samkit train-head linear"
+        )
+        raise UsageError(message)
 
 
 def _test_volumes(workspace: Workspace, split: Split) -> list[Volume]:
@@ -277,32 +308,18 @@ def _contents(volumes: Sequence[Volume]) -> dict[str, str]:
     return {volume.id: volume.content for volume in volumes}
 
 
-def _validator(
-    workspace: Workspace,
-    embeddings: Embeddings,
-    draw: Draw,
-    memory_bytes: int,
-    device: torch.device,
-    *,
-    tiling: Tiling | None,
-) -> Callable[[Head], float] | None:
-    """Return a function that scores a head on the draw's validation subject, or None without one.
+def _validator(labelled: LabelledInput, classes: int, device: torch.device) -> Callable[[Head], float]:
+    """Return a function that scores a head on the draw's validation subject.
 
     The score chooses when to stop and nothing else. It is of the training grid, tile by tile where planes were cut, so
     that a pixel under two tiles counts in both; what the run is judged by is stitched.
     """
-    if draw.validation is None:
-        return None
-    slices = LabelledSlices(embeddings, labelled_volumes(workspace, [draw.validation]), memory_bytes, tiling)
-    classes = len(workspace.label_names)
 
     @torch.inference_mode()
     def validate(head: Head) -> float:
         counts = torch.zeros(3, classes)  # both, predicted, labelled
-        for first in range(0, len(slices), _VALIDATION_BATCH):
-            indices = range(first, min(first + _VALIDATION_BATCH, len(slices)))
-            predicted = head(slices.features(indices).to(device)).argmax(dim=1).cpu()
-            labels = slices.labels(indices)
+        for seen, labels in labelled.in_order(_VALIDATION_BATCH):
+            predicted = head(seen.to(device)).argmax(dim=1).cpu()
             inside = labels != IGNORED
             for number in range(classes):
                 mine, theirs = (predicted == number + 1) & inside, labels == number + 1

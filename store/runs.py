@@ -23,8 +23,11 @@ from .keys import content_id
 from .places import Place, place_of
 from .slices import Volume
 
+#: The encoder, and the recipe, of runs whose head sees the slices themselves.
+NO_ENCODER = "none"
+
 # Settings that came later, with the value of the runs before.
-_ADDED: Mapping[str, Any] = {"tiles": None}
+_ADDED: Mapping[str, Any] = {"tiles": None, "views": ("identity",)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,7 @@ class RunSettings:
     head: str
     #: The head's own settings, enough to build it again.
     head_config: Mapping[str, Any]
+    #: `NO_ENCODER`, both, where the head sees the slices themselves.
     encoder: str
     recipe_id: str
     split: str
@@ -55,6 +59,13 @@ class RunSettings:
     seed: int
     #: The overlap of the tiles that planes larger than the encoder's input were cut into; None where they were resized.
     tiles: float | None = None
+    #: Of the slices that it was fitted to.
+    views: tuple[str, ...] = ("identity",)
+
+    @property
+    def features(self) -> str | None:
+        """The folder name of the recipe that it was trained on, or None for the slices themselves."""
+        return None if self.encoder == NO_ENCODER else f"{self.encoder}--{self.recipe_id}"
 
     @property
     def run_id(self) -> str:
@@ -72,6 +83,7 @@ class RunSettings:
         """Read settings."""
         kept = dict(value)
         kept["drawn"] = tuple(kept["drawn"])
+        kept["views"] = tuple(kept.get("views", _ADDED["views"]))
         kept["label_names"] = {int(number): name for number, name in kept["label_names"].items()}
         return cls(**kept)
 

@@ -20,7 +20,7 @@ from ...stages.encoders.memory import keep_freed_memory
 from ...store.provenance import code_version
 from .. import console
 from ..exit_codes import DONE
-from .weights import SEEDED, weights_file_of
+from .weights import weights_file_of
 
 # Instructions that decide how fast an encoder is, by torch's names for them.
 _INSTRUCTIONS = {"amx_bf16": "AMX bfloat16", "avx512_bf16": "AVX-512 bfloat16", "avx512_f": "AVX-512", "avx2": "AVX2"}
@@ -85,7 +85,7 @@ def _measure(name: str, weights: str | None, size: int | None, device: str, *, a
         for path in paths
     ]
     if not as_json:
-        origin = f"weights {weights}" if file is not None and weights != SEEDED else "seeded weights"
+        origin = f"weights {weights}" if file is not None else "seeded weights"
         console.table(
             f"{name} at {px} px on {device}, {origin}, {chosen.threads} threads, {chosen.micro_batch} slices at once",
             ["computed by", "precision", "s a slice", "times faster", "error", ""],

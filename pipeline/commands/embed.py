@@ -357,13 +357,11 @@ def _compact(workspace: Workspace, embeddings: Embeddings) -> None:
 
 
 def describe_encoder(encoder: Encoder) -> str:
-    """Say in one line which encoder this is and whether it was trained."""
+    """Say in one line which encoder this is and where its numbers come from."""
     recipe = encoder.recipe
     channels, height, width = encoder.embedding_shape
     origin = (
-        f"weights {recipe.weights_sha256[:8]}"
-        if encoder.trained
-        else "UNTRAINED: seeded weights, for trying, not for results"
+        f"weights {recipe.weights_sha256[:8]}" if encoder.trained else "seeded weights, for trying, not for results"
     )
     return (
         f"{recipe.encoder} ({origin}), {recipe.input_px} px, {recipe.compute_precision}, "

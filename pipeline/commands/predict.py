@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ...heads.base import load_head
+from ...heads.base import Sees, load_head
 from ...heads.feeding import check_embedded, tiling_of
 from ...heads.tiling import Tiling, row_keys
 from ...stages.embed import load_recipe
@@ -109,9 +109,11 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     """Write masks for the workspace's volumes; all that can be said against it is said before the first."""
     head = load_head(run.folder).to(find_device(options.device))
     volumes = list(workspace.volumes.values())
-    embeddings = workspace.embeddings(run.settings.recipe_id)
     check_ingested_alike(run, volumes)
-    check_embedded(embeddings, volumes, what="workspace's", tiling=tiling_of(embeddings, run.settings.tiles))
+    embeddings = None
+    if head.sees is Sees.FEATURES:
+        embeddings = workspace.embeddings(run.settings.recipe_id)
+        check_embedded(embeddings, volumes, what="workspace's", tiling=tiling_of(embeddings, run.settings.tiles))
     check_format_of_volumes(options.mask_format, volumes)
     masks = masks_of_volumes(options.output, volumes, options.mask_format)
     check_not_ingested(masks, workspace.volumes, options.layout.id_key)
@@ -152,7 +154,12 @@ def _predict_found(
 
     kept = next(iter(workspace.recipes(f"*--{run.settings.recipe_id}").values()), None)
     tiling = _tiling_of(run)
-    if options.weights is not None or not _probably_embedded(workspace, kept, found, tiling):
+    if options.weights is not None and head.sees is Sees.SLICES:
+        message = f"--weights {options.weights}: {run.id} sees the slices themselves, without an encoder. Leave it out."
+        raise UsageError(message)
+    if head.sees is Sees.FEATURES and (
+        options.weights is not None or not _probably_embedded(workspace, kept, found, tiling)
+    ):
         load_encoder()  # what is wrong with the weights is said before everything is read
     found = _with_labels_as_in(run, found, source)
     with scratch_inside(options.output) as folder:
@@ -169,7 +176,9 @@ def _predict_found(
             # Now that all grids are known: the mask of a sheared one has another name.
             masks = masks_of_volumes(options.output, volumes, options.mask_format, names)
             check(masks)
-            rows = _rows_of(scratch, volumes, kept, load_encoder, options.device, tiling=tiling)
+            rows: dict[str, Embeddings] = {}
+            if head.sees is Sees.FEATURES:
+                rows = _rows_of(scratch, volumes, kept, load_encoder, options.device, tiling=tiling)
             series = {one.id: one.series for one in found.sources}
             done = []
             with console.progress_bar("predicting", len(volumes), "volumes") as bar:
@@ -177,7 +186,7 @@ def _predict_found(
                     mask, files = masks[one.id], series[one.id]
                     try:
                         done.append(
-                            predict_volume(run, head, one, rows[one.id], mask, series=files, of_own_workspace=False)
+                            predict_volume(run, head, one, rows.get(one.id), mask, series=files, of_own_workspace=False)
                         )
                     except InputError as error:  # the format does not fit after all: it costs this mask
                         refused.append(Refused(shown=shown[one.id], reason=str(error)))
@@ -192,8 +201,10 @@ def _predict_found(
 
 def _tiling_of(run: Run) -> Tiling | None:
     """Return how the planes of the run's volumes were cut, which its workspace may have no recipe of any more."""
-    recipe, overlap = Recipe.from_json(run.record["encoder_recipe"]), run.settings.tiles
-    return None if overlap is None else Tiling(input_px=recipe.input_px, overlap=overlap)
+    overlap = run.settings.tiles
+    if overlap is None:
+        return None
+    return Tiling(input_px=Recipe.from_json(run.record["encoder_recipe"]).input_px, overlap=overlap)
 
 
 def _probably_embedded(workspace: Workspace, kept: Embeddings | None, found: Found, tiling: Tiling | None) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from ...store.runs import stale_because
+from ...store.runs import NO_ENCODER, stale_because
 from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..console import counted
@@ -39,7 +39,7 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
         columns = ["embeddings", "kept as", "rows", "missing", "orphaned", "size", "made by"]
         rows = [
             [
-                entry["name"] + ("" if entry["trained"] else " (untrained)"),
+                entry["name"] + ("" if entry["trained"] else " (seeded)"),
                 entry["recipe"]["storage_precision"],
                 str(entry["rows"]),
                 str(entry["missing"]),
@@ -105,7 +105,7 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
         {
             "id": run.id,
             "alias": run.alias,
-            "recipe": f"{run.settings.encoder}--{run.settings.recipe_id}",
+            "recipe": run.settings.features or NO_ENCODER,
             "stale": stale_because(run, workspace.volumes),
         }
         for run in workspace.runs.values()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
-from ...heads.base import find_head
+from ...heads.base import Sees, find_head
 from ...heads.feeding import tiling_of
 from ...heads.fitting import FitOptions
 from ...heads.sampling import draw_subjects, listed_subjects, removed_subjects, scored_subjects
+from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.report import tabulate
@@ -20,6 +22,7 @@ from .. import console
 from ..console import counted
 from ..exit_codes import DONE
 from .hints import workspace_flag
+from .rows import find_bank
 
 
 def run_train(
@@ -35,10 +38,12 @@ def run_train(
     fit: FitOptions,
     memory_bytes: int | None,
     tiles: float | None = None,
+    views: str = "none",
 ) -> int:
     """Train a head on each draw, score it, and print the table of this head.
 
-    ``tiles`` is the overlap of the tiles that planes larger than the encoder's input are cut into, None for resized.
+    ``tiles`` is the overlap of the tiles that planes larger than the encoder's input are cut into, None for resized;
+    ``views`` a bank as it is typed.
     """
     keep_freed_memory()
     head_class = find_head(head)
@@ -50,26 +55,31 @@ def run_train(
         raise UsageError(message)
     find_device(device)
     workspace = open_workspace(workspace_path)
-    embeddings = workspace.embeddings(encoder)
+    embeddings = None
+    if head_class.sees is Sees.FEATURES:
+        embeddings = workspace.embeddings(encoder)
+    elif encoder is not None:
+        message = f"--encoder {encoder}: {head} sees the slices themselves, without an encoder. Leave the flag out."
+        raise UsageError(message)
+    bank = find_bank(views)
     parted = split_of(workspace, split)
     present = labelled_subjects(workspace)
     first = draw_subjects(parted, subjects, 0, present)
     scored = scored_subjects(parted, present)
     volumes = len(labelled_volumes(workspace, first.subjects))
-    untrained = "" if embeddings.trained else " (untrained)"
     if gone := removed_subjects([*parted.pool, *parted.test], present):
         console.warn(
             f"removed, or without a label now, and so neither drawn nor scored: {listed_subjects(gone)}. Runs from "
             f"before that compare with those from now on only where they did not use them: samkit status tells"
         )
     console.say(
-        f"{head} on {embeddings.recipe.encoder}{untrained} {embeddings.recipe.id}, rows in "
-        f"{embeddings.recipe.storage_precision}: {subjects} of {len({*parted.pool} & present)} subjects "
+        f"{head} on {_described(embeddings)}: {subjects} of {len({*parted.pool} & present)} subjects "
         f"({counted(volumes, 'labelled volume')} in the first draw), "
         f"scored on {counted(len(scored), 'test subject')}"
     )
-    if tiles is not None:
+    if tiles is not None and embeddings is not None:
         _say_tiles(embeddings, tiles, labelled_volumes(workspace, sorted({*parted.pool, *parted.test} & present)))
+    _say_views(bank, embeddings, labelled_volumes(workspace, first.training))
     runs = []
     before = set(workspace.runs)
     for draw in range(draws):
@@ -83,6 +93,7 @@ def run_train(
             device=device,
             memory_bytes=memory_bytes,
             tiles=tiles,
+            views=bank.texts,
         )
         with console.progress_bar("fitting", fit.steps, "steps") as bar:
             run = train(workspace, embeddings, head_class, options, progress=bar.reach)
@@ -93,6 +104,33 @@ def run_train(
     flag = workspace_flag(workspace_path)
     console.say(f"next: samkit report{flag}, or samkit predict {runs[0].id} --output masks{flag}")
     return DONE
+
+
+def _described(embeddings: Embeddings | None) -> str:
+    """Say what a head is trained on."""
+    if embeddings is None:
+        return "the slices themselves"
+    recipe = embeddings.recipe
+    seeded = "" if embeddings.trained else " (seeded)"
+    return f"{recipe.encoder}{seeded} {recipe.id}, rows in {recipe.storage_precision}"
+
+
+def _say_views(bank: Bank, embeddings: Embeddings | None, volumes: Sequence[Volume]) -> None:
+    """Say in how many views slices are fitted to, or that there are some that nobody asked for."""
+    if len(bank.views) > 1:
+        console.say(f"views {bank.name}: every slice that the head is fitted to, in {len(bank.views)} views")
+    elif embeddings is not None:
+        drawn = {digest for volume in volumes for digest in volume.slice_digests}
+        slices_of = defaultdict(set)
+        for key in embeddings.journal:
+            if key.slice_digest in drawn:
+                slices_of[key.view].add(key.slice_digest)
+        whole = [view for view, slices in slices_of.items() if slices == drawn]
+        if len(whole) > 1:
+            console.say(
+                f"these slices are embedded in {len(whole)} views, and the head is fitted to one of them: add "
+                f"--views {words_for(whole)} for all"
+            )
 
 
 def _say_tiles(embeddings: Embeddings, overlap: float, volumes: Sequence[Volume]) -> None:

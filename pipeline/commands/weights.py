@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...stages.encoders.catalogue import KNOWN_WEIGHTS, KnownWeights, find_known
+from ...stages.encoders.catalogue import KNOWN_WEIGHTS, SEEDED, KnownWeights, find_known
+from ...stages.encoders.digests import file_sha256
 from ...stages.encoders.download import Listener
 from ...stages.encoders.shelf import ShelvedWeights, WeightsShelf
 from ...stages.encoders.weights import get_weights
@@ -18,8 +19,6 @@ from ..exit_codes import DONE
 if TYPE_CHECKING:
     from ...stages.encoders.base import Encoder
 
-# What `--weights` says for numbers that come from a seed.
-SEEDED = "seeded"
 _MEGABYTE = 1_000_000
 
 
@@ -147,8 +146,8 @@ def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
     """Return the checkpoint to load, None for seeded weights.
 
     What is named: a file, a name of the catalogue, the first digits of a digest. Else what the encoder's name points to
-    by itself (``hf:FOLDER``), or stands for on the shelf: its official checkpoint, or the only one that somebody
-    trained; which is said where there are several.
+    by itself (``hf:FOLDER``, or weights that come with the encoder), or stands for on the shelf: its official
+    checkpoint, or the only one that somebody trained; which is said where there are several.
 
     Raises
     ------
@@ -157,7 +156,8 @@ def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
     """
     from ...stages.encoders.base import find_encoder, weights_named_by
 
-    name = find_encoder(encoder_name).name
+    model = find_encoder(encoder_name)
+    name = model.name
     if weights == SEEDED and name.startswith("hf-"):
         message = f"--weights {SEEDED}: {name} has no seed, its numbers are those of its folder. Leave the flag out."
         raise UsageError(message)
@@ -165,7 +165,7 @@ def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
         return None
     if weights is not None:
         return _file_named(weights, encoder_name)
-    if (own := weights_named_by(encoder_name)) is not None:
+    if (own := weights_named_by(encoder_name) or model.own_weights) is not None:
         return own
     shelf = WeightsShelf()
     kept = shelf.find(encoder=encoder_name)
@@ -187,14 +187,14 @@ def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
     other = f"Or take another: --weights {' or '.join(other.told for other in fitting)}. " if fitting else ""
     message = (
         f"{encoder_name} needs its checkpoint, and none is on the shelf. {get}{other}Or give the file: --weights FILE, "
-        f"or keep it for later commands: samkit weights add FILE. To try the machinery with untrained numbers: "
+        f"or keep it for later commands: samkit weights add FILE. To try the machinery with numbers from a seed: "
         f"--weights {SEEDED}"
     )
     raise WeightsError(message)
 
 
 def weights_of(recipe: Recipe, weights: str | None, *, trained: bool) -> Path | None:
-    """Return the checkpoint to load for a recipe: the one named, else the shelf's; None for seeded weights.
+    """Return the checkpoint to load for a recipe: the one named, else that of its digest; None for seeded weights.
 
     Whether they are the recipe's is for `load_recipe` to say.
     """
@@ -204,18 +204,24 @@ def weights_of(recipe: Recipe, weights: str | None, *, trained: bool) -> Path | 
 
 
 def shelved_weights(recipe: Recipe) -> Path:
-    """Return the shelf's checkpoint with the digest of a recipe.
+    """Return the checkpoint with the digest of a recipe: the one that comes with samkit, or the shelf's.
 
     Raises
     ------
     WeightsError
         When it is not there; the digest and the commands are named.
     """
+    from ...stages.encoders.base import find_encoder
+
+    own = None if recipe.encoder.startswith("hf-") else find_encoder(recipe.encoder).own_weights
+    if own is not None and file_sha256(own) == recipe.weights_sha256:
+        return own
     kept = WeightsShelf().find(sha256=recipe.weights_sha256)
     if kept is None:
+        other = "" if own is None else f"This samkit comes with others ({file_sha256(own)[:16]}..). "
         message = (
             f"the weights of {recipe.encoder} (sha256 {recipe.weights_sha256[:16]}..) are not at hand. "
-            f"{_how_to_get(recipe)}Give the file: --weights FILE, or keep it for later commands: "
+            f"{other}{_how_to_get(recipe)}Give the file: --weights FILE, or keep it for later commands: "
             f"samkit weights add FILE"
         )
         raise WeightsError(message)

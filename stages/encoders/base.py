@@ -13,9 +13,10 @@ from typing import Protocol
 from torch import Tensor
 
 from ...heads.base import MaskDecoderWeights
-from ...store.errors import SamkitWarning
+from ...store.errors import SamkitWarning, UsageError
 from ...store.keys import Recipe
 from ...store.runs import check_name
+from .catalogue import SEEDED
 from .transformers_models import TransformersModel
 
 
@@ -67,6 +68,10 @@ class EncoderModel(Protocol):
     @property
     def default_px(self) -> int:
         """Input size where none is asked for."""
+
+    @property
+    def own_weights(self) -> Path | None:
+        """Weights that are installed with the encoder, and meant by its name; None where somebody has to give them."""
 
     def load(
         self,
@@ -141,7 +146,8 @@ def load_encoder(
         ``nano``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, one that another package adds; or, with the extra
         ``samkit[transformers]``, ``hf:FOLDER`` and ``hf:ORGANISATION/NAME`` for DINOv2, SAM 2.1 and others.
     weights
-        A checkpoint file. None gives seeded numbers, and a warning says so; for ``hf:`` its own.
+        A checkpoint file; None for the encoder's own, as ``hf:`` has. ``"seeded"``, or None where it has none, gives
+        numbers from a seed: for trying, not for results.
     size
         Side of the input square in pixels, a multiple of the patch; None for the encoder's own (1024 for SAM).
     device
@@ -167,11 +173,15 @@ def load_encoder(
         A device that is not there.
     """
     model = find_encoder(name)
-    if weights is None and not TransformersModel.is_named(name):
-        told = f"{name}: no weights given, its numbers come from a seed (UNTRAINED): for trying, not for results"
+    if weights is None and model.own_weights is None and not TransformersModel.is_named(name):
+        told = f"{name}: no weights given, its numbers come from a seed: for trying, not for results"
         warnings.warn(told, SamkitWarning, stacklevel=2)
+    if weights == SEEDED and TransformersModel.is_named(name):
+        message = f"{name} has no seed, its numbers are those of its folder: leave {SEEDED!r} out."
+        raise UsageError(message)
+    file = model.own_weights if weights is None else None if weights == SEEDED else Path(weights)
     return model.load(
-        None if weights is None else Path(weights),
+        file,
         size=size,
         device=device,
         precision=precision,

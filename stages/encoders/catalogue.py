@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: What stands in the place of a checkpoint for numbers that come from a seed.
+SEEDED = "seeded"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownWeights:

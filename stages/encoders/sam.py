@@ -27,6 +27,7 @@ from .checkpoints import read_checkpoint
 from .devices import find_device, resolve_precision
 from .digests import file_sha256, tensors_sha256
 from .pixels import check_size, pixel_rule, prepare
+from .prompting import PromptedDecoder
 from .sam_forward import SamForward
 
 # Names of kernel paths. Where the order of the arithmetic changes, so does the name: rows of one compute class are
@@ -58,6 +59,8 @@ class SamModel:
     default_px: int = 1024
     #: Width of the MLP in the mask decoder's transformer.
     decoder_mlp_width: int = 2048
+    #: Weights that come with samkit.
+    own_weights: Path | None = None
 
     def load(
         self,
@@ -74,10 +77,10 @@ class SamModel:
         input_px = (rule.input_px or self.default_px) if size is None else size
         check_size(self.name, input_px, self.patch_px)
         target = find_device(device)
-        parts = self._parts(input_px)
+        parts = self.parts(input_px)
         if weights is None:
             # A seed is one set of weights at every size: its positions are brought there as a checkpoint's are.
-            made = parts if input_px == self.default_px else self._parts(self.default_px)
+            made = parts if input_px == self.default_px else self.parts(self.default_px)
             tensors = {f"{part}.{name}": value for part in made for name, value in made[part].state_dict().items()}
             sha256 = tensors_sha256(tensors)
         else:
@@ -96,9 +99,34 @@ class SamModel:
         decoder = self._decoder(parts["mask_decoder"], tensors, weights)
         return SamEncoder(parts["image_encoder"], recipe, target, patch_px=self.patch_px, mask_decoder=decoder)
 
+    def prompted_decoder(self, weights: Path, *, size: int | None = None) -> PromptedDecoder:
+        """Build the prompt encoder and the mask decoder of a checkpoint, for embeddings of an input of that size.
+
+        Raises
+        ------
+        WeightsError
+            When the checkpoint has none, or another model's.
+        """
+        input_px = self.default_px if size is None else size
+        check_size(self.name, input_px, self.patch_px)
+        parts, tensors = self.parts(input_px), read_checkpoint(weights)
+        for part in ("prompt_encoder", "mask_decoder"):
+            prefix = f"{part}."
+            given = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            try:
+                parts[part].load_state_dict(given, strict=True)
+            except RuntimeError as error:
+                message = (
+                    f"{weights}: its {part} is missing or not that of {self.name}, so that it cannot be prompted. Give "
+                    f"a checkpoint of all of SAM: `samkit weights list`"
+                )
+                raise WeightsError(message) from error
+        decoder = PromptedDecoder(parts["prompt_encoder"], parts["mask_decoder"])
+        return decoder.eval().requires_grad_(requires_grad=False)
+
     # -- building ----------------------------------------------------------------------------------
 
-    def _parts(self, input_px: int) -> dict[str, nn.Module]:
+    def parts(self, input_px: int) -> dict[str, nn.Module]:
         """Build the three parts of SAM with seeded numbers, under the checkpoint's names."""
         grid = input_px // self.patch_px
         with seeded(_SEED):

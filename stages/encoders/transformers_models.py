@@ -104,6 +104,11 @@ class TransformersModel:
         model = _vision_in(folder, self.name)
         return _default_px(model, _preprocessing_in(folder, self.name))
 
+    @property
+    def own_weights(self) -> Path | None:
+        """None: what its name points to is fetched only when it is asked for, see `folder`."""
+        return None
+
     def folder(self) -> Path:
         """Return the folder of the weights: the one typed, or the hub's copy of it on this machine, fetched if need be.
 

@@ -5,6 +5,10 @@ anatomy   seed             -> Phantom: an axial abdominal MR with its label map
 scanner   tissue fractions -> what a scanner makes of them: signal, bias field, noise
 files     Phantom          -> real NIfTI and DICOM files, the same anatomy in world space
 
+shapes    random solids, sliced: subjects of scenes that are nobody's anatomy
+looks     an anatomy and a scanner -> an image
+pictures  a stream of both, batch after batch: what the embedded encoder is trained on
+
 Arrays are (slices, rows, columns) in display orientation: slices inferior to superior, rows anterior to
 posterior, columns patient-right to left. Everything follows from an integer seed, on any machine.
 """

@@ -10,54 +10,57 @@ import torch
 from examples.runs import keep_head
 from torch import Tensor
 
-from samkit.heads.base import Head, HeadContext, find_head, head_bytes, load_head
+from samkit.heads.base import Head, HeadContext, Sees, find_head, head_bytes, load_head
 
 
-class HeadContract:
-    """Inherit, set ``head_class``, and list what is trained."""
+class AnyHeadContract:
+    """What holds whatever a head sees. Inherit from one of the two below."""
 
     head_class: type[Head]
-    #: (C, h, w), small; another grid is tried too.
-    feature_shape = (32, 4, 4)
+    #: Of what is seen, without the batch, small; other sizes are tried too.
+    input_shape: tuple[int, int, int]
+    #: Cells of the logits for one cell, or pixel, of what is seen.
+    finer: int
     class_count = 3
     #: First part of the name of every parameter that is trained, as the docstring says.
     trained_parts: frozenset[str]
 
     def context(self, *, seed: int = 0) -> HeadContext:
-        return HeadContext(feature_shape=self.feature_shape, class_count=self.class_count, seed=seed)
+        return HeadContext(input_shape=self.input_shape, class_count=self.class_count, seed=seed)
 
     def built(self, *, seed: int = 0) -> Head:
         return self.head_class.build(self.context(seed=seed)).eval()
 
-    def features(self, count: int = 2, *, height: int = 4, width: int = 4) -> Tensor:
+    def seen(self, count: int = 2, *, height: int | None = None, width: int | None = None) -> Tensor:
+        channels, rows, columns = self.input_shape
         random = torch.Generator().manual_seed(7)
-        return torch.randn(count, self.feature_shape[0], height, width, generator=random)
+        return torch.rand(count, channels, height or rows, width or columns, generator=random)
 
     def test_it_is_found_by_its_name(self):
         assert find_head(self.head_class.name) is self.head_class
 
-    @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5), (1, 2)])
-    def test_logits_are_float32_on_a_grid_four_times_finer(self, height, width):
-        logits = self.built()(self.features(height=height, width=width))
-        assert logits.shape == (2, self.class_count, 4 * height, 4 * width)
+    @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5), (1, 2), (40, 17)])
+    def test_logits_are_float32_and_as_fine_as_promised(self, height, width):
+        logits = self.built()(self.seen(height=height, width=width))
+        assert logits.shape == (2, self.class_count, self.finer * height, self.finer * width)
         assert logits.dtype == torch.float32
 
-    def test_features_may_be_float16_as_they_are_stored(self):
-        head, features = self.built(), self.features().half()
-        assert torch.equal(head(features), head(features.float()))
+    def test_what_is_seen_may_be_float16_as_it_is_stored(self):
+        head, seen = self.built(), self.seen().half()
+        assert torch.equal(head(seen), head(seen.float()))
 
     def test_the_logits_of_a_slice_do_not_depend_on_its_batch_mates(self):
-        head, features = self.built(), self.features(5)
-        alone = torch.cat([head(features[number : number + 1]) for number in range(5)])
-        torch.testing.assert_close(head(features), alone, rtol=1e-4, atol=1e-5)
+        head, seen = self.built(), self.seen(5)
+        alone = torch.cat([head(seen[number : number + 1]) for number in range(5)])
+        torch.testing.assert_close(head(seen), alone, rtol=1e-4, atol=1e-5)
 
     def test_the_order_of_the_batch_is_the_order_of_the_logits(self):
-        head, features = self.built(), self.features(3)
-        torch.testing.assert_close(head(features.flip(0)), head(features).flip(0), rtol=1e-4, atol=1e-5)
+        head, seen = self.built(), self.seen(3)
+        torch.testing.assert_close(head(seen.flip(0)), head(seen).flip(0), rtol=1e-4, atol=1e-5)
 
-    def test_logits_depend_on_the_features(self):
-        head, features = self.built(), self.features()
-        assert not torch.allclose(head(features[:1]), head(features[1:]))
+    def test_logits_depend_on_what_is_seen(self):
+        head, seen = self.built(), self.seen()
+        assert not torch.allclose(head(seen[:1]), head(seen[1:]))
 
     def test_equal_contexts_build_equal_heads(self):
         assert head_bytes(self.built(seed=3)) == head_bytes(self.built(seed=3))
@@ -80,13 +83,15 @@ class HeadContract:
         head = self.built(seed=5)
         loaded = load_head(keep_head(tmp_path / "run", head))
         assert not loaded.training
-        assert torch.equal(loaded(self.features()), head(self.features()))
+        assert torch.equal(loaded(self.seen()), head(self.seen()))
 
     def test_every_trainable_parameter_receives_a_gradient(self):
         head = self.built().train()
         # The sign of a target decides: a plain sum could cancel in a normalisation.
-        target = torch.randint(0, self.class_count, (2, 16, 16), generator=torch.Generator().manual_seed(1))
-        torch.nn.functional.cross_entropy(head(self.features()), target).backward()
+        logits = head(self.seen())
+        random = torch.Generator().manual_seed(1)
+        target = torch.randint(0, self.class_count, (2, *logits.shape[-2:]), generator=random)
+        torch.nn.functional.cross_entropy(logits, target).backward()
         silent = [
             name
             for name, parameter in head.named_parameters()
@@ -101,3 +106,23 @@ class HeadContract:
     def test_the_parameter_count_is_that_of_what_is_trained(self):
         head = self.built()
         assert head.parameter_count() == sum(each.numel() for each in head.parameters() if each.requires_grad)
+
+
+class HeadContract(AnyHeadContract):
+    """Of heads that see features: inherit, set ``head_class``, and list what is trained."""
+
+    input_shape = (32, 4, 4)
+    finer = 4
+
+    def test_it_sees_features(self):
+        assert self.head_class.sees is Sees.FEATURES
+
+
+class SliceHeadContract(AnyHeadContract):
+    """Of heads that see slices: inherit, set ``head_class``, and list what is trained."""
+
+    input_shape = (1, 32, 32)
+    finer = 1
+
+    def test_it_sees_slices(self):
+        assert self.head_class.sees is Sees.SLICES

@@ -27,7 +27,7 @@ def weights_of(decoder):
 
 
 def built_from(weights, class_count=3, seed=0):
-    context = HeadContext(feature_shape=(CHANNELS, 4, 4), class_count=class_count, mask_decoder=weights, seed=seed)
+    context = HeadContext(input_shape=(CHANNELS, 4, 4), class_count=class_count, mask_decoder=weights, seed=seed)
     return AutoSam.build(context).eval()
 
 
@@ -45,9 +45,7 @@ class TestAutoSamFromAMaskDecoder(TestAutoSam):
             no_mask=torch.ones(CHANNELS),
             trained=True,
         )
-        return HeadContext(
-            feature_shape=self.feature_shape, class_count=self.class_count, mask_decoder=fixed, seed=seed
-        )
+        return HeadContext(input_shape=self.input_shape, class_count=self.class_count, mask_decoder=fixed, seed=seed)
 
     def test_building_leaves_the_random_numbers_of_the_caller_alone(self):
         context = self.context()
@@ -123,7 +121,7 @@ def test_decoder_tensors_that_samkit_does_not_know_are_ignored():
 
 @pytest.mark.parametrize("class_count", [2, 4])
 def test_with_sams_sizes_it_has_the_number_of_parameters_of_its_docstring(class_count):
-    head = AutoSam.build(HeadContext(feature_shape=(256, 64, 64), class_count=class_count))
+    head = AutoSam.build(HeadContext(input_shape=(256, 64, 64), class_count=class_count))
     assert head.parameter_count() == 3_505_280 + 512 * class_count
 
 

@@ -18,7 +18,7 @@ from samkit.store.errors import DamagedStore, UsageError
 
 
 def small_linear(class_count=2):
-    return Linear.build(HeadContext(feature_shape=(16, 4, 4), class_count=class_count))
+    return Linear.build(HeadContext(input_shape=(16, 4, 4), class_count=class_count))
 
 
 def test_the_heads_there_are_come_from_entry_points():

@@ -11,14 +11,16 @@ import torch
 from examples.edits import flip
 from examples.tiles import DISKS, disks, embed_tiles, workspace_of_disks
 from examples.tiny_sam import TINY
-from examples.workspaces import add_volume, boxes, embed, workspace_of_boxes
+from examples.workspaces import add_volume, boxes, embed, embed_rows, workspace_of_boxes
 
 from samkit.heads.feeding import LabelledSlices, StoredFeatures, check_embedded, frame_of, tiling_of
 from samkit.heads.frame import Frame
 from samkit.heads.losses import IGNORED
 from samkit.heads.tiling import Tiling, row_keys
+from samkit.heads.views import BANKS, View, image_of
 from samkit.store.arrays import array_files
 from samkit.store.errors import DamagedStore, InputError, MissingEmbeddings
+from samkit.store.slices import SliceFinder
 from samkit.store.workspace import Workspace, open_workspace
 
 IN_MEMORY, STREAMED = 1 << 30, 0
@@ -221,3 +223,63 @@ def test_rows_of_other_views_are_no_rows_of_tiles(tmp_path):
     embed_tiles(workspace, TINY.load(None), None, view="transpose")
     with pytest.raises(MissingEmbeddings, match=r"`samkit embed --tiles --recipe \w+`\.$"):
         check(workspace, TILING)
+
+
+# -- views -------------------------------------------------------------------------------------------------------------
+
+VIEWS = ("identity", "transpose", "rotate+30-bilinear", "gamma0.50")
+
+
+@pytest.fixture(scope="module")
+def made_in_views(tmp_path_factory):
+    """As `made`, with an oblong volume, in a bank of views. Not to be changed."""
+    workspace = workspace_of_boxes(tmp_path_factory.mktemp("views") / "workspace", subjects=1)
+    image, label = boxes(7)
+    add_volume(workspace, "oblong", image[..., :24], label[..., :24])
+    keys = [key for volume in workspace.volumes.values() for view in VIEWS for key in row_keys(volume, view=view)]
+    embed_rows(workspace, TINY.load(None), keys)
+    return workspace
+
+
+def fed_views(workspace: Workspace, memory_bytes: int = IN_MEMORY, views=VIEWS) -> LabelledSlices:
+    volumes = list(workspace.volumes.values())
+    return LabelledSlices(workspace.embeddings("tiny"), volumes, memory_bytes, views=views)
+
+
+def test_every_slice_has_a_row_in_every_view(made_in_views):
+    assert len(fed_views(made_in_views)) == 2 * 3 * len(VIEWS)
+
+
+def test_a_view_brings_its_features(made_in_views):
+    slices, encoder = fed_views(made_in_views), TINY.load(None)
+    found = SliceFinder(made_in_views.volumes)
+    keys = [key for volume in made_in_views.volumes.values() for view in VIEWS for key in row_keys(volume, view=view)]
+    for number, key in enumerate(keys):
+        image = torch.from_numpy(image_of(found, key).astype(np.float32))[None]
+        torch.testing.assert_close(slices.features([number])[0].float(), encoder(image)[0], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("memory_bytes", [IN_MEMORY, STREAMED])
+def test_a_view_moves_the_label_as_it_moves_the_image(made_in_views, memory_bytes):
+    slices = fed_views(made_in_views, memory_bytes)
+    number = 0
+    for volume in made_in_views.volumes.values():
+        label = volume.read_label()
+        for text in VIEWS:
+            moved = View.parse(text).apply_to_label(label)
+            frame = Frame(rows=moved.shape[1], columns=moved.shape[2], input_px=TINY.default_px)
+            index = np.searchsorted([0, 3, 42], moved).astype(np.uint8)
+            expected = torch.from_numpy(frame.label_to_grid(index, slices.labels([0]).shape[-1]))
+            assert torch.equal(slices.labels(range(number, number + 3)), expected)
+            number += 3
+
+
+def test_a_gamma_leaves_the_label_and_a_transpose_does_not(made_in_views):
+    labels = fed_views(made_in_views).labels(range(12)).unflatten(0, (4, 3))
+    assert torch.equal(labels[3], labels[0])
+    assert not torch.equal(labels[1], labels[0])
+
+
+def test_views_that_are_not_embedded_are_refused_with_the_command(made):
+    with pytest.raises(MissingEmbeddings, match=r"24 of 30 slices and views .* `samkit embed --views reflections "):
+        fed_views(made, views=[str(view) for view in BANKS["reflections"]])

@@ -20,7 +20,7 @@ options_and_steps = st.builds(
 
 
 def built(seed=0):
-    return Linear.build(HeadContext(feature_shape=(16, 4, 4), class_count=2, seed=seed))
+    return Linear.build(HeadContext(input_shape=(16, 4, 4), class_count=2, seed=seed))
 
 
 def toy_batches(seed=0):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from samkit.heads import inference
 from samkit.heads.base import Head, HeadContext
 from samkit.heads.frame import Frame
-from samkit.heads.inference import class_values, logits_by_slice, segment, to_class_index
+from samkit.heads.inference import logits_by_slice, segment
 from samkit.heads.linear import Linear
 from samkit.heads.tiling import Tiling
 from samkit.store.errors import GeometryMismatch
@@ -22,24 +22,11 @@ FRAME = Frame(rows=30, columns=20, input_px=64)
 
 
 def built(class_count=3):
-    return Linear.build(HeadContext(feature_shape=(16, 4, 4), class_count=class_count)).eval()
+    return Linear.build(HeadContext(input_shape=(16, 4, 4), class_count=class_count)).eval()
 
 
 def features(count):
     return np.random.default_rng(0).normal(size=(count, 16, 4, 4)).astype(np.float16)
-
-
-def test_class_values_are_background_and_then_the_named_ones_in_order():
-    assert class_values({42: "liver", 3: "spleen"}) == [0, 3, 42]
-
-
-@given(st.sets(st.integers(1, 60_000), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
-def test_label_values_come_back_from_class_indices(named, seed):
-    values = [0, *sorted(named)]
-    label = np.random.default_rng(seed).choice(values, (2, 5, 4)).astype(np.uint16)
-    index = to_class_index(label, values)
-    assert index.max() < len(values)
-    np.testing.assert_array_equal(np.asarray(values)[index], label)
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 17])

@@ -14,7 +14,7 @@ class TestLinear(HeadContract):
 
 
 def test_it_has_the_published_number_of_parameters():
-    head = Linear.build(HeadContext(feature_shape=(256, 64, 64), class_count=4))
+    head = Linear.build(HeadContext(input_shape=(256, 64, 64), class_count=4))
     assert head.parameter_count() == 75_140
 
 
@@ -24,12 +24,12 @@ def test_its_upscaling_starts_from_that_of_sam():
     weights = MaskDecoderWeights(
         decoder=decoder.state_dict(), position_matrix=torch.zeros(2, 16), no_mask=torch.zeros(32), trained=True
     )
-    head = Linear.build(HeadContext(feature_shape=(32, 4, 4), class_count=2, mask_decoder=weights))
+    head = Linear.build(HeadContext(input_shape=(32, 4, 4), class_count=2, mask_decoder=weights))
     features = torch.randn(1, 32, 4, 4)
     assert torch.equal(head.upscaling(features), decoder.output_upscaling(features))
 
 
 def test_logits_are_not_cut_off_at_zero():
-    head = Linear.build(HeadContext(feature_shape=(32, 4, 4), class_count=2))
+    head = Linear.build(HeadContext(input_shape=(32, 4, 4), class_count=2))
     torch.nn.init.constant_(head.classifier[-1].bias, -100.0)
     assert (head(torch.randn(2, 32, 8, 8)) < -50).all()

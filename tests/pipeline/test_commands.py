@@ -112,9 +112,9 @@ def test_the_features_are_finite_and_of_the_stated_shape(finished):
     assert np.isfinite(features).all()
 
 
-def test_untrained_weights_are_called_untrained_everywhere(samkit, job):
-    for verb in (EMBED, TRAIN, ("report",), ("status",)):
-        assert "untrained" in samkit(*verb, *job.flag).said.lower(), verb
+def test_weights_from_a_seed_are_called_so_everywhere(samkit, job):
+    for verb in ((*EMBED, "--weights", "seeded"), TRAIN, ("report",), ("status",)):
+        assert "seeded" in samkit(*verb, *job.flag).said.lower(), verb
 
 
 # -- train-head ------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_the_row_of_a_tile_is_the_encoders_answer_to_its_pixels(films, tmp_path)
         expected.commit_volumes([volume.record])
     shutil.copytree(films[1] / "slices", tmp_path / "other" / "slices")
     tiling = Tiling(input_px=64)
-    theirs = embed_tiles(expected, NANO.load(None, size=64), tiling)
+    theirs = embed_tiles(expected, NANO.load(NANO.own_weights, size=64), tiling)
     for volume in opened.volumes.values():
         keys = row_keys(volume, tiling)
         mine, by_hand = (rows.read(keys).astype(np.float32) for rows in (embeddings, theirs))

@@ -120,3 +120,58 @@ def test_without_labels_views_want_to_be_told_whose(samkit, write_pair, tmp_path
     assert "no volume has a label" in ended.said
     assert "--views-for all" in ended.said
     assert samkit(*EMBED, "--views", "reflections", "--views-for", "all", *flag).code == 0
+
+
+# -- training on a bank ------------------------------------------------------------------------------------------------
+
+TRAIN = ("train-head", "linear", "--volumes", "1", "--steps", "4")
+
+
+def test_a_head_is_fitted_to_the_views_that_are_asked_for(samkit, ingested):
+    samkit(*EMBED, "--views", "reflections", *ingested.flag)
+    ended = samkit(*TRAIN, "--views", "reflections", *ingested.flag)
+    assert ended.code == 0
+    assert "views reflections: every slice that the head is fitted to, in 5 views" in ended.said
+    (run,) = package.open_workspace(ingested.workspace).runs.values()
+    assert run.settings.views == ("identity", "flip-rows", "flip-columns", "transpose", "anti-transpose")
+
+
+def test_views_that_nobody_asked_for_are_pointed_out_and_left(samkit, ingested):
+    samkit(*EMBED, "--views", "flip-rows,gamma0.80", *ingested.flag)
+    ended = samkit(*TRAIN, *ingested.flag)
+    assert "embedded in 3 views, and the head is fitted to one of them: add --views flip-rows,gamma0.80" in ended.said
+    (run,) = package.open_workspace(ingested.workspace).runs.values()
+    assert run.settings.views == ("identity",)
+
+
+def test_runs_with_views_and_without_are_two_and_the_report_tells_them_apart(samkit, ingested):
+    samkit(*EMBED, "--views", "flip-rows", *ingested.flag)
+    for flags in ((), ("--views", "flip-rows"), ("--views", "flip-rows")):
+        assert samkit(*TRAIN, *flags, *ingested.flag).code == 0
+    assert len(package.open_workspace(ingested.workspace).runs) == 2
+    told = samkit("report", *ingested.flag).said
+    assert "views none" in told
+    assert "views flip-rows" in told
+
+
+def test_views_that_are_not_embedded_are_refused_with_a_command_that_helps(samkit, ingested):
+    samkit(*EMBED, *ingested.flag)
+    ended = samkit(*TRAIN, "--views", "transpose,gamma0.80", *ingested.flag)
+    assert ended.code == 1
+    recipe = package.open_workspace(ingested.workspace).embeddings().recipe.id
+    assert f"samkit embed --views transpose,gamma0.80 --recipe {recipe}" in ended.said
+    assert samkit("embed", "--views", "transpose,gamma0.80", "--recipe", recipe, *ingested.flag).code == 0
+    assert samkit(*TRAIN, "--views", "transpose,gamma0.80", *ingested.flag).code == 0
+
+
+def test_an_unknown_view_is_refused_before_anything_is_trained(samkit, ingested):
+    samkit(*EMBED, *ingested.flag)
+    ended = samkit(*TRAIN, "--views", "flip-row", *ingested.flag)
+    assert ended.code == 2
+    assert "did you mean 'flip-rows'" in ended.said
+
+
+def test_a_head_that_sees_slices_takes_no_views(samkit, ingested):
+    ended = samkit("train-head", "unet", "--volumes", "1", "--steps", "2", "--views", "reflections", *ingested.flag)
+    assert ended.code == 2
+    assert "augments the slices itself" in ended.said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -421,9 +420,7 @@ def test_a_volume_without_embeddings_is_refused_before_the_first_mask(samkit, tr
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     """Numbers of the small encoder as a file: what a trained checkpoint looks like."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that they are untrained is what this fixture is about
-        encoder = package.load_encoder("nano", size=256)
+    encoder = package.load_encoder("nano", "seeded", size=256)
     tensors = {f"image_encoder.{name}": value + 0.01 for name, value in encoder.model.state_dict().items()}
     torch.save(tensors, tmp_path / "nano.pth")
     return tmp_path / "nano.pth"

@@ -131,8 +131,8 @@ def test_json_on_the_terminal_is_the_table(samkit, made, tmp_path):
     assert json.loads(ended.out) == table_rows(made)
 
 
-def test_the_page_says_that_the_encoder_is_untrained(page):
-    assert "An encoder of this report is untrained" in page
+def test_the_page_says_that_the_encoders_numbers_come_from_a_seed(page):
+    assert "The weights of an encoder of this report come from a seed" in page
 
 
 def test_names_of_labels_are_text_and_never_markup(page):

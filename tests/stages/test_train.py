@@ -489,3 +489,54 @@ def test_a_head_on_the_seeded_encoder_overfits_a_small_body(tmp_path):
     run = train(workspace, embeddings, Linear, TrainOptions(head="linear", subjects=1, draw=0, fit=fit))
     dice = [score["dice"] for score in run.scores[0]["scores"]]
     assert np.mean(dice) > 0.8, dice
+
+
+# Without an encoder ----------------------------------------------------------------------------------------------
+
+
+def unet_run(path, **choices):
+    workspace = workspace_of_boxes(path, subjects=5)
+    return workspace, trained(workspace, None, head="unet", **choices)
+
+
+@pytest.mark.parametrize("subjects", [1, 3])
+def test_a_baseline_on_slices_needs_no_embeddings_and_repeats(tmp_path, subjects):
+    (_, first), (_, second) = (unet_run(tmp_path / name, subjects=subjects) for name in ("one", "two"))
+    assert head_file(first) == head_file(second)
+    assert first.scores == second.scores
+    assert first.id == second.id
+
+
+def test_a_run_without_an_encoder_says_so(tmp_path):
+    _, run = unet_run(tmp_path / "workspace")
+    assert (run.settings.encoder, run.settings.recipe_id, run.settings.features) == ("none", "none", None)
+    assert run.record["encoder_recipe"] is None
+
+
+def test_a_baseline_on_slices_learns(tmp_path):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    fit = FitOptions(steps=60, batch_size=4, learning_rate=3e-3)
+    chosen = TrainOptions(head="unet", subjects=2, draw=0, fit=fit)
+    run = train(workspace, None, find_head("unet"), chosen)
+    dice = [score["dice"] for scored in run.scores for score in scored["scores"]]
+    assert np.mean(dice) > 0.8
+
+
+def test_the_predictions_of_a_baseline_are_of_the_slices_own_pixels(tmp_path):
+    workspace, run = unet_run(tmp_path / "workspace")
+    head = load_head(run.folder)
+    for volume_id, kept in run.predictions.items():
+        slices = torch.from_numpy(workspace.volumes[volume_id].read_slices(0, 3)).float()
+        logits = torch.cat([head(one[None]) for one in slices])
+        np.testing.assert_array_equal(np.array([0, 3, 42])[logits.argmax(dim=1).numpy()], kept)
+
+
+def test_a_baseline_on_slices_takes_no_embeddings(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    with pytest.raises(UsageError, match="unet sees slices, not features"):
+        trained(workspace, embed(workspace, tiny), head="unet")
+
+
+def test_a_head_on_features_takes_nothing_else(tmp_path):
+    with pytest.raises(UsageError, match="linear is trained on embeddings, and none were given"):
+        trained(workspace_of_boxes(tmp_path / "workspace"), None)

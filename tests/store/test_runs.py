@@ -58,6 +58,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training": {"steps": 100, "learning_rate": 1e-4},
     "seed": 1,
     "tiles": 0.25,
+    "views": ("identity", "flip-rows"),
 }
 Keep = Callable[..., LocalPlace]
 

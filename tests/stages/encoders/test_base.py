@@ -38,14 +38,25 @@ def test_most_names_say_nothing_of_where_weights_are(name):
     assert weights_named_by(name) is None
 
 
-def test_seeded_numbers_are_said_to_be_untrained():
-    with pytest.warns(SamkitWarning, match="UNTRAINED"):
-        load_encoder("nano", size=64)
+def test_numbers_from_a_seed_that_nobody_asked_for_are_said_to_be_so():
+    with pytest.warns(SamkitWarning, match="its numbers come from a seed"):
+        load_encoder("sam_vit_b", size=32)
 
 
 @pytest.mark.filterwarnings("ignore::samkit.store.errors.SamkitWarning")
-def test_loading_by_name_is_loading_the_model():
+def test_loading_by_name_is_loading_the_model_with_its_own_weights():
     loaded = load_encoder("nano", size=64)
+    assert loaded.recipe == NANO.load(NANO.own_weights, size=64).recipe
+
+
+def test_what_has_no_seed_is_not_loaded_from_its_folder_instead():
+    with pytest.raises(UsageError, match="has no seed"):
+        load_encoder("hf:somewhere/dinov2-small", "seeded")
+
+
+def test_a_seed_may_be_asked_for_by_name():
+    loaded = load_encoder("nano", "seeded", size=64)
+    assert not loaded.trained
     assert loaded.recipe == NANO.load(None, size=64).recipe
 
 

@@ -28,7 +28,7 @@ def test_it_says_that_it_is_untrained(nano):
 
 
 def test_it_has_a_mask_decoder_to_start_heads_from(nano):
-    assert nano.mask_decoder.decoder["transformer.layers.0.mlp.lin1.weight"].shape == (512, 256)
+    assert nano.mask_decoder.decoder["transformer.layers.0.mlp.lin1.weight"].shape == (448, 256)
 
 
 def test_it_is_a_few_megabytes(nano):

@@ -214,7 +214,7 @@ def test_rows_of_another_forward_pass_are_refused(made):
 
 @pytest.mark.parametrize("shape", [(384, 16, 16), (48, 4, 4), (256, 2, 2)])
 def test_the_linear_head_takes_such_features(shape):
-    head = find_head("linear").build(HeadContext(feature_shape=shape, class_count=4))
+    head = find_head("linear").build(HeadContext(input_shape=shape, class_count=4))
     assert head(torch.rand(2, *shape)).shape == (2, 4, 4 * shape[1], 4 * shape[2])
 
 

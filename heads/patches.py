@@ -1,0 +1,173 @@
+"""What a head that sees slices is fed: augmented patches at the slices' own resolution, with their labels.
+
+Shapes: B patches in a batch, C channels of a slice, P pixels along a side of a patch, H W pixels of a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..store.errors import InputError
+from ..store.slices import Volume
+from .classes import class_values, to_class_index
+from .losses import IGNORED
+
+# A patch is as large as most slices, so that most are seen whole, but no larger than this: a training step's memory and
+# time grow with it.
+_LARGEST_PATCH_PX = 256
+_PATCH_MULTIPLE = 16
+_MOST = 90.0  # percent of the slices' longer sides
+# nnU-Net shows an organ in at least a third of the patches of a batch.
+_ON_AN_ORGAN = 1 / 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """How patches are changed; each change is drawn anew for each patch. Ranges are nnU-Net's, or close to them."""
+
+    turn_degrees: float = 30.0
+    #: Factors of size, below and above 1.
+    zoom: tuple[float, float] = (0.7, 1.4)
+    #: Chance of a flip along rows, and of one along columns.
+    flip: float = 0.5
+    #: Largest exponent, and one over the smallest.
+    gamma: float = 1.6
+    #: Largest change of brightness, and of the logarithm of contrast.
+    brightness: float = 0.15
+    contrast: float = 0.3
+    #: Largest standard deviation of noise.
+    noise: float = 0.08
+    #: Chance of each of gamma, noise and a coarser resolution.
+    chance: float = 0.3
+    #: Coarsest resolution, as a share of the slice's own.
+    coarsest: float = 0.5
+
+
+PLAIN = Augmentation(
+    turn_degrees=0, zoom=(1, 1), flip=0, gamma=1, brightness=0, contrast=0, noise=0, chance=0, coarsest=1
+)
+"""No change: patches are parts of slices as they are."""
+
+
+class LabelledPatches:
+    """Labelled slices of some volumes, in memory, and patches of them for ever.
+
+    Parameters
+    ----------
+    volumes
+        Labelled; their slices may differ in size.
+    augmentation
+        What a patch goes through.
+
+    Raises
+    ------
+    InputError
+        For a volume without a label, or volumes with unlike numbers of channels.
+    DamagedStore
+        When slices or a label are not what was ingested.
+    """
+
+    #: Slices are read once.
+    streamed = False
+
+    def __init__(self, volumes: Sequence[Volume], augmentation: Augmentation | None = None) -> None:
+        self._augmentation = Augmentation() if augmentation is None else augmentation
+        self._images: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        for volume in volumes:
+            label = volume.read_label()
+            if label is None:
+                message = f"{volume.id} has no label map to train on. Ingest it with one, or leave it out."
+                raise InputError(message)
+            index = to_class_index(label, class_values(volume.label_names))
+            self._labels += [torch.from_numpy(plane) for plane in index]
+            self._images += [torch.from_numpy(plane) for plane in volume.read_slices(0, len(label))]
+        channels = {len(image) for image in self._images}
+        if len(channels) > 1:
+            message = (
+                f"volumes of {' and '.join(map(str, sorted(channels)))} channels: a head takes one number of them."
+            )
+            raise InputError(message)
+        longest = np.percentile([max(label.shape) for label in self._labels], _MOST)
+        side = min(_LARGEST_PATCH_PX, -(-int(longest) // _PATCH_MULTIPLE) * _PATCH_MULTIPLE)
+        #: (C, P, P)
+        self.input_shape = (channels.pop(), side, side)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (patches (B, C, P, P) float32, class indices (B, P, P)) for ever: every slice once before any again."""
+        random = np.random.default_rng(seed)
+        noise = torch.Generator().manual_seed(seed)
+        while True:
+            order = random.permutation(len(self))
+            for first in range(0, len(order), batch_size):
+                drawn = [self._patch(index, random, noise) for index in order[first : first + batch_size].tolist()]
+                images, labels = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+                yield images.to(device), labels.to(device)
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield whole slices (B, C, H, W) float32 and their class indices (B, H, W) uint8, of one size at a time."""
+        first = 0
+        while first < len(self):
+            stop = first + 1
+            while stop < min(len(self), first + batch_size) and self._labels[stop].shape == self._labels[first].shape:
+                stop += 1
+            yield torch.stack(self._images[first:stop]).float(), torch.stack(self._labels[first:stop])
+            first = stop
+
+    def _patch(self, index: int, random: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+        image, label = self._images[index].float(), self._labels[index]
+        where = _sampling_grid(label, self.input_shape[1], self._augmentation, random)
+        seen = F.grid_sample(image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+        # One more than the class, so that what lies beside the slice becomes 0.
+        marked = F.grid_sample(
+            label[None, None].float() + 1, where, mode="nearest", padding_mode="zeros", align_corners=False
+        )[0, 0].long()
+        return _recoloured(seen, self._augmentation, random, noise), torch.where(marked > 0, marked - 1, IGNORED)
+
+
+def _sampling_grid(label: Tensor, side: int, how: Augmentation, random: np.random.Generator) -> Tensor:
+    """Return where each pixel of a patch lies on its slice, (1, P, P, 2) as (column, row) in [-1, 1]."""
+    rows, columns = label.shape
+    organ = torch.nonzero(label)
+    if len(organ) and random.random() < _ON_AN_ORGAN:
+        middle = organ[int(random.integers(len(organ)))].double() + 0.5
+    else:
+        # Anywhere that keeps the patch on the slice; where it is larger, anywhere that keeps the slice on the patch.
+        middle = torch.tensor(
+            [length / 2 + random.uniform(-0.5, 0.5) * abs(length - side) for length in (rows, columns)],
+            dtype=torch.float64,
+        )
+    angle = np.deg2rad(random.uniform(-how.turn_degrees, how.turn_degrees))
+    scale = 1 / np.exp(random.uniform(*np.log(how.zoom)))
+    flips = np.where(random.random(2) < how.flip, -1.0, 1.0)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale * flips[:, None]
+    place = torch.arange(side, dtype=torch.float64) + 0.5 - side / 2
+    offsets = torch.stack(torch.meshgrid(place, place, indexing="ij"), dim=-1) @ torch.from_numpy(turn)
+    relative = (middle + offsets) / torch.tensor([rows, columns]) * 2 - 1
+    return relative.flip(-1)[None].float()
+
+
+def _recoloured(image: Tensor, how: Augmentation, random: np.random.Generator, noise: torch.Generator) -> Tensor:
+    """Change contrast, brightness, gamma, noise and sharpness of a patch (C, P, P); the result is in [0, 1]."""
+    if random.random() < how.chance:
+        share = random.uniform(how.coarsest, 1)
+        side = max(2, round(share * image.shape[-1]))
+        coarse = F.interpolate(image[None], (side, side), mode="bilinear", antialias=True, align_corners=False)
+        image = F.interpolate(coarse, image.shape[-2:], mode="bicubic", align_corners=False)[0]
+    contrast = np.exp(random.uniform(-how.contrast, how.contrast))
+    image = (image - image.mean()) * contrast + image.mean() + random.uniform(-how.brightness, how.brightness)
+    if random.random() < how.chance:
+        image = image + random.uniform(0, how.noise) * torch.randn(image.shape, generator=noise)
+    image = image.clamp(0, 1)
+    if random.random() < how.chance:
+        image = image ** float(np.exp(random.uniform(-1, 1) * np.log(how.gamma)))
+    return image

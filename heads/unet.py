@@ -1,0 +1,102 @@
+"""The baseline that features have to beat: a U-Net trained from nothing on the same labelled slices.
+
+Shapes: B slices, K classes, H W pixels of a slice or a patch of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Head, HeadContext, Sees, seeded
+
+# 1.9 million parameters; doubled, 7.8 million, see the card of the embedded encoder for what that changes.
+_WIDTHS = (16, 32, 64, 128, 256)
+# A normalisation needs more than one pixel at the bottom.
+_SMALLEST_BOTTOM = 2
+
+
+class UNet(Head):
+    """Five levels of two 3x3 convolutions, instance-normalised, with skip connections: 1.94 million parameters.
+
+    Source: Ronneberger et al. (arXiv 1505.04597) with what nnU-Net (Isensee et al., Nature Methods 18:203, 2021)
+    found to matter: instance normalisation, leaky ReLU, strided convolutions instead of pooling, augmentation
+    (`patches`). It sees slices at their own resolution, needs no encoder and no embeddings, and answers at the
+    slice's own pixels. AutoSAM's U-Net (scripts/main_baseline.py) has 31 million parameters and no normalisation in its
+    decoder.
+
+    All parameters are trained.
+
+    Parameters
+    ----------
+    channels
+        Of a slice, 1 or 3.
+    class_count
+        Classes with background.
+    widths
+        Channels of each level, from the slice's resolution downwards, each level half as fine as the one before.
+    """
+
+    name: ClassVar[str] = "unet"
+    sees = Sees.SLICES
+
+    def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = _WIDTHS) -> None:
+        super().__init__()
+        self.channels, self.class_count, self.widths = channels, class_count, tuple(widths)
+        self.down = nn.ModuleList([_level(channels, self.widths[0])])
+        self.down.extend(_level(finer, coarser, stride=2) for finer, coarser in pairwise(self.widths))
+        upwards = list(pairwise(reversed(self.widths)))
+        self.upscaling = nn.ModuleList(
+            nn.ConvTranspose2d(coarser, finer, kernel_size=2, stride=2) for coarser, finer in upwards
+        )
+        self.up = nn.ModuleList(_level(2 * finer, finer) for _, finer in upwards)
+        self.classifier = nn.Conv2d(self.widths[0], class_count, kernel_size=1)
+
+    @classmethod
+    def build(cls, context: HeadContext) -> Self:
+        """Build a fresh network; of the context only the channels of a slice, the classes and the seed count."""
+        with seeded(context.seed):
+            return cls(channels=context.input_shape[0], class_count=context.class_count)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild the module."""
+        return {"channels": self.channels, "class_count": self.class_count, "widths": list(self.widths)}
+
+    def forward(self, slices_BCHW: Tensor) -> Tensor:
+        """Return the logits, (B, K, H, W), of slices or patches (B, channels, H, W) in [0, 1], of any size."""
+        rows, columns = slices_BCHW.shape[-2:]
+        grid = self._padded(slices_BCHW.float())
+        finer: list[Tensor] = []
+        for level in self.down:
+            grid = level(grid)
+            finer.append(grid)
+        finer.pop()
+        for upscale, level in zip(self.upscaling, self.up, strict=True):
+            grid = level(torch.cat([upscale(grid), finer.pop()], dim=1))
+        logits: Tensor = self.classifier(grid)
+        return logits[..., :rows, :columns]
+
+    def _padded(self, slices: Tensor) -> Tensor:
+        """Pad with the darkest value, below and to the right, to sides that can be halved at every level."""
+        step = 2 ** (len(self.widths) - 1)
+        wanted = [max(_SMALLEST_BOTTOM, -(-side // step)) * step for side in slices.shape[-2:]]
+        below, right = (want - side for want, side in zip(wanted, slices.shape[-2:], strict=True))
+        return F.pad(slices, (0, right, 0, below))
+
+
+def _level(channels: int, width: int, *, stride: int = 1) -> nn.Sequential:
+    """Return two convolutions with their norms; the first one takes the step down."""
+    layers: list[nn.Module] = []
+    for number in range(2):
+        layers += [
+            nn.Conv2d(width if number else channels, width, 3, stride=1 if number else stride, padding=1, bias=False),
+            nn.InstanceNorm2d(width, affine=True),
+            nn.LeakyReLU(0.01, inplace=True),
+        ]
+    return nn.Sequential(*layers)

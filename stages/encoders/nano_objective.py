@@ -1,0 +1,288 @@
+"""What the embedded encoder learns from a batch of random pictures.
+
+Three questions, all answered from the one embedding that is kept afterwards:
+
+prompted   which mask does a click, a box, or a correction mean? As SAM was trained.
+dense      at each cell of the logit grid: what kind of part is this, where in its part does it lie, is a border here?
+likeness   which part of one subject is it, by comparison with the parts of another subject of the scene? However much
+           larger, farther left, or brighter it is there: what a head has to know that learns from one subject.
+
+The first trains the mask decoder, which heads start from. The other two ask every cell of every picture, so that a step
+teaches the encoder more; their own weights are thrown away.
+
+Shapes: B scenes, L subjects of each, N prompted masks, P parts, H W pixels, G cells along the logit grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...heads.base import LOGIT_CELLS_PER_FEATURE_CELL
+from ..synthesis.pictures import PictureBatch
+from ..synthesis.shapes import Kind
+from .prompting import PromptedDecoder, Prompts, boxes_around, jittered, points_on
+
+# A prompted part covers such a share of the picture at least: half a cell of an embedding of 16 x 16.
+_SMALLEST_PART = 0.002
+# So many of the masks are all parts of a solid: a wall with its cavity.
+_WHOLE_SOLIDS = 0.3
+_BOX_JITTER, _MOST_BOX_JITTER_PX = 0.1, 10.0
+_PROJECTED_CHANNELS = 32
+_TEMPERATURE = 0.1
+# A weight so small that it counts only where all others are zero.
+_HARDLY = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveWeights:
+    """How much each question counts, and how many masks a step are prompted."""
+
+    prompted: float = 1.0
+    dense: float = 1.0
+    likeness: float = 1.0
+    masks: int = 8
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the weights as they are kept in a log."""
+        return asdict(self)
+
+
+class Questions(nn.Module):
+    """What is asked of an embedding, and the weights that only asking needs.
+
+    Parameters
+    ----------
+    decoder
+        Trained with the encoder, and kept.
+    weights
+        Of the questions; what counts nothing is not asked.
+    """
+
+    def __init__(self, decoder: PromptedDecoder, weights: ObjectiveWeights) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.weights = weights
+        channels = decoder.mask_decoder.transformer_dim // 8
+        self.kind = nn.Conv2d(channels, len(Kind), kernel_size=1)
+        self.place = nn.Conv2d(channels, 3, kernel_size=1)
+        self.border = nn.Conv2d(channels, 1, kernel_size=1)
+        self.projection = nn.Conv2d(channels, _PROJECTED_CHANNELS, kernel_size=1)
+
+    def forward(self, embeddings_BLChw: Tensor, batch: PictureBatch, random: torch.Generator) -> dict[str, Tensor]:
+        """Return the losses by name, those that count, each a 0-d tensor with its weight applied; and ``box_iou`` etc.
+
+        Parameters
+        ----------
+        embeddings_BLChw
+            (B, L, C, h, w) of the batch's images.
+        batch
+            Whose images were embedded.
+        random
+            Of the masks that are prompted, and of the prompts.
+        """
+        told: dict[str, Tensor] = {}
+        grid = embeddings_BLChw.shape[-1] * LOGIT_CELLS_PER_FEATURE_CELL
+        subjects = embeddings_BLChw.shape[1]
+        parts = _at_cells(batch.parts.flatten(0, 1), grid).long()
+        if self.weights.dense or self.weights.likeness:
+            upscaled = self.decoder.mask_decoder.output_upscaling(embeddings_BLChw.flatten(0, 1))
+            if self.weights.dense:
+                told |= self._dense(upscaled, parts, batch.kinds.repeat_interleave(subjects, dim=0))
+            if self.weights.likeness:
+                projected = self.projection(upscaled).unflatten(0, (-1, subjects))
+                told["likeness"] = self.weights.likeness * prototype_loss(projected, parts.unflatten(0, (-1, subjects)))
+        if self.weights.prompted:
+            told |= self._prompted(embeddings_BLChw[:, 0], batch, grid, random)
+        return told
+
+    def _dense(self, upscaled: Tensor, parts: Tensor, kinds: Tensor) -> dict[str, Tensor]:
+        weight = self.weights.dense
+        return {
+            "kind": weight * F.cross_entropy(self.kind(upscaled).float(), _of_part(kinds, parts)),
+            "place": weight * F.smooth_l1_loss(self.place(upscaled).float(), places(parts)),
+            "border": weight * F.binary_cross_entropy_with_logits(self.border(upscaled)[:, 0].float(), borders(parts)),
+        }
+
+    def _prompted(
+        self, embeddings: Tensor, batch: PictureBatch, grid: int, random: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Ask for masks by a click or a box, and once more with a click where the first answer was wrong."""
+        owners, masks = draw_masks(batch, self.weights.masks, random)
+        count = len(owners)
+        if count == 0:  # no scene of the batch shows a part
+            return {}
+        target = F.adaptive_avg_pool2d(masks[:, None].float(), grid)[:, 0] > 0.5
+        boxed = torch.arange(count, device=masks.device) % 2 == 0
+        clicks = points_on(masks, random)[:, None]
+        by_click = Prompts.of_points(clicks, torch.ones_like(clicks[..., 0]))
+        by_box = Prompts.of_boxes(jittered(boxes_around(masks), _BOX_JITTER, _MOST_BOX_JITTER_PX, random))
+        first = Prompts(
+            points=torch.where(boxed[:, None, None], by_box.points, by_click.points),
+            kinds=torch.where(boxed[:, None], by_box.kinds, by_click.kinds),
+        )
+        own = embeddings.index_select(0, owners)  # whose gradient adds in one order, as that of indexing does not
+        logits, quality = self.decoder(own, first)
+        losses, reached = mask_losses(logits, target), intersection_over_union(logits, target)
+        # A box says enough, so that one mask answers; what a click means is ambiguous, and the best of three counts.
+        ambiguous = losses[:, 1:].amin(dim=1) + 0.2 * losses[:, 0]
+        loss = torch.where(boxed, losses[:, 0], ambiguous).mean() + F.mse_loss(quality.float(), reached)
+
+        best = torch.where(boxed, 0, 1 + reached[:, 1:].argmax(dim=1))
+        before = logits.detach()[torch.arange(count), best].float()
+        wrong = ((before > 0) != target).float()
+        # Where nothing is wrong any more, any point of the mask is as good.
+        cells = points_on(wrong + _HARDLY * (target + _HARDLY), random)
+        on_mask = target[torch.arange(count), cells[:, 1].long(), cells[:, 0].long()]
+        pixels = (cells + 0.5) * (masks.shape[-1] / grid) - 0.5
+        corrected, quality = self.decoder(own, first.and_points(pixels[:, None], on_mask[:, None]), before)
+        after = intersection_over_union(corrected[:, :1], target)
+        loss = loss + mask_losses(corrected[:, :1], target).mean() + F.mse_loss(quality[:, :1].float(), after)
+        return {
+            "prompted": self.weights.prompted * loss,
+            "box_iou": reached[boxed, 0].mean(),
+            "click_iou": reached[~boxed, 1:].amax(dim=1).mean(),
+            "corrected_iou": after.mean(),
+        }
+
+
+# -- targets -----------------------------------------------------------------------------------------------------------
+
+
+def draw_masks(batch: PictureBatch, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw masks to prompt for: parts that are seen, or all that is seen of a solid.
+
+    Parameters
+    ----------
+    batch
+        Of pictures.
+    count
+        Masks, of the first subjects of scenes; fewer scenes than masks take turns. None where no scene shows a part.
+    random
+        Of the choice.
+
+    Returns
+    -------
+    Tensor
+        (N,) int64: which scene each mask is of.
+    Tensor
+        (N, H, W) bool, none of them empty.
+    """
+    first = batch.parts[:, 0]
+    flat = first.flatten(1).long()
+    seen = torch.zeros_like(batch.kinds).scatter_add_(1, flat, torch.ones_like(flat)) >= _SMALLEST_PART * flat.shape[1]
+    seen[:, 0] = False  # what lies outside of everything is nobody's mask
+    some = torch.nonzero(seen.any(dim=1))[:, 0]
+    if len(some) == 0:
+        return some, first[:0] > 0
+    order = torch.randperm(len(some), generator=random, device=some.device)
+    owners = some[order.repeat(-(-count // len(some)))[:count]]
+    chosen = torch.multinomial(seen[owners].float(), 1, generator=random)
+    parts = first[owners].long()
+    part = parts == chosen[..., None]
+    solids = batch.solids[owners]
+    solid = _of_part(solids, parts) == solids.gather(1, chosen)[..., None]
+    whole = torch.rand(len(owners), generator=random, device=parts.device) < _WHOLE_SOLIDS
+    return owners, torch.where(whole[:, None, None], solid, part)
+
+
+def places(parts_BGG: Tensor) -> Tensor:
+    """Return for each cell where it lies in its part and how large that is, (B, 3, G, G).
+
+    Rows and columns from the middle of all that is seen of the part, in standard deviations of its cells; and the
+    logarithm of that deviation over an eighth of the grid.
+    """
+    batch, grid = parts_BGG.shape[:2]
+    flat = parts_BGG.flatten(1)
+    row, column = torch.meshgrid(*2 * [torch.arange(grid, device=flat.device).float()], indexing="ij")
+
+    def mean(values: Tensor) -> Tensor:
+        """Return the mean over each part, (B, P)."""
+        sums = torch.zeros(batch, int(flat.max()) + 1, device=flat.device)
+        counts = torch.zeros_like(sums).scatter_add_(1, flat, torch.ones_like(flat, dtype=sums.dtype))
+        return sums.scatter_add_(1, flat, values.flatten().expand(batch, -1)) / counts.clamp(min=1)
+
+    middle_row, middle_column = mean(row), mean(column)
+    variance = mean(row.square()) - middle_row.square() + mean(column.square()) - middle_column.square()
+    deviation = variance.clamp(min=0.25).sqrt()
+    here, by_row, by_column = (_of_part(table, parts_BGG) for table in (deviation, middle_row, middle_column))
+    return torch.stack([(row - by_row) / here, (column - by_column) / here, torch.log(here / (grid / 8))], dim=1)
+
+
+def borders(parts_BGG: Tensor) -> Tensor:
+    """Return 1 where a cell's neighbour in its row or column is of another part, else 0: (B, G, G) float32."""
+    border = torch.zeros(parts_BGG.shape, device=parts_BGG.device)
+    for axis in (1, 2):
+        first, second = (parts_BGG.narrow(axis, start, parts_BGG.shape[axis] - 1) for start in (0, 1))
+        change = (first != second).float()
+        for start in (0, 1):
+            side = border.narrow(axis, start, change.shape[axis])
+            side.copy_(torch.maximum(side, change))
+    return border
+
+
+def _at_cells(parts: Tensor, grid: int) -> Tensor:
+    """Return the part at the middle of each cell of the logit grid."""
+    step = parts.shape[-1] // grid
+    return parts[:, step // 2 :: step, step // 2 :: step]
+
+
+def _of_part(table_BP: Tensor, parts_BHW: Tensor) -> Tensor:
+    """Look each pixel's part up in a table."""
+    return table_BP.gather(1, parts_BHW.flatten(1)).view(parts_BHW.shape)
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def mask_losses(logits_NKGG: Tensor, target_NGG: Tensor) -> Tensor:
+    """Return balanced cross-entropy plus soft Dice loss of each mask against its target, (N, K).
+
+    Inside and outside of the target count alike. SAM's focal loss, twenty times the Dice loss, ends in empty masks when
+    it begins from random numbers (tried: 600 steps); it needs SAM's patience.
+    """
+    logits = logits_NKGG.float()
+    target = target_NGG[:, None].expand_as(logits).float()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    inside, outside = (
+        (entropy * side).sum(dim=(2, 3)) / side.sum(dim=(2, 3)).clamp(min=1) for side in (target, 1 - target)
+    )
+    probability = logits.sigmoid()
+    both, either = (probability * target).sum(dim=(2, 3)), (probability + target).sum(dim=(2, 3))
+    return (inside + outside) / 2 + 1 - (2 * both + 1) / (either + 1)
+
+
+def intersection_over_union(logits_NKGG: Tensor, target_NGG: Tensor) -> Tensor:
+    """Return the IoU of each mask, where its logit is above 0, with its target, (N, K); 0 where both are empty."""
+    found, target = logits_NKGG.detach() > 0, target_NGG[:, None]
+    both, either = (found & target).sum(dim=(2, 3)), (found | target).sum(dim=(2, 3))
+    return both.float() / either.clamp(min=1)
+
+
+def prototype_loss(projected_BLCGG: Tensor, parts_BLGG: Tensor) -> Tensor:
+    """Return the cross-entropy of each subject's cells among the parts of another, by likeness to their mean vectors.
+
+    What a head does that learns from one labelled subject, as an episode: the second subject's parts are what is looked
+    for, and the first one's, averaged, are what they are compared with; and the other way round. Cells of parts that
+    the other subject does not show are left out; small parts count more than their cells do.
+
+    Source: prototypical networks, Snell et al. (arXiv 1703.05175), with cosines.
+    """
+    parts = parts_BLGG.flatten(2)  # B, L, cells
+    vectors = F.normalize(projected_BLCGG.float().flatten(3), dim=2)  # B, L, C, cells
+    count = int(parts.max()) + 1
+    # By a product: several threads that scatter into one sum add in another order every time.
+    shown = F.one_hot(parts, count).float()  # B, L, cells, P
+    prototypes = F.normalize(torch.einsum("blcn,blnp->blcp", vectors, shown), dim=2)
+    sizes = shown.sum(dim=2)  # B, L, P
+    others, sizes_there = prototypes.roll(1, dims=1), sizes.roll(1, dims=1)
+    scores = torch.einsum("blcn,blcp->blpn", vectors, others) / _TEMPERATURE
+    scores = scores.masked_fill((sizes_there == 0)[..., None], -torch.inf)
+    there = sizes_there.gather(2, parts) > 0
+    weight = sizes.gather(2, parts).rsqrt() * there
+    loss = F.cross_entropy(scores.flatten(0, 1), parts.flatten(0, 1), reduction="none").view(parts.shape)
+    return (weight * loss.masked_fill(~there, 0)).sum() / weight.sum().clamp(min=_HARDLY)

@@ -1,0 +1,259 @@
+"""Train the embedded encoder on random pictures: ``python -m samkit.stages.encoders.train_nano FOLDER``.
+
+The folder holds everything of one training: a checkpoint, by which the same command goes on after any interruption; the
+log, one line every hundred steps; and at the end the weights, in float16, as a SAM checkpoint. A training follows from
+its options: equal options give equal weights on one kind of machine, stopped on the way or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ...heads.base import seeded
+from ...store.errors import UsageError
+from ..synthesis.pictures import PictureBatch, Pictures
+from .memory import keep_freed_memory
+from .nano import NANO
+from .nano_objective import ObjectiveWeights, Questions
+from .pixels import prepare
+from .prompting import PromptedDecoder
+from .sam import SamModel
+from .starting_values import start_encoder, start_mask_decoder
+
+_log = logging.getLogger(__name__)
+
+_LOGGED_EVERY = 100
+# Of the steps, but no more than so many.
+_WARMUP_SHARE, _MOST_WARMUP_STEPS = 0.1, 300
+_CLIPPED_NORM = 1.0
+_BETAS = (0.9, 0.98)
+_MINUTES_BETWEEN_CHECKPOINTS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingOptions:
+    """Everything that decides the weights."""
+
+    steps: int = 6_500
+    #: Scenes a step.
+    batch_size: int = 8
+    #: Of each scene.
+    subjects: int = 2
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+    #: What the encoder and the decoder compute in; losses and weights are float32.
+    precision: str = "bfloat16"
+    objective: ObjectiveWeights = field(default_factory=ObjectiveWeights)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as they are kept."""
+        return asdict(self)
+
+
+class NanoTraining:
+    """One training, as far as it has come.
+
+    Parameters
+    ----------
+    folder
+        Of the training, made if need be; what is there is gone on with.
+    options
+        Everything that decides the weights.
+    device
+        Where it runs.
+    model
+        The architecture.
+
+    Raises
+    ------
+    UsageError
+        When the folder holds a training with other options.
+    """
+
+    def __init__(self, folder: Path, options: TrainingOptions, device: torch.device, model: SamModel = NANO) -> None:
+        self.folder, self.options, self.device, self.model = folder, options, device, model
+        with seeded(options.seed):
+            self.parts = nn.ModuleDict(model.parts(model.default_px))
+            start_encoder(self.parts["image_encoder"])
+            start_mask_decoder(self.parts["mask_decoder"])
+            decoder = PromptedDecoder(self.parts["prompt_encoder"], self.parts["mask_decoder"])
+            self.questions = Questions(decoder, options.objective)
+        self._module = nn.ModuleDict({"parts": self.parts, "questions": self.questions}).to(device)
+        self._optimiser = torch.optim.AdamW(
+            _parameter_groups(self._module, options.weight_decay), lr=options.learning_rate, betas=_BETAS
+        )
+        self._random = torch.Generator(device).manual_seed(options.seed)
+        self.step = 0
+        self.seconds = 0.0
+        self.log: list[dict[str, Any]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._checkpoint.exists():
+            self._go_on()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def run(self) -> Path:
+        """Train to the end, or on from where it stopped, and return the file of the weights."""
+        options = self.options
+        started = kept = time.perf_counter()
+        before = self.seconds
+        recent: list[dict[str, float]] = []
+        with closing(self._batches()) as batches:
+            while self.step < options.steps:
+                recent.append(self._learn(next(batches)))
+                self.step += 1
+                now = time.perf_counter()
+                self.seconds = before + now - started
+                if self.step % _LOGGED_EVERY == 0 or self.step == options.steps:
+                    self._tell(recent)
+                    recent = []
+                if now - kept > 60 * _MINUTES_BETWEEN_CHECKPOINTS:
+                    self._keep()
+                    kept = now
+        self._keep()
+        return self._save_weights()
+
+    # -- a step ----------------------------------------------------------------------------------------
+
+    def _learn(self, batch: PictureBatch) -> dict[str, float]:
+        """Take one step and return what was told of it."""
+        batch = batch.to(self.device)
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate_at(self.step, self.options)
+        count, subjects = batch.images.shape[:2]
+        images = prepare(batch.images.flatten(0, 1)[:, None], input_px=self.model.default_px, pixel_normalisation="sam")
+        half = self.options.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            embeddings = self.parts["image_encoder"](images).unflatten(0, (count, subjects))
+            told = self.questions(embeddings, batch, self._random)
+        loss = sum((value for name, value in told.items() if not name.endswith("_iou")), torch.zeros(()))
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._module.parameters(), _CLIPPED_NORM)
+        self._optimiser.step()
+        return {"loss": float(loss.detach()), **{name: float(value.detach()) for name, value in told.items()}}
+
+    def _batches(self) -> Generator[PictureBatch]:
+        """Yield the batches from the current step on, drawn in a process of their own."""
+        options = self.options
+        pictures = Pictures(
+            options.seed, options.batch_size, subjects=options.subjects, size=self.model.default_px, first=self.step
+        )
+        # Of the process that draws: the others are for training.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        workers = 1 if self.device.type == "cpu" else max(1, (os.cpu_count() or 2) - 2)
+        loader = DataLoader(
+            pictures, batch_size=None, num_workers=workers, prefetch_factor=4, multiprocessing_context="spawn"
+        )
+        yield from loader
+
+    # -- what is kept ----------------------------------------------------------------------------------
+
+    def _tell(self, recent: list[dict[str, float]]) -> None:
+        told = {name: [one[name] for one in recent if name in one] for name in dict.fromkeys(chain(*recent))}
+        means = {name: round(sum(values) / len(values), 4) for name, values in told.items()}
+        line = {"step": self.step, "seconds": round(self.seconds, 1), **means}
+        self.log.append(line)
+        (self.folder / "log.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in self.log))
+        _log.info("%s", json.dumps(line))
+
+    def _keep(self) -> None:
+        """Replace the checkpoint, whole or not at all."""
+        state = {
+            "options": self.options.to_json(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "log": self.log,
+            "module": self._module.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "random": self._random.get_state(),
+        }
+        hidden = self._checkpoint.with_suffix(".part")
+        torch.save(state, hidden)
+        hidden.replace(self._checkpoint)
+
+    def _go_on(self) -> None:
+        state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        if state["options"] != self.options.to_json():
+            message = (
+                f"{self.folder} holds a training with other options: {state['options']}; asked for: "
+                f"{self.options.to_json()}. Name another folder, or give the same options to go on."
+            )
+            raise UsageError(message)
+        self._module.load_state_dict(state["module"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._random.set_state(state["random"].cpu())
+        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+
+    def _save_weights(self) -> Path:
+        """Write the weights as a SAM checkpoint in float16."""
+        tensors: dict[str, Tensor] = {
+            name: tensor.detach().half().cpu().contiguous() for name, tensor in self.parts.state_dict().items()
+        }
+        file = self.folder / f"{self.model.name}.safetensors"
+        save_file(tensors, file)
+        return file
+
+
+def learning_rate_at(step: int, options: TrainingOptions) -> float:
+    """Return the rate of a step (from 0): a linear rise, then half a cosine down to 0."""
+    rise = min(1.0, (step + 1) / min(_MOST_WARMUP_STEPS, max(1, options.steps * _WARMUP_SHARE)))
+    return options.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Spare what is no matrix from decay: biases, norms, tokens and positions."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        is_matrix = parameter.ndim > 1 and not any(part in name for part in ("pos_embed", "rel_pos", "token", "embed."))
+        (decayed if is_matrix else spared).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m samkit.stages.encoders.train_nano", description="Train the embedded encoder on random pictures."
+    )
+    parser.add_argument("folder", type=Path, help="of the training; what is there is gone on with")
+    standard = TrainingOptions()
+    parser.add_argument("--steps", type=int, default=standard.steps)
+    parser.add_argument("--batch-size", type=int, default=standard.batch_size, help="scenes a step")
+    parser.add_argument("--subjects", type=int, default=standard.subjects, help="of each scene")
+    parser.add_argument("--learning-rate", type=float, default=standard.learning_rate)
+    parser.add_argument("--seed", type=int, default=standard.seed)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default=standard.precision)
+    parser.add_argument("--device", default="cpu")
+    for name, weight in standard.objective.to_json().items():
+        parser.add_argument(f"--{name}", type=type(weight), default=weight, help="of the objective")
+    given = vars(parser.parse_args())
+    folder, device = given.pop("folder"), given.pop("device")
+    objective = ObjectiveWeights(**{name: given.pop(name) for name in standard.objective.to_json()})
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()
+    file = NanoTraining(folder, TrainingOptions(**given, objective=objective), torch.device(device)).run()
+    _log.info("%s", file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Patches show slices at their own resolution, image and label moved alike; what lies beside a slice says nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from examples.workspaces import LABEL_NAMES, add_volume, boxes, workspace_of_boxes
+
+from samkit.heads.losses import IGNORED
+from samkit.heads.patches import PLAIN, Augmentation, LabelledPatches
+from samkit.store.errors import InputError
+from samkit.store.workspace import Workspace
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    workspace = workspace_of_boxes(tmp_path_factory.mktemp("patches") / "workspace", subjects=2)
+    return list(workspace.volumes.values())
+
+
+def drawn(volumes, augmentation=None, *, batches=1, batch_size=6, seed=0):
+    endless = LabelledPatches(volumes, augmentation).batches(batch_size, seed, CPU)
+    return [next(endless) for _ in range(batches)]
+
+
+def test_a_patch_holds_most_slices_whole(volumes):
+    assert LabelledPatches(volumes).input_shape == (1, 48, 48)
+
+
+def test_a_patch_is_never_larger_than_256_pixels(tmp_path):
+    workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
+    add_volume(workspace, "large", *boxes(0, slices=1, side=500))
+    assert LabelledPatches(list(workspace.volumes.values())).input_shape == (1, 256, 256)
+
+
+def test_batches_have_what_the_loss_takes(volumes):
+    ((images, labels),) = drawn(volumes)
+    assert (images.shape, images.dtype) == ((6, 1, 48, 48), torch.float32)
+    assert (labels.shape, labels.dtype) == ((6, 48, 48), torch.int64)
+    assert set(labels.unique().tolist()) <= {0, 1, 2, IGNORED}
+
+
+def test_images_stay_between_0_and_1(volumes):
+    for images, _ in drawn(volumes, batches=20):
+        assert images.min() >= 0
+        assert images.max() <= 1
+
+
+def test_every_slice_comes_once_before_any_comes_again(tmp_path):
+    # Each slice has a grey value of its own.
+    workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
+    _, label = boxes(0, slices=6)
+    image = np.broadcast_to(np.linspace(0.1, 0.9, 6)[:, None, None, None], (6, 1, 40, 40)).astype(np.float16)
+    add_volume(workspace, "steps", image.copy(), label)
+    endless = LabelledPatches(list(workspace.volumes.values()), PLAIN).batches(2, 0, CPU)
+    for _ in range(3):
+        seen = torch.cat([next(endless)[0] for _ in range(3)]).amax(dim=(1, 2, 3))
+        torch.testing.assert_close(seen.sort().values, torch.linspace(0.1, 0.9, 6), atol=1e-3, rtol=0)
+
+
+def test_without_changes_a_patch_is_the_slice_moved(volumes):
+    patches = LabelledPatches(volumes, PLAIN)
+    whole, labels = next(patches.in_order(1))
+    image, label = next(LabelledPatches(volumes[:1], PLAIN).batches(3, 0, CPU))
+    inside = label != IGNORED
+    # Bilinear between pixels, where the slice lies between them; the values are still those of the slice.
+    assert image[inside[:, None]].min() >= whole.min() - 0.05
+    assert set(label[inside].unique().tolist()) == set(labels.long().unique().tolist())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_image_and_label_are_moved_alike(volumes, seed):
+    # The box (class 1) is bright and the bar (class 2) dark, wherever they were turned to.
+    moved = replace(PLAIN, turn_degrees=30, zoom=(0.7, 1.4), flip=0.5)
+    for images, labels in drawn(volumes, moved, batches=3, seed=seed):
+        for image, label in zip(images[:, 0], labels, strict=True):
+            values = [image[label == number].median() for number in (2, 0, 1) if (label == number).sum() > 40]
+            assert values == sorted(values)
+
+
+def test_what_lies_beside_the_slice_is_ignored_and_dark(volumes):
+    for images, labels in drawn(volumes, replace(PLAIN, zoom=(0.5, 0.5)), batches=3):
+        beside = labels == IGNORED
+        assert 0.5 < beside.float().mean() < 0.9
+        assert images[:, 0][beside].mean() < 0.05
+
+
+def test_zooming_in_makes_things_larger(volumes):
+    small, large = (
+        np.mean([(labels == 1).float().mean() for _, labels in drawn(volumes, replace(PLAIN, zoom=zoom), batches=5)])
+        for zoom in ((0.7, 0.7), (1.4, 1.4))
+    )
+    assert large == pytest.approx(4 * small, rel=0.4)
+
+
+def test_equal_seeds_give_equal_patches(volumes):
+    for (image, label), (again, label_again) in zip(drawn(volumes, batches=3), drawn(volumes, batches=3), strict=True):
+        assert torch.equal(image, again)
+        assert torch.equal(label, label_again)
+
+
+def test_another_seed_gives_other_patches(volumes):
+    assert not torch.equal(drawn(volumes, seed=0)[0][0], drawn(volumes, seed=1)[0][0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"turn_degrees": 30.0},
+        {"zoom": (0.7, 1.4)},
+        {"flip": 1.0},
+        {"brightness": 0.2},
+        {"contrast": 0.5},
+        {"chance": 1.0, "noise": 0.1},
+        {"chance": 1.0, "gamma": 2.0},
+        {"chance": 1.0, "coarsest": 0.3},
+    ],
+    ids=lambda change: list(change)[-1],
+)
+def test_each_change_changes_the_image(volumes, change):
+    ((plain, _),), ((changed, _),) = drawn(volumes, PLAIN), drawn(volumes, replace(PLAIN, **change))
+    assert not torch.allclose(plain, changed, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"brightness": 0.2}, {"contrast": 0.5}])
+def test_changes_of_grey_values_leave_the_organs_where_they_are(volumes, change):
+    patches = drawn(volumes, replace(PLAIN, **change), batches=2)
+    for (_, plain), (_, changed) in zip(drawn(volumes, PLAIN, batches=2), patches, strict=True):
+        assert torch.equal(plain, changed)
+
+
+def test_slices_of_several_sizes_are_taken(tmp_path):
+    workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
+    for number, side in enumerate((40, 60, 30)):
+        add_volume(workspace, f"v{number}", *boxes(number, side=side))
+    patches = LabelledPatches(list(workspace.volumes.values()), Augmentation())
+    assert next(patches.batches(9, 0, CPU))[0].shape == (9, 1, 64, 64)
+    assert [tuple(images.shape) for images, _ in patches.in_order(2)] == [
+        (2, 1, 40, 40),
+        (1, 1, 40, 40),
+        (2, 1, 60, 60),
+        (1, 1, 60, 60),
+        (2, 1, 30, 30),
+        (1, 1, 30, 30),
+    ]
+
+
+def test_a_volume_without_a_label_is_refused(tmp_path):
+    workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
+    add_volume(workspace, "bare", boxes(0)[0], None)
+    with pytest.raises(InputError, match="bare has no label map to train on"):
+        LabelledPatches(list(workspace.volumes.values()))
+
+
+def test_grey_and_colour_volumes_do_not_mix(tmp_path):
+    workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
+    image, label = boxes(0)
+    add_volume(workspace, "grey", image, label)
+    add_volume(workspace, "colour", image.repeat(3, axis=1) * np.float16(0.9), label)
+    with pytest.raises(InputError, match="1 and 3 channels"):
+        LabelledPatches(list(workspace.volumes.values()))

@@ -1,0 +1,52 @@
+"""The U-Net keeps the contract of heads that see slices, at any size of slice."""
+
+import pytest
+import torch
+from contracts.head import SliceHeadContract
+
+from samkit.heads.base import HeadContext
+from samkit.heads.unet import UNet
+
+
+class TestUNet(SliceHeadContract):
+    head_class = UNet
+    trained_parts = frozenset({"down", "up", "upscaling", "classifier"})
+
+
+def built(**options):
+    torch.manual_seed(0)
+    return UNet(channels=1, class_count=3, **options).eval()
+
+
+def test_it_has_two_million_parameters():
+    head = UNet.build(HeadContext(input_shape=(1, 224, 224), class_count=4))
+    assert head.parameter_count() == pytest.approx(1.94e6, rel=0.01)
+
+
+def test_colour_slices_are_taken_too():
+    head = UNet.build(HeadContext(input_shape=(3, 64, 64), class_count=2))
+    assert head(torch.rand(1, 3, 20, 30)).shape == (1, 2, 20, 30)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(33, 48), (47, 31), (1, 1), (160, 16)])
+def test_padding_is_below_and_to_the_right_and_cut_off_again(rows, columns):
+    head, image = built(), torch.rand(1, 1, rows, columns)
+    step = 2 ** (len(head.widths) - 1)
+    padded = torch.zeros(1, 1, *(max(2, -(-side // step)) * step for side in (rows, columns)))
+    padded[..., :rows, :columns] = image
+    assert torch.equal(head(image), head(padded)[..., :rows, :columns])
+
+
+def test_each_level_is_half_as_fine():
+    head, sides = built(), []
+    for level in head.down:
+        level.register_forward_hook(lambda _module, _inputs, output: sides.append(output.shape[-1]))
+    head(torch.rand(1, 1, 64, 64))
+    assert sides == [64, 32, 16, 8, 4]
+
+
+def test_a_pixel_far_away_is_seen():
+    # Nine levels of 3x3 windows, halved four times, reach across 64 pixels.
+    head, image = built(), torch.rand(1, 1, 64, 64, requires_grad=True)
+    head(image)[0, 1, 32, 32].backward()
+    assert (image.grad[0, 0, [10, 54], [10, 54]] != 0).all()

@@ -1,0 +1,232 @@
+"""What the embedded encoder is asked is what the docstrings say, against trusted libraries and plain loops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from samkit.heads.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
+from samkit.stages.encoders.nano_objective import (
+    ObjectiveWeights,
+    Questions,
+    borders,
+    draw_masks,
+    intersection_over_union,
+    mask_losses,
+    places,
+    prototype_loss,
+)
+from samkit.stages.encoders.prompting import PromptedDecoder, boxes_around, jittered, points_on
+from samkit.stages.synthesis.pictures import Pictures
+
+
+def random(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return Pictures(3, 6, subjects=2, size=64).batch(0)
+
+
+# Prompts ---------------------------------------------------------------------------------------------------------
+
+
+def some_masks(count=5, size=20):
+    masks = torch.rand(count, size, size, generator=random()) > 0.97
+    masks[:, 3, 4] = True
+    return masks
+
+
+def test_boxes_are_those_of_torchvision():
+    from torchvision.ops import masks_to_boxes
+
+    assert torch.equal(boxes_around(some_masks()), masks_to_boxes(some_masks()))
+
+
+def test_a_box_is_moved_by_a_tenth_of_its_side_and_not_too_far():
+    boxes = torch.tensor([[10.0, 20.0, 109.0, 39.0]]).repeat(4000, 1)
+    moved = jittered(boxes, 0.1, 15.0, random()) - boxes
+    assert moved.abs().max() <= 15
+    assert moved[:, 1].std() == pytest.approx(2.0, rel=0.1)
+    assert moved[:, 0].std() == pytest.approx(9.2, rel=0.1)  # of 10, where a few are cut off
+    assert moved.mean(dim=0).abs().max() < 0.5
+
+
+def test_points_lie_on_the_mask():
+    points = points_on(some_masks(), random()).long()
+    assert some_masks()[torch.arange(5), points[:, 1], points[:, 0]].all()
+
+
+def test_points_come_from_all_over_the_mask():
+    mask = torch.zeros(1, 4, 4)
+    mask[0, 1, 2] = mask[0, 3, 0] = 1
+    found = {tuple(points_on(mask, random(seed))[0].tolist()) for seed in range(30)}
+    assert found == {(2.0, 1.0), (0.0, 3.0)}
+
+
+# Targets ---------------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_parts_or_whole_solids_and_never_small(batch):
+    owners, masks = draw_masks(batch, 8 * 6, random())
+    assert owners.bincount().tolist() == 6 * [8]
+    wholes = 0
+    for owner, mask in zip(owners, masks, strict=True):
+        parts = batch.parts[owner, 0]
+        inside = set(parts[mask].tolist())
+        solids = {int(batch.solids[owner, part]) for part in inside}
+        assert len(solids) == 1
+        assert 0 not in inside
+        assert mask.float().mean() >= 0.002
+        same = {part for part in parts.unique().tolist() if int(batch.solids[owner, part]) in solids}
+        assert len(inside) == 1 or inside == same
+        wholes += len(inside) > 1
+    assert wholes > 0
+
+
+def test_places_are_measured_from_the_middle_of_a_part_in_its_own_size():
+    parts = torch.zeros(1, 16, 16, dtype=torch.long)
+    parts[0, 2:8, 5:9] = 1
+    row, column, size = places(parts)[0][:, 2:8, 5:9]
+    rows, columns = np.mgrid[2:8, 5:9]
+    deviation = np.sqrt(rows.var() + columns.var())
+    np.testing.assert_allclose(row, (rows - 4.5) / deviation, rtol=1e-4)
+    np.testing.assert_allclose(column, (columns - 6.5) / deviation, rtol=1e-4)
+    np.testing.assert_allclose(size, np.full(row.shape, np.log(deviation / 2)), rtol=1e-4)
+
+
+def test_borders_are_the_cells_on_both_sides_of_a_change():
+    parts = torch.zeros(1, 4, 5, dtype=torch.long)
+    parts[0, 1:3, 2:] = 7
+    expected = [[0, 0, 1, 1, 1], [0, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
+    assert borders(parts)[0].tolist() == expected
+
+
+# Losses ----------------------------------------------------------------------------------------------------------
+
+
+def test_inside_and_outside_of_a_mask_count_alike():
+    logits, target = torch.randn(3, 2, 8, 8, generator=random()), torch.rand(3, 8, 8, generator=random()) > 0.7
+    for number in range(3):
+        for answer in range(2):
+            own, wanted = logits[number, answer], target[number].float()
+            inside = F.binary_cross_entropy_with_logits(own[wanted > 0], wanted[wanted > 0])
+            outside = F.binary_cross_entropy_with_logits(own[wanted == 0], wanted[wanted == 0])
+            both = (own.sigmoid() * wanted).sum()
+            dice = 1 - (2 * both + 1) / (own.sigmoid().sum() + wanted.sum() + 1)
+            found = mask_losses(logits, target)[number, answer]
+            torch.testing.assert_close(found, (inside + outside) / 2 + dice)
+
+
+def test_the_overlap_of_masks_is_counted_by_hand():
+    logits = torch.tensor([[[[1.0, 1.0], [-1.0, -1.0]], [[-1.0, -1.0], [-1.0, -1.0]]]])
+    target = torch.tensor([[[True, False], [True, False]]])
+    torch.testing.assert_close(intersection_over_union(logits, target), torch.tensor([[1 / 3, 0.0]]))
+
+
+def prototype_loss_by_loops(vectors, parts):
+    """One subject after the other, one cell after the other."""
+    subjects = vectors.shape[0]
+    losses, weights = [], []
+    for mine in range(subjects):
+        theirs = (mine - 1) % subjects
+        there = sorted(set(parts[theirs].flatten().tolist()))
+        known = F.normalize(vectors[theirs].flatten(1), dim=0)
+        means = [known[:, parts[theirs].flatten() == part].sum(dim=1) for part in there]
+        own = F.normalize(vectors[mine].flatten(1), dim=0)
+        for cell, part in enumerate(parts[mine].flatten().tolist()):
+            if part in there:
+                scores = np.array([float(own[:, cell] @ F.normalize(mean, dim=0)) / 0.1 for mean in means])
+                losses.append(np.log(np.exp(scores).sum()) - scores[there.index(part)])
+                weights.append(float((parts[mine] == part).sum()) ** -0.5)
+    return np.average(losses, weights=weights)
+
+
+def test_cells_are_told_apart_by_the_mean_vectors_of_another_subject():
+    vectors = torch.randn(1, 3, 4, 3, 3, generator=random())
+    # Part 3 is seen in one subject alone, part 2 in two of three.
+    parts = torch.tensor(
+        [[[[0, 0, 1], [1, 2, 2], [0, 1, 2]], [[1, 0, 1], [1, 2, 0], [0, 3, 2]], [[0] * 3, [1] * 3, [0] * 3]]]
+    )
+    expected = prototype_loss_by_loops(vectors[0], parts[0])
+    assert float(prototype_loss(vectors, parts)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_subjects_without_a_part_in_common_ask_nothing():
+    vectors = torch.randn(1, 2, 4, 2, 2, generator=random())
+    parts = torch.tensor([[[[1, 1], [1, 1]], [[2, 2], [2, 2]]]])
+    assert float(prototype_loss(vectors, parts)) == 0
+
+
+def test_alike_subjects_are_nearly_no_surprise():
+    parts = torch.tensor([[[[0, 0, 1], [1, 2, 2], [0, 1, 2]]] * 2])
+    vectors = F.one_hot(parts, 4).permute(0, 1, 4, 2, 3).float()
+    assert float(prototype_loss(vectors, parts)) < 1e-3
+
+
+# All together ----------------------------------------------------------------------------------------------------
+
+
+def asked(weights):
+    torch.manual_seed(0)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=16, num_heads=8)
+    decoder = PromptedDecoder(
+        PromptEncoder(32, (4, 4), (64, 64), 16), MaskDecoder(transformer_dim=32, transformer=transformer)
+    )
+    return Questions(decoder, weights)
+
+
+def embeddings():
+    return torch.randn(6, 2, 32, 4, 4, generator=random()).requires_grad_()
+
+
+def test_losses_are_finite_and_reach_the_embedding(batch):
+    features = embeddings()
+    told = asked(ObjectiveWeights())(features, batch, random())
+    losses = {name: value for name, value in told.items() if not name.endswith("_iou")}
+    assert set(losses) == {"kind", "place", "border", "likeness", "prompted"}
+    assert all(torch.isfinite(value) for value in told.values())
+    for value in losses.values():
+        (gradient,) = torch.autograd.grad(value, features, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        (ObjectiveWeights(dense=0, likeness=0), {"prompted", "box_iou", "click_iou", "corrected_iou"}),
+        (ObjectiveWeights(prompted=0, likeness=0), {"kind", "place", "border"}),
+        (ObjectiveWeights(prompted=0, dense=0), {"likeness"}),
+    ],
+)
+def test_what_counts_nothing_is_not_asked(batch, weights, told):
+    assert set(asked(weights)(embeddings(), batch, random())) == told
+
+
+def test_a_weight_counts_once(batch):
+    single, double = (
+        asked(ObjectiveWeights(prompted=factor, dense=factor, likeness=factor))(embeddings(), batch, random())
+        for factor in (1.0, 2.0)
+    )
+    for name, value in single.items():
+        factor = 1 if name.endswith("_iou") else 2
+        torch.testing.assert_close(double[name], factor * value)
+
+
+def test_equal_seeds_ask_the_same(batch):
+    first, second = (asked(ObjectiveWeights())(embeddings(), batch, random(4)) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_batch_that_shows_no_part_prompts_nothing(batch):
+    empty = replace(batch, parts=torch.zeros_like(batch.parts))
+    owners, masks = draw_masks(empty, 8, random())
+    assert (len(owners), len(masks)) == (0, 0)
+    told = asked(ObjectiveWeights())(embeddings(), empty, random())
+    assert "prompted" not in told
+    assert all(torch.isfinite(value) for value in told.values())

@@ -1,0 +1,120 @@
+"""A training of the embedded encoder follows from its options, whatever interrupts it, and ends in a SAM checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from examples.tiny_sam import TINY
+
+from samkit.stages.encoders.nano_objective import ObjectiveWeights
+from samkit.stages.encoders.train_nano import NanoTraining, TrainingOptions, learning_rate_at
+from samkit.store.errors import UsageError
+
+OPTIONS = TrainingOptions(steps=6, batch_size=2, subjects=2, precision="float32")
+CPU = torch.device("cpu")
+
+
+def training(folder, options=OPTIONS):
+    return NanoTraining(folder, options, CPU, TINY)
+
+
+def weights_of(run):
+    return {name: tensor.clone() for name, tensor in run.parts.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = training(tmp_path_factory.mktemp("whole"))
+    run.run()
+    return run
+
+
+def test_the_weights_are_a_checkpoint_that_an_encoder_loads(whole):
+    encoder = TINY.load(whole.folder / "tiny.safetensors")
+    assert encoder.trained
+    assert encoder.mask_decoder is not None
+    kept, trained = encoder.model.state_dict(), whole.parts["image_encoder"].state_dict()
+    for name in ("patch_embed.proj.weight", "neck.0.weight"):
+        torch.testing.assert_close(kept[name], trained[name].half().float())
+
+
+def test_the_log_has_a_line_with_every_loss(whole):
+    (line,) = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
+    assert line["step"] == 6
+    assert line["seconds"] > 0
+    losses = {"loss", "kind", "place", "border", "likeness", "prompted", "box_iou", "click_iou", "corrected_iou"}
+    assert losses == line.keys() - {"step", "seconds"}
+
+
+def test_equal_options_give_equal_weights(whole, tmp_path):
+    run = training(tmp_path)
+    run.run()
+    assert all(torch.equal(tensor, whole.parts.state_dict()[name]) for name, tensor in weights_of(run).items())
+
+
+def test_another_seed_gives_other_weights(whole, tmp_path):
+    run = training(tmp_path, replace(OPTIONS, seed=1, steps=1))
+    assert not torch.equal(run.parts["image_encoder"].pos_embed, whole.parts["image_encoder"].pos_embed)
+
+
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("samkit.stages.encoders.train_nano._MINUTES_BETWEEN_CHECKPOINTS", 0.0)
+    run = training(tmp_path)
+    learn, taken = run._learn, []
+
+    def interrupted(batch):
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        taken.append(learn(batch))
+        return taken[-1]
+
+    run._learn = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    rest = training(tmp_path)
+    assert rest.step == 3
+    rest.run()
+    assert all(torch.equal(tensor, whole.parts.state_dict()[name]) for name, tensor in weights_of(rest).items())
+
+
+def test_a_training_that_ended_is_not_trained_again(whole):
+    before = (whole.folder / "log.jsonl").read_text()
+    training(whole.folder).run()
+    assert (whole.folder / "log.jsonl").read_text() == before
+
+
+def test_other_options_do_not_go_on_with_it(whole):
+    with pytest.raises(UsageError, match="a training with other options"):
+        training(whole.folder, replace(OPTIONS, learning_rate=1e-4))
+
+
+def test_it_learns_the_pictures(tmp_path):
+    options = replace(OPTIONS, steps=60, batch_size=4, subjects=1, objective=ObjectiveWeights(prompted=0, likeness=0))
+    run = training(tmp_path, options)
+    told = []
+    learn = run._learn
+    run._learn = lambda batch: told.append(learn(batch)) or told[-1]
+    run.run()
+    first, last = (sum(one["loss"] for one in part) / 10 for part in (told[:10], told[-10:]))
+    assert last < 0.85 * first
+
+
+def test_the_rate_rises_and_falls_to_nothing():
+    options = TrainingOptions(steps=3000, learning_rate=1.0)
+    rates = [learning_rate_at(step, options) for step in (0, 149, 299, 1500, 2999)]
+    assert rates[0] == pytest.approx(1 / 300, rel=1e-3)
+    assert rates == sorted(rates[:3]) + sorted(rates[3:], reverse=True)
+    assert rates[3] == pytest.approx(0.5, abs=1e-3)
+    assert rates[4] < 1e-5
+
+
+def test_the_command_says_what_it_takes():
+    command = [sys.executable, "-m", "samkit.stages.encoders.train_nano", "--help"]
+    said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert "--steps" in said
+    assert "--likeness" in said
