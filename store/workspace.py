@@ -79,6 +79,9 @@ class Workspace:
     def create(cls, path: str | Path | Place, label_names: Mapping[int, str] | None = None) -> Workspace:
         """Make a workspace at ``path``, which may exist but must not hold anything else.
 
+        Of several processes that make one at the same moment, each gets it. One that was there already is opened, and
+        keeps the label names that it has.
+
         Raises
         ------
         NotAWorkspace
@@ -98,22 +101,25 @@ class Workspace:
             )
             raise StoreError(message)
         made = cls(place)
-        if label_names:
+        if label_names and not made.label_names:
             made.set_label_names(label_names)
         return made
 
-    @staticmethod
-    def check_place(path: str | Path | Place) -> None:
+    @classmethod
+    def check_place(cls, path: str | Path | Place) -> None:
         """Refuse a place where no workspace can be made; see `create`."""
         place = place_of(path)
-        if (place / "volumes").children():
+        volumes, other = (place / "volumes").children(), place.exists() or place.children()
+        # Looked for last: what is there may be a workspace that another process has made since it was asked for.
+        if not other or cls.is_at(place):
+            return
+        if volumes:
             raise DamagedStore(_lost_description(place))
-        if place.exists() or place.children():
-            message = (
-                f"{place} exists and is not a samkit workspace; nothing was written into it. "
-                f"Name another place: --workspace NAME"
-            )
-            raise NotAWorkspace(message)
+        message = (
+            f"{place} exists and is not a samkit workspace; nothing was written into it. "
+            f"Name another place: --workspace NAME"
+        )
+        raise NotAWorkspace(message)
 
     @staticmethod
     def is_at(path: str | Path | Place) -> bool:

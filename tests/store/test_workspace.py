@@ -66,6 +66,24 @@ def test_an_empty_folder_may_become_a_workspace(tmp_path: Path):
     assert len(Workspace.create(tmp_path).volumes) == 0
 
 
+def test_of_two_processes_that_make_one_workspace_both_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = Workspace.check_place
+
+    def meanwhile(path: Path) -> None:
+        monkeypatch.setattr(Workspace, "check_place", real)
+        Workspace.create(tmp_path, {1: "RV"})
+        (tmp_path / "volumes" / "a").mkdir(parents=True)  # whose first pixels are being written
+        real(path)
+
+    monkeypatch.setattr(Workspace, "check_place", meanwhile)
+    assert Workspace.create(tmp_path, {1: "RV"}).label_names == {1: "RV"}
+
+
+def test_making_a_workspace_that_is_there_leaves_its_label_names_as_they_are(tmp_path: Path):
+    Workspace.create(tmp_path, {1: "RV"})
+    assert Workspace.create(tmp_path, {1: "other"}).label_names == {1: "RV"}
+
+
 def test_a_folder_with_other_things_is_refused_and_left_as_it_was(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(NotAWorkspace, match="nothing was written into it"):
