@@ -63,14 +63,23 @@ def test_every_slice_comes_once_before_any_comes_again(tmp_path):
         torch.testing.assert_close(seen.sort().values, torch.linspace(0.1, 0.9, 6), atol=1e-3, rtol=0)
 
 
-def test_without_changes_a_patch_is_the_slice_moved(volumes):
-    patches = LabelledPatches(volumes, PLAIN)
+def test_without_changes_a_patch_is_the_slice_moved_by_whole_pixels(tmp_path):
+    workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
+    image, label = boxes(0, slices=1, side=40)
+    image[:] = np.random.default_rng(0).random(image.shape)  # of which no two neighbours are alike
+    add_volume(workspace, "noise", image, label)
+    patches = LabelledPatches(list(workspace.volumes.values()), PLAIN)
     whole, labels = next(patches.in_order(1))
-    image, label = next(LabelledPatches(volumes[:1], PLAIN).batches(3, 0, CPU))
-    inside = label != IGNORED
-    # Bilinear between pixels, where the slice lies between them; the values are still those of the slice.
-    assert image[inside[:, None]].min() >= whole.min() - 0.05
-    assert set(label[inside].unique().tolist()) == set(labels.long().unique().tolist())
+    seen, its_labels = next(patches.batches(1, 0, CPU))
+    rows, columns = (torch.nonzero((its_labels[0] != IGNORED).any(dim=axis))[:, 0] for axis in (1, 0))
+    cut = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    crops = [
+        (whole[0, 0, row : row + len(rows), column : column + len(columns)], labels[0, row:, column:])
+        for row in range(41 - len(rows))
+        for column in range(41 - len(columns))
+    ]
+    (matching,) = (there for crop, there in crops if torch.allclose(crop, seen[0, 0][cut], atol=1e-6))
+    assert torch.equal(matching[: len(rows), : len(columns)].long(), its_labels[0][cut])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -98,6 +107,16 @@ def test_zooming_in_makes_things_larger(volumes):
     assert large == pytest.approx(4 * small, rel=0.4)
 
 
+def test_what_is_not_to_be_moved_stays_as_it_is(volumes):
+    still = replace(PLAIN, turn_degrees=30, zoom=(0.7, 1.4), moved=0)
+    for (plain, _), (image, _) in zip(drawn(volumes, PLAIN, batches=3), drawn(volumes, still, batches=3), strict=True):
+        assert torch.equal(plain, image)
+
+
+def test_nothing_is_mirrored_unless_it_is_asked_for():
+    assert Augmentation().flip == 0
+
+
 def test_equal_seeds_give_equal_patches(volumes):
     for (image, label), (again, label_again) in zip(drawn(volumes, batches=3), drawn(volumes, batches=3), strict=True):
         assert torch.equal(image, again)
@@ -114,6 +133,7 @@ def test_another_seed_gives_other_patches(volumes):
         {"turn_degrees": 30.0},
         {"zoom": (0.7, 1.4)},
         {"flip": 1.0},
+        {"moved": 1.0, "turn_degrees": 10.0, "zoom": (0.9, 1.1)},
         {"brightness": 0.2},
         {"contrast": 0.5},
         {"chance": 1.0, "noise": 0.1},
