@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ from samkit.stages.synthesis.files import write_nifti_pair
 from samkit.store.provenance import code_version
 
 RESULTS = Path(__file__).parent / "results"
-ACDC = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "acdc" / "volumes"
+DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+ACDC = DATA / "acdc" / "volumes"
+HIPPOCAMPUS = DATA / "hippocampus"
+SUBJECTS = json.loads(Path(__file__).with_name("subjects.json").read_text(encoding="utf-8"))
 SAMKIT = [sys.executable, "-m", "samkit.pipeline.cli"]
 
 
@@ -61,10 +64,10 @@ def in_turn(one: Callable[[], float], other: Callable[[], float], rounds: int) -
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(ratios)
 
 
-def sample(folder: Path, volumes: int) -> Path:
-    """Return a folder of labelled volumes: links to ACDC's where they are at hand, else drawn anatomy."""
+def sample(folder: Path, volumes: int, *, without: Collection[str] = ()) -> Path:
+    """Return a folder of labelled volumes: links to ACDC's, but for some subjects; or, without those, drawn anatomy."""
     folder.mkdir(parents=True)
-    real = sorted(ACDC.glob("*.h5"))[:volumes] if ACDC.is_dir() else []
+    real = [file for file in sorted(ACDC.glob("*.h5")) if file.name.split("_frame")[0] not in without][:volumes]
     for file in real:
         (folder / file.name).symlink_to(file.resolve())
     if not real:

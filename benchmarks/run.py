@@ -18,6 +18,7 @@ BENCHMARKS = (
     "encoder",
     "embed",
     "cache_against_live",
+    "few_shot",
 )
 
 

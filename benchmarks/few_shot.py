@@ -1,0 +1,309 @@
+"""Whether the embedded encoder is worth shipping: heads on its features from one labelled subject and from five.
+
+Frozen `nano` beside the same architecture with seeded numbers, beside the pixels themselves as features, and beside a
+U-Net trained from nothing on the same draws; then box prompts without any training. On ACDC and hippocampus, which no
+training of samkit's has seen.
+
+few_shot.py --tune   try every setting of each head on each kind of features, on development subjects of ACDC
+few_shot.py          score the development subjects, each head with its best setting
+few_shot.py --final  score the final subjects, once
+
+Which subjects are scored was fixed in `subjects.json` before the first try. Runs are kept in a workspace, ``--folder``,
+so that the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from box_prompts import box_dice
+from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, keep
+from raw_pixels import RawPixels
+
+from samkit.heads.base import MASK_DECODER_FILE, Sees, find_head
+from samkit.heads.feeding import AS_THEY_ARE
+from samkit.heads.fitting import FitOptions
+from samkit.heads.sampling import draw_subjects
+from samkit.heads.views import Bank
+from samkit.pipeline.commands.embed import embed_all
+from samkit.pipeline.console import counted, say
+from samkit.stages.encoders.base import Encoder
+from samkit.stages.encoders.digests import file_sha256
+from samkit.stages.encoders.memory import keep_freed_memory
+from samkit.stages.encoders.nano import NANO
+from samkit.stages.train import TrainOptions, labelled_subjects, labelled_volumes, train
+from samkit.store.embeddings import Embeddings
+from samkit.store.runs import Run
+from samkit.store.splits import Split
+from samkit.store.workspace import Workspace, open_workspace
+
+DATA = {"acdc": ACDC, "hippocampus": HIPPOCAMPUS}
+INGEST = {"acdc": [], "hippocampus": ["--labels", "1=anterior,2=posterior"]}
+# "none" is for heads that see the slices themselves.
+FEATURES = ("nano", "seeded", "pixels", "none")
+DRAWS = 5
+
+
+# A bank of views beside the slice as it is. No reflections: a heart's right is not its left.
+BANK = Bank.parse(
+    "identity,rotate+10-bilinear,rotate-10-bilinear,rotate+20-bilinear,rotate-20-bilinear,gamma0.70,gamma1.40,"
+    "rotate+15-bilinear:gamma0.80,rotate-15-bilinear:gamma1.25,rotate+5-bilinear:gamma1.60"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """How a head is fitted."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int = 8
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps, rate {self.learning_rate:g}"
+
+    @property
+    def options(self) -> FitOptions:
+        """The same as options of a fit; no more often validated than twenty times."""
+        return FitOptions(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            validate_every=max(20, self.steps // 20),
+        )
+
+
+# As many for the U-Net as for the best head. Which is best is read from what `--tune` kept.
+SETTINGS: dict[str, tuple[Setting, ...]] = {
+    "probe": (
+        Setting(steps=300, learning_rate=1e-2),
+        Setting(steps=300, learning_rate=1e-3),
+        Setting(steps=600, learning_rate=1e-2),
+    ),
+    "linear": (
+        Setting(steps=300, learning_rate=3e-3),
+        Setting(steps=600, learning_rate=1e-3),
+        Setting(steps=600, learning_rate=3e-3),
+    ),
+    "autosam": (
+        Setting(steps=150, learning_rate=1e-3),
+        Setting(steps=150, learning_rate=3e-4),
+        Setting(steps=300, learning_rate=3e-4),
+    ),
+    "unet": (
+        Setting(steps=300, learning_rate=3e-3),
+        Setting(steps=300, learning_rate=1e-3),
+        Setting(steps=600, learning_rate=3e-3),
+    ),
+}
+TUNED_ON, TUNED_DRAWS = "acdc", 2
+
+
+def main() -> None:
+    """Measure and keep."""
+    asked = _asked()
+    keep_freed_memory()
+    started = time.perf_counter()
+    rows: list[list[str]] = []
+    numbers: dict[str, Any] = {}
+    with _folder(asked.folder) as folder:
+        for data in asked.data:
+            told, numbers[data] = Study.of(folder / data, data, asked).scores()
+            rows += told
+    name, columns = asked.round, ["data", "features", "head", *(counted(count, "subject") for count in asked.counts)]
+    title = f"Mean Dice of {'final' if name == 'final' else 'development'} subjects, mean (least to most) of the draws"
+    about = {"draws": asked.draws, "views": list(BANK.texts), "weights_sha256": file_sha256(asked.weights)}
+    kept_as = f"few_shot_{name}" if asked.whole else f"few_shot_{name}.local"
+    keep(kept_as, title, columns, rows, {**about, "seconds": time.perf_counter() - started, **numbers})
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    rounds = parser.add_mutually_exclusive_group()
+    rounds.add_argument("--tune", dest="round", action="store_const", const="tries", default="development")
+    rounds.add_argument("--final", dest="round", action="store_const", const="final")
+    parser.add_argument("--draws", type=int)
+    parser.add_argument("--data", nargs="+", choices=DATA)
+    parser.add_argument("--features", nargs="+", choices=FEATURES, default=list(FEATURES))
+    parser.add_argument("--heads", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--counts", nargs="+", type=int, default=[1, 5])
+    parser.add_argument("--weights", type=Path, default=NANO.own_weights, help="of nano: another training's")
+    parser.add_argument("--folder", type=Path, help="where runs are kept, to go on later")
+    asked = parser.parse_args()
+    tunes = asked.round == "tries"
+    asked.draws = asked.draws or (TUNED_DRAWS if tunes else DRAWS)
+    every = [TUNED_ON] if tunes else list(DATA)
+    asked.data = asked.data or every
+    # What is tried in part is kept beside, so that it does not stand for the whole.
+    asked.whole = (asked.data, asked.features, asked.heads) == (every, list(FEATURES), list(SETTINGS))
+    if asked.round == "final" and (RESULTS / "few_shot_final.json").exists():
+        parser.error("the final subjects were scored already: benchmarks/results/few_shot_final.json")
+    return asked
+
+
+def chosen(features: str, head: str) -> Setting:
+    """Return the setting with the best mean Dice over counts and draws among those that `--tune` tried."""
+    file = RESULTS / "few_shot_tries.json"
+    tries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))[TUNED_ON] if file.exists() else {}
+
+    def reached(setting: Setting) -> float:
+        by_count = tries.get(f"{features} {head}, {setting}", {})
+        return statistics.mean(statistics.mean(found["dice"]) for found in by_count.values()) if by_count else 0.0
+
+    return max(SETTINGS[head], key=reached)
+
+
+@contextmanager
+def _folder(asked: Path | None) -> Iterator[Path]:
+    if asked is not None:
+        yield asked
+        return
+    with tempfile.TemporaryDirectory(dir=os.environ.get("SAMKIT_BENCH_FOLDER")) as name:
+        yield Path(name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """One dataset in one round."""
+
+    data: str
+    workspace: Workspace
+    split: Split
+    asked: argparse.Namespace
+
+    @classmethod
+    def of(cls, folder: Path, data: str, asked: argparse.Namespace) -> Self:
+        """Ingest the round's subjects, unless they are there."""
+        subjects = SUBJECTS[data]
+        pool, test = subjects["development_drawn"], subjects["development_scored"]
+        if asked.round == "final":
+            pool, test = [*pool, *test], subjects["final"]
+        split = Split(
+            name="final" if asked.round == "final" else "development",
+            seed=0,
+            pool=tuple(sorted(pool)),
+            test=tuple(sorted(test)),
+        )
+        # One for each round: a labelled subject that is neither drawn from nor scored would join the pool.
+        place, source = folder / split.name, folder / f"{split.name}-source"
+        for file in DATA[data].rglob("*.*"):
+            link = source / file.relative_to(DATA[data])
+            if file.name.split("_frame")[0].split(".")[0] in {*pool, *test} and not link.exists():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(file.resolve())
+        cost_of([*SAMKIT, "ingest", source, "--workspace", place, *INGEST[data]])
+        workspace = open_workspace(place)
+        assert labelled_subjects(workspace) == {*pool, *test}
+        return cls(data=data, workspace=workspace, split=workspace.keep_split(split), asked=asked)
+
+    def scores(self) -> tuple[list[list[str]], dict[str, Any]]:
+        """Train and score every head on every kind of features; return rows of the table, and all numbers."""
+        rows: list[list[str]] = []
+        numbers: dict[str, Any] = {}
+        for features in self.asked.features:
+            embeddings = self.embedded(features)
+            for head in self.asked.heads:
+                if not _fits(head, embeddings):
+                    continue
+                tunes = self.asked.round == "tries"
+                for setting in SETTINGS[head] if tunes else (chosen(features, head),):
+                    found = {count: self.scored(embeddings, head, setting, count) for count in self.asked.counts}
+                    numbers[f"{features} {head}, {setting}"] = found
+                    rows.append(
+                        [self.data, features, f"{head}, {setting}", *(_spread(one["dice"]) for one in found.values())]
+                    )
+                    say(" | ".join([*rows[-1], *(str(one["by_class"]) for one in found.values())]))
+            if features == "nano" and embeddings is not None and self.asked.round != "tries":
+                boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
+                numbers["boxes"], numbers["ellipses"] = boxes, ellipses
+                rows.append([self.data, features, "box prompts, untrained on it", _means(boxes), ""])
+                rows.append([self.data, "none", "ellipses in the boxes", _means(ellipses), ""])
+        return rows, numbers
+
+    def embedded(self, features: str) -> Embeddings | None:
+        """Embed what is scored as it is, and what is drawn in all views; nothing for a head that sees slices."""
+        if features == "none":
+            return None
+        present = {volume.subject for volume in self.workspace.volumes.values()}
+        most = max(self.asked.counts)
+        draws = [draw_subjects(self.split, most, number, present) for number in range(self.asked.draws)]
+        drawn = sorted({subject for draw in draws for subject in draw.subjects})
+        scored = [key for volume in labelled_volumes(self.workspace, self.split.test) for key in volume.row_keys()]
+        trained = [key for volume in labelled_volumes(self.workspace, drawn) for key in volume.row_keys()]
+        wanted = scored + [replace(key, view=view) for view in BANK.texts for key in trained]
+        encoder: Encoder = RawPixels()
+        if features != "pixels":
+            encoder = NANO.load(self.asked.weights if features == "nano" else None, precision="auto")
+        return embed_all(self.workspace, encoder, None, wanted=wanted).embeddings
+
+    def scored(self, embeddings: Embeddings | None, head: str, setting: Setting, count: int) -> dict[str, Any]:
+        """Train a head on each draw and return what it scored."""
+        runs = []
+        for draw in range(self.asked.draws):
+            options = TrainOptions(
+                head=head,
+                subjects=count,
+                draw=draw,
+                split=self.split.name,
+                fit=setting.options,
+                views=AS_THEY_ARE if embeddings is None else BANK.texts,
+            )
+            runs.append(train(self.workspace, embeddings, find_head(head), options))
+        return {
+            "dice": [_mean_dice([run]) for run in runs],
+            "by_class": {name: _mean_dice(runs, name) for name in self.workspace.label_names.values()},
+            "fitting_seconds": statistics.mean(run.record["seconds"]["fitting"] for run in runs),
+            "loss": [_curve(run) for run in runs],
+        }
+
+
+def _fits(head: str, embeddings: Embeddings | None) -> bool:
+    found = find_head(head)
+    if embeddings is None or found.sees is Sees.SLICES:
+        return embeddings is None and found.sees is Sees.SLICES
+    return MASK_DECODER_FILE in embeddings.attachments or not found.needs_mask_decoder
+
+
+def _mean_dice(runs: Sequence[Run], class_name: str | None = None) -> float:
+    """Return the mean over volumes and classes, those that a volume does not have left out."""
+    return round(
+        statistics.mean(
+            one["dice"]
+            for run in runs
+            for volume in run.scores
+            for one in volume["scores"]
+            if one["dice"] is not None and class_name in (None, one["class_name"])
+        ),
+        4,
+    )
+
+
+def _curve(run: Run) -> list[tuple[int, float]]:
+    """Return (last step, mean loss) of each tenth of a run."""
+    tenths = np.array_split(np.array([step["loss"] for step in run.steps]), 10)
+    ends = np.cumsum([len(tenth) for tenth in tenths])
+    return [(int(end), round(float(tenth.mean()), 4)) for end, tenth in zip(ends, tenths, strict=True) if len(tenth)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.3f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _means(by_class: dict[str, float]) -> str:
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in by_class.items())
+    return f"{statistics.mean(by_class.values()):.3f} ({parts})"
+
+
+if __name__ == "__main__":
+    main()

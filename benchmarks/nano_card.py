@@ -1,0 +1,93 @@
+"""The card of the embedded encoder's proof: what `few_shot.py` measured, as it stands in stages/encoders/nano.md.
+
+nano_card.py         write it
+tests/test_readme.py compares it
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+CARD = ROOT / "stages" / "encoders" / "nano.md"
+BEGIN, END = "<!-- made by benchmarks/nano_card.py from benchmarks/results: begin -->", "<!-- end -->"
+ROUNDS = ("development", "final")
+DATA = ("acdc", "hippocampus")
+COUNTS = ("1", "5")
+NAMES = {"nano": "`nano`", "seeded": "the same, numbers from a seed", "pixels": "the pixels themselves", "none": "none"}
+
+
+def main() -> None:
+    """Put the section into the card."""
+    CARD.write_text(with_proof(CARD.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_proof(text: str) -> str:
+    """Return a card whose section on what was measured is made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{proof()}\n\n{END}{after}"
+
+
+def proof() -> str:
+    """Return the section, Markdown; a round that was not measured is left out."""
+    rounds = {name: kept(name) for name in kept_rounds()}
+    return "\n\n".join(part for data in DATA for part in (_heads(data, rounds), *_boxes(data, rounds)))
+
+
+def kept_rounds() -> list[str]:
+    """Return the rounds that were scored."""
+    return [name for name in ROUNDS if (RESULTS / f"few_shot_{name}.json").exists()]
+
+
+def kept(name: str) -> dict[str, Any]:
+    """Return what was measured in a round."""
+    found: dict[str, Any] = json.loads((RESULTS / f"few_shot_{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _heads(data: str, rounds: dict[str, Any]) -> str:
+    columns = [f"{name}, {count}" for name in rounds for count in COUNTS]
+    lines = [
+        f"**{data}**, mean Dice % from one labelled subject and from five, mean (least to most) of the draws:",
+        "",
+        f"| features | head | {' | '.join(columns)} |",
+        f"|---|---|{'---|' * len(columns)}",
+    ]
+    runs = dict.fromkeys(key for told in rounds.values() for key in told[data] if key not in {"boxes", "ellipses"})
+    for key in runs:
+        features, _, head = key.partition(" ")
+        name, _, setting = head.partition(", ")
+        cells = [
+            _percent(told[data][key][count]["dice"]) if key in told[data] else ""
+            for told in rounds.values()
+            for count in COUNTS
+        ]
+        lines.append(f"| {NAMES[features]} | `{name}`, {setting} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _boxes(data: str, rounds: dict[str, Any]) -> Iterator[str]:
+    for name, told in rounds.items():
+        if "boxes" not in told[data]:
+            continue
+        boxes, ellipses = told[data]["boxes"], told[data]["ellipses"]
+        by_class = ", ".join(f"{one} {100 * boxes[one]:.0f} ({100 * ellipses[one]:.0f})" for one in boxes)
+        mean, beside = (100 * statistics.mean(one.values()) for one in (boxes, ellipses))
+        yield (
+            f"Box prompts on {name} subjects of {data}, each class by itself, nothing trained: Dice {mean:.1f} %, "
+            f"the ellipses inscribed in the boxes {beside:.1f} %. By class: {by_class}."
+        )
+
+
+def _percent(dice: list[float]) -> str:
+    return f"{100 * statistics.mean(dice):.1f} ({100 * min(dice):.0f} to {100 * max(dice):.0f})"
+
+
+if __name__ == "__main__":
+    main()
