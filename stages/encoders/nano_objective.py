@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...heads.base import LOGIT_CELLS_PER_FEATURE_CELL
+from ...store.errors import UsageError
 from ..synthesis.pictures import PictureBatch
 from ..synthesis.shapes import Kind
 from .prompting import PromptedDecoder, Prompts, boxes_around, jittered, points_on
@@ -46,6 +47,11 @@ class ObjectiveWeights:
     dense: float = 1.0
     likeness: float = 1.0
     masks: int = 8
+
+    def __post_init__(self) -> None:
+        if self.prompted and self.masks < 2:
+            message = f"--masks {self.masks}: at least 2, of which a box means one and a click another."
+            raise UsageError(message)
 
     def to_json(self) -> dict[str, Any]:
         """Return the weights as they are kept in a log."""

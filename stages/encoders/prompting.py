@@ -64,22 +64,6 @@ class Prompts:
             kinds=torch.cat([self.kinds, inside_NP.long()], dim=1),
         )
 
-    def beside(self, other: Self) -> Self:
-        """Return these prompts and then others, the shorter ones filled up."""
-        points = max(self.kinds.shape[1], other.kinds.shape[1])
-        parts = [prompts._filled_to(points) for prompts in (self, other)]
-        return type(self)(
-            points=torch.cat([part.points for part in parts]),
-            kinds=torch.cat([part.kinds for part in parts]),
-        )
-
-    def _filled_to(self, points: int) -> Self:
-        count, present = self.kinds.shape
-        return type(self)(
-            points=torch.cat([self.points, self.points.new_zeros(count, points - present, 2)], dim=1),
-            kinds=torch.cat([self.kinds, self.kinds.new_full((count, points - present), PointKind.NOTHING)], dim=1),
-        )
-
 
 class PromptedDecoder(nn.Module):
     """SAM's mask decoder, prompted; equal to the package's for one image (test).

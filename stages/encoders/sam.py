@@ -126,10 +126,10 @@ class SamModel:
 
     # -- building ----------------------------------------------------------------------------------
 
-    def parts(self, input_px: int) -> dict[str, nn.Module]:
+    def parts(self, input_px: int, *, seed: int = _SEED) -> dict[str, nn.Module]:
         """Build the three parts of SAM with seeded numbers, under the checkpoint's names."""
         grid = input_px // self.patch_px
-        with seeded(_SEED):
+        with seeded(seed):
             encoder = ImageEncoderViT(
                 img_size=input_px,
                 patch_size=self.patch_px,

@@ -2,16 +2,19 @@
 
 The folder holds everything of one training: a checkpoint, by which the same command goes on after any interruption; the
 log, one line every hundred steps; and at the end the weights, in float16, as a SAM checkpoint. A training follows from
-its options: equal options give equal weights on one kind of machine, stopped on the way or not.
+its options: equal options give equal weights and an equal log, stopped on the way or not, on processors of one kind
+with as many threads. (GPUs add some sums in any order.)
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -21,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ...heads.base import seeded
-from ...store.errors import UsageError
+from ...store.errors import FitDiverged, SamkitError, UsageError
+from ...store.local import LocalPlace
 from ..synthesis.pictures import PictureBatch, Pictures
+from .devices import find_device
 from .memory import keep_freed_memory
 from .nano import NANO
 from .nano_objective import ObjectiveWeights, Questions
@@ -62,6 +67,17 @@ class TrainingOptions:
     precision: str = "bfloat16"
     objective: ObjectiveWeights = field(default_factory=ObjectiveWeights)
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch_size", 1), ("subjects", 1)):
+            if getattr(self, name) < least:
+                message = f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}."
+                raise UsageError(message)
+        if self.objective.likeness and self.subjects < 2:
+            message = (
+                "--subjects 1: the likeness of parts is asked of two subjects. Give --subjects 2, or --likeness 0."
+            )
+            raise UsageError(message)
+
     def to_json(self) -> dict[str, Any]:
         """Return the options as they are kept."""
         return asdict(self)
@@ -85,12 +101,14 @@ class NanoTraining:
     ------
     UsageError
         When the folder holds a training with other options.
+    FitDiverged
+        By `run`, at the first loss that is not finite.
     """
 
     def __init__(self, folder: Path, options: TrainingOptions, device: torch.device, model: SamModel = NANO) -> None:
         self.folder, self.options, self.device, self.model = folder, options, device, model
         with seeded(options.seed):
-            self.parts = nn.ModuleDict(model.parts(model.default_px))
+            self.parts = nn.ModuleDict(model.parts(model.default_px, seed=options.seed))
             start_encoder(self.parts["image_encoder"])
             start_mask_decoder(self.parts["mask_decoder"])
             decoder = PromptedDecoder(self.parts["prompt_encoder"], self.parts["mask_decoder"])
@@ -103,29 +121,29 @@ class NanoTraining:
         self.step = 0
         self.seconds = 0.0
         self.log: list[dict[str, Any]] = []
+        #: What was told of the steps since the log's last line.
+        self._recent: list[dict[str, float]] = []
         folder.mkdir(parents=True, exist_ok=True)
         if self._checkpoint.exists():
             self._go_on()
 
     @property
-    def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+    def _checkpoint(self) -> LocalPlace:
+        return LocalPlace(self.folder / "checkpoint.pt")
 
     def run(self) -> Path:
         """Train to the end, or on from where it stopped, and return the file of the weights."""
         options = self.options
         started = kept = time.perf_counter()
         before = self.seconds
-        recent: list[dict[str, float]] = []
         with closing(self._batches()) as batches:
             while self.step < options.steps:
-                recent.append(self._learn(next(batches)))
+                self._recent.append(self._learn(next(batches)))
                 self.step += 1
                 now = time.perf_counter()
                 self.seconds = before + now - started
                 if self.step % _LOGGED_EVERY == 0 or self.step == options.steps:
-                    self._tell(recent)
-                    recent = []
+                    self._tell()
                 if now - kept > 60 * _MINUTES_BETWEEN_CHECKPOINTS:
                     self._keep()
                     kept = now
@@ -146,6 +164,12 @@ class NanoTraining:
             embeddings = self.parts["image_encoder"](images).unflatten(0, (count, subjects))
             told = self.questions(embeddings, batch, self._random)
         loss = sum((value for name, value in told.items() if not name.endswith("_iou")), torch.zeros(()))
+        if not torch.isfinite(loss):
+            message = (
+                f"{self.folder}: the loss is {float(loss.detach())} at step {self.step + 1}: it has diverged. "
+                f"Begin another with a lower rate: --learning-rate {self.options.learning_rate / 2:g}"
+            )
+            raise FitDiverged(message)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._module.parameters(), _CLIPPED_NORM)
@@ -168,12 +192,15 @@ class NanoTraining:
 
     # -- what is kept ----------------------------------------------------------------------------------
 
-    def _tell(self, recent: list[dict[str, float]]) -> None:
-        told = {name: [one[name] for one in recent if name in one] for name in dict.fromkeys(chain(*recent))}
+    def _tell(self) -> None:
+        told = {
+            name: [one[name] for one in self._recent if name in one] for name in dict.fromkeys(chain(*self._recent))
+        }
         means = {name: round(sum(values) / len(values), 4) for name, values in told.items()}
         line = {"step": self.step, "seconds": round(self.seconds, 1), **means}
         self.log.append(line)
-        (self.folder / "log.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in self.log))
+        self._recent = []
+        LocalPlace(self.folder / "log.jsonl").publish("".join(f"{json.dumps(one)}\n" for one in self.log).encode())
         _log.info("%s", json.dumps(line))
 
     def _keep(self) -> None:
@@ -183,13 +210,14 @@ class NanoTraining:
             "step": self.step,
             "seconds": self.seconds,
             "log": self.log,
+            "recent": self._recent,
             "module": self._module.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "random": self._random.get_state(),
         }
-        hidden = self._checkpoint.with_suffix(".part")
-        torch.save(state, hidden)
-        hidden.replace(self._checkpoint)
+        written = io.BytesIO()
+        torch.save(state, written)
+        self._checkpoint.publish(written.getvalue())
 
     def _go_on(self) -> None:
         state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
@@ -203,6 +231,7 @@ class NanoTraining:
         self._optimiser.load_state_dict(state["optimiser"])
         self._random.set_state(state["random"].cpu())
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+        self._recent = state["recent"]
 
     def _save_weights(self) -> Path:
         """Write the weights as a SAM checkpoint in float16."""
@@ -210,12 +239,12 @@ class NanoTraining:
             name: tensor.detach().half().cpu().contiguous() for name, tensor in self.parts.state_dict().items()
         }
         file = self.folder / f"{self.model.name}.safetensors"
-        save_file(tensors, file)
+        LocalPlace(file).publish(save(tensors))
         return file
 
 
 def learning_rate_at(step: int, options: TrainingOptions) -> float:
-    """Return the rate of a step (from 0): a linear rise, then half a cosine down to 0."""
+    """Return the rate of a step (from 0): half a cosine down to 0, and a linear rise into it."""
     rise = min(1.0, (step + 1) / min(_MOST_WARMUP_STEPS, max(1, options.steps * _WARMUP_SHARE)))
     return options.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
 
@@ -230,8 +259,20 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
-def main() -> None:
+def main() -> int:
     """Run the command."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()
+    try:
+        folder, options, device = _asked()
+        _log.info("%s", NanoTraining(folder, options, find_device(device)).run())
+    except SamkitError as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+def _asked() -> tuple[Path, TrainingOptions, str]:
     parser = argparse.ArgumentParser(
         prog="python -m samkit.stages.encoders.train_nano", description="Train the embedded encoder on random pictures."
     )
@@ -243,17 +284,20 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=standard.learning_rate)
     parser.add_argument("--seed", type=int, default=standard.seed)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default=standard.precision)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
+    asked = {
+        "prompted": "weight of the masks that clicks and boxes mean",
+        "dense": "weight of what is asked of every cell",
+        "likeness": "weight of the comparison of two subjects' parts",
+        "masks": "prompted a step",
+    }
     for name, weight in standard.objective.to_json().items():
-        parser.add_argument(f"--{name}", type=type(weight), default=weight, help="of the objective")
+        parser.add_argument(f"--{name}", type=type(weight), default=weight, help=asked[name])
     given = vars(parser.parse_args())
     folder, device = given.pop("folder"), given.pop("device")
-    objective = ObjectiveWeights(**{name: given.pop(name) for name in standard.objective.to_json()})
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    keep_freed_memory()
-    file = NanoTraining(folder, TrainingOptions(**given, objective=objective), torch.device(device)).run()
-    _log.info("%s", file)
+    objective = ObjectiveWeights(**{name: given.pop(name) for name in asked})
+    return folder, TrainingOptions(**given, objective=objective), device
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samkit.heads.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
-from samkit.stages.encoders.prompting import PointKind, PromptedDecoder, Prompts
+from samkit.stages.encoders.prompting import PromptedDecoder, Prompts
 
 CHANNELS, GRID, SIDE = 32, 4, 64
 POINTS = torch.tensor([[[10.0, 20.0], [40.0, 5.0]], [[0.0, 63.0], [31.0, 32.0]], [[7.0, 7.0], [50.0, 50.0]]])
@@ -79,14 +79,6 @@ def test_shapes_are_four_masks_on_a_grid_four_times_finer_and_their_qualities(de
     logits, quality = decoder(embeddings(), Prompts.of_boxes(BOXES))
     assert logits.shape == (3, 4, 4 * GRID, 4 * GRID)
     assert quality.shape == (3, 4)
-
-
-def test_prompts_beside_each_other_keep_their_order_and_their_own_points():
-    both = Prompts.of_points(POINTS, INSIDE).beside(Prompts.of_boxes(BOXES))
-    assert both.points.shape == (6, 3, 2)
-    assert both.kinds[0].tolist() == [PointKind.INSIDE, PointKind.OUTSIDE, PointKind.NOTHING]
-    assert both.kinds[3].tolist() == [PointKind.FIRST_CORNER, PointKind.LAST_CORNER, PointKind.NOTHING]
-    assert torch.equal(both.points[3:, :2].reshape(3, 4), BOXES)
 
 
 def test_a_prompt_does_not_see_its_neighbours(decoder):

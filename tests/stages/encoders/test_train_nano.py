@@ -13,7 +13,7 @@ from examples.tiny_sam import TINY
 
 from samkit.stages.encoders.nano_objective import ObjectiveWeights
 from samkit.stages.encoders.train_nano import NanoTraining, TrainingOptions, learning_rate_at
-from samkit.store.errors import UsageError
+from samkit.store.errors import FitDiverged, UsageError
 
 OPTIONS = TrainingOptions(steps=6, batch_size=2, subjects=2, precision="float32")
 CPU = torch.device("cpu")
@@ -25,6 +25,12 @@ def training(folder, options=OPTIONS):
 
 def weights_of(run):
     return {name: tensor.clone() for name, tensor in run.parts.state_dict().items()}
+
+
+def logged(run):
+    """The log without its times."""
+    lines = (json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +63,17 @@ def test_equal_options_give_equal_weights(whole, tmp_path):
     assert all(torch.equal(tensor, whole.parts.state_dict()[name]) for name, tensor in weights_of(run).items())
 
 
-def test_another_seed_gives_other_weights(whole, tmp_path):
-    run = training(tmp_path, replace(OPTIONS, seed=1, steps=1))
-    assert not torch.equal(run.parts["image_encoder"].pos_embed, whole.parts["image_encoder"].pos_embed)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image_encoder.blocks.0.attn.qkv.weight",
+        "image_encoder.blocks.0.mlp.lin1.weight",
+        "mask_decoder.output_hypernetworks_mlps.0.layers.0.weight",
+    ],
+)
+def test_another_seed_begins_with_other_weights(tmp_path, name):
+    first, second = (weights_of(training(tmp_path / str(seed), replace(OPTIONS, seed=seed))) for seed in (0, 1))
+    assert not torch.equal(first[name], second[name])
 
 
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
@@ -80,6 +94,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(whole, tmp_path,
     assert rest.step == 3
     rest.run()
     assert all(torch.equal(tensor, whole.parts.state_dict()[name]) for name, tensor in weights_of(rest).items())
+    assert logged(rest) == logged(whole)
 
 
 def test_a_training_that_ended_is_not_trained_again(whole):
@@ -91,6 +106,40 @@ def test_a_training_that_ended_is_not_trained_again(whole):
 def test_other_options_do_not_go_on_with_it(whole):
     with pytest.raises(UsageError, match="a training with other options"):
         training(whole.folder, replace(OPTIONS, learning_rate=1e-4))
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_is_not_kept(tmp_path):
+    run = training(tmp_path)
+    with torch.no_grad():
+        run.parts["image_encoder"].pos_embed.fill_(torch.nan)
+    with pytest.raises(FitDiverged, match=r"--learning-rate 0\.0005"):
+        run.run()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"steps": 0}, "--steps 0"), ({"batch_size": 0}, "--batch-size 0"), ({"subjects": 1}, "--likeness 0")],
+)
+def test_options_that_mean_nothing_are_refused(change, named):
+    with pytest.raises(UsageError, match=named):
+        replace(OPTIONS, **change)
+
+
+def test_fewer_masks_than_kinds_of_prompts_are_refused():
+    with pytest.raises(UsageError, match="--masks 1: at least 2"):
+        ObjectiveWeights(masks=1)
+
+
+def test_bfloat16_computes_the_same_losses_to_its_rounding(tmp_path):
+    told = []
+    for precision in ("float32", "bfloat16"):
+        run = training(tmp_path / precision, replace(OPTIONS, steps=1, precision=precision))
+        run.run()
+        told.append(logged(run)[0])
+    exact, rounded = told
+    for name in ("kind", "place", "border", "likeness"):
+        assert rounded[name] == pytest.approx(exact[name], rel=0.03), name
 
 
 def test_it_learns_the_pictures(tmp_path):
@@ -118,3 +167,12 @@ def test_the_command_says_what_it_takes():
     said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     assert "--steps" in said
     assert "--likeness" in said
+
+
+def test_the_command_refuses_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "samkit.stages.encoders.train_nano", str(tmp_path / "t"), "--subjects", "1"]
+    ended = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("--subjects 1: the likeness of parts is asked of two subjects")
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "t").exists()
