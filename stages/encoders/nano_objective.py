@@ -103,7 +103,7 @@ class Questions(nn.Module):
                 projected = self.projection(upscaled).unflatten(0, (-1, subjects))
                 told["likeness"] = self.weights.likeness * prototype_loss(projected, parts.unflatten(0, (-1, subjects)))
         if self.weights.prompted:
-            told |= self._prompted(embeddings_BLChw[:, 0], batch, grid, random)
+            told |= self.prompted(embeddings_BLChw[:, 0], batch, self.weights.masks, random)
         return told
 
     def _dense(self, upscaled: Tensor, parts: Tensor, kinds: Tensor) -> dict[str, Tensor]:
@@ -114,14 +114,22 @@ class Questions(nn.Module):
             "border": weight * F.binary_cross_entropy_with_logits(self.border(upscaled)[:, 0].float(), borders(parts)),
         }
 
-    def _prompted(
-        self, embeddings: Tensor, batch: PictureBatch, grid: int, random: torch.Generator
+    def prompted(
+        self, embeddings_BChw: Tensor, batch: PictureBatch, count: int, random: torch.Generator
     ) -> dict[str, Tensor]:
-        """Ask for masks by a click or a box, and once more with a click where the first answer was wrong."""
-        owners, masks = draw_masks(batch, self.weights.masks, random)
-        count = len(owners)
-        if count == 0:  # no scene of the batch shows a part
+        """Ask for masks by a click or a box, and once more with a click where the first answer was wrong.
+
+        Parameters
+        ----------
+        embeddings_BChw
+            Of the scenes' first subjects.
+        batch, count, random
+            Whose parts are prompted, how many of them, and by which prompts.
+        """
+        owners, masks = draw_masks(batch, count, random)
+        if len(owners) == 0:  # no scene of the batch shows a part
             return {}
+        grid = embeddings_BChw.shape[-1] * LOGIT_CELLS_PER_FEATURE_CELL
         target = F.adaptive_avg_pool2d(masks[:, None].float(), grid)[:, 0] > 0.5
         boxed = torch.arange(count, device=masks.device) % 2 == 0
         clicks = points_on(masks, random)[:, None]
@@ -131,7 +139,7 @@ class Questions(nn.Module):
             points=torch.where(boxed[:, None, None], by_box.points, by_click.points),
             kinds=torch.where(boxed[:, None], by_box.kinds, by_click.kinds),
         )
-        own = embeddings.index_select(0, owners)  # whose gradient adds in one order, as that of indexing does not
+        own = embeddings_BChw.index_select(0, owners)  # whose gradient adds in one order, as that of indexing does not
         logits, quality = self.decoder(own, first)
         losses, reached = mask_losses(logits, target), intersection_over_union(logits, target)
         # A box says enough, so that one mask answers; what a click means is ambiguous, and the best of three counts.
@@ -279,14 +287,14 @@ def prototype_loss(projected_BLCGG: Tensor, parts_BLGG: Tensor) -> Tensor:
     Source: prototypical networks, Snell et al. (arXiv 1703.05175), with cosines.
     """
     parts = parts_BLGG.flatten(2)  # B, L, cells
-    vectors = F.normalize(projected_BLCGG.float().flatten(3), dim=2)  # B, L, C, cells
-    count = int(parts.max()) + 1
     # By a product: several threads that scatter into one sum add in another order every time.
-    shown = F.one_hot(parts, count).float()  # B, L, cells, P
-    prototypes = F.normalize(torch.einsum("blcn,blnp->blcp", vectors, shown), dim=2)
+    shown = F.one_hot(parts, int(parts.max()) + 1).float()  # B, L, cells, P
     sizes = shown.sum(dim=2)  # B, L, P
-    others, sizes_there = prototypes.roll(1, dims=1), sizes.roll(1, dims=1)
-    scores = torch.einsum("blcn,blcp->blpn", vectors, others) / _TEMPERATURE
+    sizes_there = sizes.roll(1, dims=1)
+    with torch.autocast(projected_BLCGG.device.type, enabled=False):  # cosines, of which a tenth is a temperature
+        vectors = F.normalize(projected_BLCGG.float().flatten(3), dim=2)  # B, L, C, cells
+        prototypes = F.normalize(torch.einsum("blcn,blnp->blcp", vectors, shown), dim=2)
+        scores = torch.einsum("blcn,blcp->blpn", vectors, prototypes.roll(1, dims=1)) / _TEMPERATURE
     scores = scores.masked_fill((sizes_there == 0)[..., None], -torch.inf)
     there = sizes_there.gather(2, parts) > 0
     weight = sizes.gather(2, parts).rsqrt() * there

@@ -102,7 +102,8 @@ class PromptedDecoder(nn.Module):
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(count, -1, -1)
         tokens = torch.cat([own, self._embedded(prompts)], dim=1)
         source = embeddings_NChw + self._dense(previous_NGG)
-        position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
+        with _in_float32(tokens.device):
+            position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
         answered, source = decoder.transformer(source, position, tokens)
         upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(embeddings_NChw.shape))
         weights = torch.stack(
@@ -115,7 +116,8 @@ class PromptedDecoder(nn.Module):
     def _embedded(self, prompts: Prompts) -> Tensor:
         """Return (N, P, C): where each point is, and what it says."""
         encoder, kinds = self.prompt_encoder, prompts.kinds[..., None]
-        embedded: Tensor = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
+        with _in_float32(kinds.device):
+            embedded: Tensor = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
         embedded = torch.where(kinds == PointKind.NOTHING, encoder.not_a_point_embed.weight, embedded)
         for kind, said in enumerate(encoder.point_embeddings):
             embedded = embedded + (kinds == kind) * said.weight
@@ -127,6 +129,11 @@ class PromptedDecoder(nn.Module):
             return nothing
         embedded: Tensor = self.prompt_encoder.mask_downscaling(previous[:, None])
         return embedded
+
+
+def _in_float32(device: torch.device) -> torch.autocast:
+    """Keep training in bfloat16 from rounding places: of waves that go round several times, a pixel would be lost."""
+    return torch.autocast(device.type, enabled=False)
 
 
 # -- prompts made from masks -------------------------------------------------------------------------------------------

@@ -49,13 +49,18 @@ _WARMUP_SHARE, _MOST_WARMUP_STEPS = 0.1, 300
 _CLIPPED_NORM = 1.0
 _BETAS = (0.9, 0.98)
 _MINUTES_BETWEEN_CHECKPOINTS = 3.0
+_LEAST = {"steps": 1, "decoder_steps": 0, "decoder_masks": 2, "batch_size": 1, "subjects": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingOptions:
     """Everything that decides the weights."""
 
+    #: Of encoder and decoder together.
     steps: int = 6_500
+    #: Afterwards, of the decoder alone: the encoder stands still, which leaves time for more prompts a step.
+    decoder_steps: int = 1_500
+    decoder_masks: int = 32
     #: Scenes a step.
     batch_size: int = 8
     #: Of each scene.
@@ -68,7 +73,7 @@ class TrainingOptions:
     objective: ObjectiveWeights = field(default_factory=ObjectiveWeights)
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("subjects", 1)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 message = f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}."
                 raise UsageError(message)
@@ -77,6 +82,11 @@ class TrainingOptions:
                 "--subjects 1: the likeness of parts is asked of two subjects. Give --subjects 2, or --likeness 0."
             )
             raise UsageError(message)
+
+    @property
+    def all_steps(self) -> int:
+        """How many steps there are."""
+        return self.steps + self.decoder_steps
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as they are kept."""
@@ -137,12 +147,12 @@ class NanoTraining:
         started = kept = time.perf_counter()
         before = self.seconds
         with closing(self._batches()) as batches:
-            while self.step < options.steps:
+            while self.step < options.all_steps:
                 self._recent.append(self._learn(next(batches)))
                 self.step += 1
                 now = time.perf_counter()
                 self.seconds = before + now - started
-                if self.step % _LOGGED_EVERY == 0 or self.step == options.steps:
+                if self.step % _LOGGED_EVERY == 0 or self.step in (options.steps, options.all_steps):
                     self._tell()
                 if now - kept > 60 * _MINUTES_BETWEEN_CHECKPOINTS:
                     self._keep()
@@ -157,12 +167,16 @@ class NanoTraining:
         batch = batch.to(self.device)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate_at(self.step, self.options)
-        count, subjects = batch.images.shape[:2]
-        images = prepare(batch.images.flatten(0, 1)[:, None], input_px=self.model.default_px, pixel_normalisation="sam")
-        half = self.options.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            embeddings = self.parts["image_encoder"](images).unflatten(0, (count, subjects))
-            told = self.questions(embeddings, batch, self._random)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+            if self.step < self.options.steps:
+                told = self.questions(self._embeddings(batch), batch, self._random)
+            else:
+                batch = batch.each_alone()
+                with torch.no_grad():
+                    embeddings = self._embeddings(batch)
+                told = self.questions.prompted(embeddings[:, 0], batch, self.options.decoder_masks, self._random)
+        if not told:  # by the decoder alone, where no picture shows a part
+            return {}
         loss = sum((value for name, value in told.items() if not name.endswith("_iou")), torch.zeros(()))
         if not torch.isfinite(loss):
             message = (
@@ -175,6 +189,13 @@ class NanoTraining:
         nn.utils.clip_grad_norm_(self._module.parameters(), _CLIPPED_NORM)
         self._optimiser.step()
         return {"loss": float(loss.detach()), **{name: float(value.detach()) for name, value in told.items()}}
+
+    def _embeddings(self, batch: PictureBatch) -> Tensor:
+        """Return the embeddings of a batch's pictures, (B, L, C, h, w)."""
+        pictures = batch.images.flatten(0, 1)[:, None]
+        prepared = prepare(pictures, input_px=self.model.default_px, pixel_normalisation="sam")
+        embeddings: Tensor = self.parts["image_encoder"](prepared).unflatten(0, batch.images.shape[:2])
+        return embeddings
 
     def _batches(self) -> Generator[PictureBatch]:
         """Yield the batches from the current step on, drawn in a process of their own."""
@@ -244,9 +265,11 @@ class NanoTraining:
 
 
 def learning_rate_at(step: int, options: TrainingOptions) -> float:
-    """Return the rate of a step (from 0): half a cosine down to 0, and a linear rise into it."""
-    rise = min(1.0, (step + 1) / min(_MOST_WARMUP_STEPS, max(1, options.steps * _WARMUP_SHARE)))
-    return options.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+    """Return the rate of a step (from 0): half a cosine down to 0, and a linear rise into it; again for the decoder."""
+    together = step < options.steps
+    step, steps = (step, options.steps) if together else (step - options.steps, options.decoder_steps)
+    rise = min(1.0, (step + 1) / min(_MOST_WARMUP_STEPS, max(1, steps * _WARMUP_SHARE)))
+    return options.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -279,6 +302,8 @@ def _asked() -> tuple[Path, TrainingOptions, str]:
     parser.add_argument("folder", type=Path, help="of the training; what is there is gone on with")
     standard = TrainingOptions()
     parser.add_argument("--steps", type=int, default=standard.steps)
+    parser.add_argument("--decoder-steps", type=int, default=standard.decoder_steps, help="of the decoder alone")
+    parser.add_argument("--decoder-masks", type=int, default=standard.decoder_masks, help="prompted in each of these")
     parser.add_argument("--batch-size", type=int, default=standard.batch_size, help="scenes a step")
     parser.add_argument("--subjects", type=int, default=standard.subjects, help="of each scene")
     parser.add_argument("--learning-rate", type=float, default=standard.learning_rate)

@@ -44,6 +44,16 @@ class PictureBatch:
         """Return the batch on a device."""
         return type(self)(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
+    def each_alone(self) -> Self:
+        """Return the same pictures as scenes of one subject each."""
+        subjects = self.images.shape[1]
+        return type(self)(
+            images=self.images.flatten(0, 1)[:, None],
+            parts=self.parts.flatten(0, 1)[:, None],
+            kinds=self.kinds.repeat_interleave(subjects, dim=0),
+            solids=self.solids.repeat_interleave(subjects, dim=0),
+        )
+
 
 class Pictures(IterableDataset[PictureBatch]):
     """An endless stream of batches, for a `torch.utils.data.DataLoader` with ``batch_size=None``.

@@ -15,7 +15,7 @@ from samkit.stages.encoders.nano_objective import ObjectiveWeights
 from samkit.stages.encoders.train_nano import NanoTraining, TrainingOptions, learning_rate_at
 from samkit.store.errors import FitDiverged, UsageError
 
-OPTIONS = TrainingOptions(steps=6, batch_size=2, subjects=2, precision="float32")
+OPTIONS = TrainingOptions(steps=6, decoder_steps=2, decoder_masks=6, batch_size=2, subjects=2, precision="float32")
 CPU = torch.device("cpu")
 
 
@@ -50,11 +50,20 @@ def test_the_weights_are_a_checkpoint_that_an_encoder_loads(whole):
 
 
 def test_the_log_has_a_line_with_every_loss(whole):
-    (line,) = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
-    assert line["step"] == 6
-    assert line["seconds"] > 0
-    losses = {"loss", "kind", "place", "border", "likeness", "prompted", "box_iou", "click_iou", "corrected_iou"}
-    assert losses == line.keys() - {"step", "seconds"}
+    together, alone = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
+    assert (together["step"], alone["step"]) == (6, 8)
+    assert 0 < together["seconds"] < alone["seconds"]
+    prompted = {"loss", "prompted", "box_iou", "click_iou", "corrected_iou"}
+    assert {"kind", "place", "border", "likeness"} | prompted == together.keys() - {"step", "seconds"}
+    assert prompted == alone.keys() - {"step", "seconds"}
+
+
+def test_in_the_last_steps_the_decoder_learns_and_the_encoder_stands_still(whole, tmp_path):
+    part = training(tmp_path, replace(OPTIONS, decoder_steps=0))
+    part.run()
+    before, after = weights_of(part), weights_of(whole)
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"prompt_encoder", "mask_decoder"}
 
 
 def test_equal_options_give_equal_weights(whole, tmp_path):
@@ -119,7 +128,11 @@ def test_a_loss_that_is_not_finite_ends_it_and_is_not_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"steps": 0}, "--steps 0"), ({"batch_size": 0}, "--batch-size 0"), ({"subjects": 1}, "--likeness 0")],
+    [
+        ({"steps": 0}, "--steps 0"),
+        ({"decoder_masks": 1}, "--decoder-masks 1: at least 2"),
+        ({"subjects": 1}, "--likeness 0"),
+    ],
 )
 def test_options_that_mean_nothing_are_refused(change, named):
     with pytest.raises(UsageError, match=named):
@@ -134,7 +147,7 @@ def test_fewer_masks_than_kinds_of_prompts_are_refused():
 def test_bfloat16_computes_the_same_losses_to_its_rounding(tmp_path):
     told = []
     for precision in ("float32", "bfloat16"):
-        run = training(tmp_path / precision, replace(OPTIONS, steps=1, precision=precision))
+        run = training(tmp_path / precision, replace(OPTIONS, steps=1, decoder_steps=0, precision=precision))
         run.run()
         told.append(logged(run)[0])
     exact, rounded = told
@@ -143,7 +156,9 @@ def test_bfloat16_computes_the_same_losses_to_its_rounding(tmp_path):
 
 
 def test_it_learns_the_pictures(tmp_path):
-    options = replace(OPTIONS, steps=60, batch_size=4, subjects=1, objective=ObjectiveWeights(prompted=0, likeness=0))
+    options = replace(
+        OPTIONS, steps=60, decoder_steps=0, batch_size=4, subjects=1, objective=ObjectiveWeights(prompted=0, likeness=0)
+    )
     run = training(tmp_path, options)
     told = []
     learn = run._learn
@@ -160,6 +175,17 @@ def test_the_rate_rises_and_falls_to_nothing():
     assert rates == sorted(rates[:3]) + sorted(rates[3:], reverse=True)
     assert rates[3] == pytest.approx(0.5, abs=1e-3)
     assert rates[4] < 1e-5
+
+
+def test_the_rate_rises_once_more_for_the_decoder():
+    options = TrainingOptions(steps=100, decoder_steps=50, learning_rate=1.0)
+    assert [round(learning_rate_at(step, options), 2) for step in (99, 100, 105, 125, 149)] == [
+        0.0,
+        0.2,
+        0.98,
+        0.5,
+        0.0,
+    ]
 
 
 def test_the_command_says_what_it_takes():

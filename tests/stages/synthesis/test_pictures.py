@@ -47,6 +47,18 @@ def test_a_picture_does_not_depend_on_the_size_of_its_batch():
     assert torch.equal(large.parts[2:4], small.parts)
 
 
+def test_subjects_alone_are_scenes_of_one():
+    batch = stream(subjects=2).batch(0)
+    alone = batch.each_alone()
+    assert alone.images.shape == (6, 1, SIZE, SIZE)
+    for number in range(6):
+        scene, subject = divmod(number, 2)
+        assert torch.equal(alone.images[number, 0], batch.images[scene, subject])
+        assert torch.equal(alone.parts[number, 0], batch.parts[scene, subject])
+        assert torch.equal(alone.kinds[number], batch.kinds[scene])
+        assert torch.equal(alone.solids[number], batch.solids[scene])
+
+
 def test_another_seed_is_another_stream():
     assert not torch.equal(stream(seed=1).batch(0).images, stream(seed=2).batch(0).images)
 
