@@ -18,6 +18,8 @@ inference  a trained head on a whole volume
 metrics    Dice, IoU, HD95, ASSD, accuracy of one volume
 averages   many volumes, many draws: means in the order that is fair
 sam_modules   the segment-anything package's parts, importable beside any torch
+two_way       its two-way transformer, asked for all classes of a slice at once
+upscaling     its up-scaling, cell by cell
 
 Nothing here knows a file format or an encoder.
 """

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from .base import Head, HeadContext, seeded
 from .sam_modules import MLP, PositionEmbeddingRandom, TwoWayTransformer, output_upscaling
+from .two_way import two_way
+from .upscaling import as_picture, upscaled
 
 # SAM's decoder: depth 2, 8 attention heads, MLP 2048.
 _DEPTH = 2
@@ -26,9 +28,9 @@ class AutoSam(Head):
     """SAM's mask decoder without prompts, one set of tokens a class, all other weights shared by the classes.
 
     Source: AutoSAM (arXiv 2306.13731), models/sam_decoder.py. Every class has two tokens of its
-    own (SAM's IoU token and one mask token); the embedding is repeated for each class, the two-way
-    transformer, the up-scaling and the hyper-network run on each copy, and the class's logits are the
-    product of its mask token and the up-scaled embedding.
+    own (SAM's IoU token and one mask token); the two-way transformer, the up-scaling and the hyper-network make an
+    embedding of its own of the slice's (`two_way`: without the copies that the published code starts from), and the
+    class's logits are the product of its mask token and the up-scaled embedding.
 
     Where it differs from the published code:
 
@@ -38,8 +40,9 @@ class AutoSam(Head):
     - SAM's ``no_mask_embed`` is added to the embedding, as when SAM was trained;
     - no IoU head: its output is not used for the loss.
 
-    All parameters are trained: class tokens, transformer, up-scaling, hyper-network, ``no_mask``.
-    The position matrix is a buffer and is saved with the head. With SAM's sizes 3,505,280 numbers and 512 a class.
+    All parameters are trained: class tokens, transformer, up-scaling, hyper-network, ``no_mask``; but for three biases
+    that no answer depends on, those of the keys where tokens look at the embedding. The position matrix is a buffer and
+    is saved with the head. With SAM's sizes 3,504,896 numbers are trained and 512 a class.
 
     Parameters
     ----------
@@ -63,6 +66,8 @@ class AutoSam(Head):
         self.transformer = TwoWayTransformer(
             depth=_DEPTH, embedding_dim=channels, num_heads=_ATTENTION_HEADS, mlp_dim=mlp_width
         )
+        for name, parameter in self.transformer.named_parameters():
+            parameter.requires_grad_(not name.endswith("token_to_image.k_proj.bias"))
         self.output_upscaling = output_upscaling(channels)
         self.hypernetwork = MLP(channels, channels, channels // 8, 3)
 
@@ -98,14 +103,10 @@ class AutoSam(Head):
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""
-        batch, channels, height, width = features_BChw.shape
-        classes = self.class_count
-        source = features_BChw.float() + self.no_mask[:, None, None]
-        source = source.repeat_interleave(classes, dim=0)  # B*K, slice-major: the classes of a slice are neighbours
-        tokens = self.class_tokens.repeat(batch, 1, 1)  # B*K, T, C in the same order
-        position = self.position((height, width)).expand(batch * classes, -1, -1, -1)
-        answered, source = self.transformer(source, position, tokens)
-        upscaled = self.output_upscaling(source.transpose(1, 2).reshape(-1, channels, height, width))
-        mask_token = self.hypernetwork(answered[:, 1])
-        logits = torch.einsum("nc,nchw->nhw", mask_token, upscaled)
-        return logits.view(batch, classes, *logits.shape[-2:])
+        height, width = features_BChw.shape[-2:]
+        cells = features_BChw.float().flatten(2).transpose(1, 2) + self.no_mask
+        position = self.position((height, width)).flatten(1).transpose(0, 1)
+        answered, cells = two_way(self.transformer, cells, position, self.class_tokens)
+        mask_token = self.hypernetwork(answered[:, :, 1])
+        finest = upscaled(self.output_upscaling, cells)  # B, K, h w, 4, 4, C / 8
+        return as_picture(torch.einsum("bkc,bknijc->bknij", mask_token, finest), height, width)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .base import Head, HeadContext, seeded
 from .sam_modules import output_upscaling
+from .upscaling import as_picture, upscaled
 
 
 class Linear(Head):
@@ -59,5 +61,14 @@ class Linear(Head):
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""
-        logits: Tensor = self.classifier(self.upscaling(features_BChw.float()))
-        return logits
+        height, width = features_BChw.shape[-2:]
+        finest = upscaled(self.upscaling, features_BChw.float().flatten(2).transpose(1, 2))  # B, h w, 4, 4, C / 8
+        first, activation, second = self.classifier
+        hidden = activation(_at_each_cell(cast(nn.Conv2d, first), finest))
+        logits = _at_each_cell(cast(nn.Conv2d, second), hidden)
+        return as_picture(logits.movedim(-1, 1), height, width)
+
+
+def _at_each_cell(convolution: nn.Conv2d, cells: Tensor) -> Tensor:
+    """Return a 1x1 convolution of cells whose channels come last."""
+    return F.linear(cells, convolution.weight.flatten(1), convolution.bias)
