@@ -37,6 +37,8 @@ def with_proof(text: str) -> str:
 def proof() -> str:
     """Return the section, Markdown; a round that was not measured is left out."""
     rounds = {name: kept(name) for name in kept_rounds()}
+    if not rounds:
+        return "Not measured yet with these weights; the tries below are what is known of them."
     return "\n\n".join(part for data in DATA for part in (_heads(data, rounds), *_boxes(data, rounds)))
 
 

@@ -72,8 +72,8 @@ def run_demo(
             message = f"the demo stopped: `samkit {shlex.join(command)}` left with exit code {code}, see above."
             raise SamkitError(message)
     console.say(
-        f"\nThe numbers of the demo's encoder come from a seed: the table shows that the machinery works, not what SAM "
-        f"can do.\n"
+        "\nThe demo's encoder, nano, was trained on drawn pictures, and the demo's anatomy is drawn too: the table "
+        "shows what a few labelled volumes do here, not what they do on yours.\n"
         f"Done in {time.perf_counter() - started:.0f} s. Open {folder / 'workspace' / 'report' / 'index.html'}"
     )
     return 0

@@ -142,27 +142,27 @@ def station_name(job: EmbedJob) -> str:
 
 
 def weights_here(recipe: Recipe, weights: Path | None) -> Path | None:
-    """Return a recipe's checkpoint on this machine: where the command has it, or on this machine's shelf.
+    """Return a recipe's checkpoint on this machine: where the command has it, in samkit itself, or on the shelf here.
 
     Raises
     ------
     WeightsError
-        When it is in neither place.
+        When it is in none of these places.
     """
+    from ..stages.encoders.base import weights_at_hand
     from ..stages.encoders.shelf import WeightsShelf
 
     if weights is None or weights.exists():
         return weights
-    shelf = WeightsShelf()
-    kept = shelf.find(sha256=recipe.weights_sha256)
+    kept = weights_at_hand(recipe)
     if kept is None:
         message = (
             f"the weights of {recipe.encoder} are not there: no {weights}, and none with sha256 "
-            f"{recipe.weights_sha256[:16]}.. on the shelf ({shelf.folder}). Put the file into a folder that all "
-            f"workers see, or onto the shelf there: samkit weights add FILE"
+            f"{recipe.weights_sha256[:16]}.. on the shelf ({WeightsShelf().folder}). Put the file into a folder that "
+            f"all workers see, or onto the shelf there: samkit weights add FILE"
         )
         raise WeightsError(message)
-    return kept.path
+    return kept
 
 
 def _hardware(device: str) -> str:

@@ -28,6 +28,7 @@ from ...stages.encoders.base import Encoder, find_encoder, weights_named_by
 from ...stages.encoders.compute import ComputeClass, choose_compute, device_kind
 from ...stages.encoders.devices import usable_cores
 from ...stages.encoders.memory import free_memory_bytes, keep_freed_memory
+from ...stages.encoders.nano import NANO
 from ...store.embeddings import Embeddings
 from ...store.errors import InputError, UsageError, WorkspaceBusy
 from ...store.keys import Recipe, RowKey
@@ -125,6 +126,11 @@ def run_embed(
         if not dry_run:
             _derive(workspace, encoder.recipe, chosen.keys(encoder.recipe.input_px))
     console.say(f"encoder {describe_encoder(encoder)}")
+    if weights_file == NANO.own_weights:
+        console.say(
+            f"{NANO.name} comes with samkit and was trained on drawn pictures alone: quick, to try with. For results: "
+            f"samkit weights get sam_vit_b, then samkit embed --encoder sam_vit_b{workspace_flag(workspace_path)}"
+        )
     if not dry_run:
         remember_weights(encoder, weights_file)
     wanted = chosen.keys(encoder.recipe.input_px)

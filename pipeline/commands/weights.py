@@ -177,8 +177,6 @@ def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
             origin = "" if kept.name else ", the one of your own"
             console.say(f"weights {kept.told} from the shelf{origin}{choice}")
         return kept.path
-    if encoder_name == "nano":
-        return None
     if encoder_name.startswith("hf-"):
         message = f"{encoder_name}: the folder of its weights is not known here any more. Give it: --encoder hf:FOLDER"
         raise WeightsError(message)
@@ -211,13 +209,11 @@ def shelved_weights(recipe: Recipe) -> Path:
     WeightsError
         When it is not there; the digest and the commands are named.
     """
-    from ...stages.encoders.base import find_encoder
+    from ...stages.encoders.base import find_encoder, weights_at_hand
 
-    own = None if recipe.encoder.startswith("hf-") else find_encoder(recipe.encoder).own_weights
-    if own is not None and file_sha256(own) == recipe.weights_sha256:
-        return own
-    kept = WeightsShelf().find(sha256=recipe.weights_sha256)
+    kept = weights_at_hand(recipe)
     if kept is None:
+        own = None if recipe.encoder.startswith("hf-") else find_encoder(recipe.encoder).own_weights
         other = "" if own is None else f"This samkit comes with others ({file_sha256(own)[:16]}..). "
         message = (
             f"the weights of {recipe.encoder} (sha256 {recipe.weights_sha256[:16]}..) are not at hand. "
@@ -225,7 +221,7 @@ def shelved_weights(recipe: Recipe) -> Path:
             f"samkit weights add FILE"
         )
         raise WeightsError(message)
-    return kept.path
+    return kept
 
 
 def _how_to_get(recipe: Recipe) -> str:

@@ -17,6 +17,8 @@ from ...store.errors import SamkitWarning, UsageError
 from ...store.keys import Recipe
 from ...store.runs import check_name
 from .catalogue import SEEDED
+from .digests import file_sha256
+from .shelf import WeightsShelf
 from .transformers_models import TransformersModel
 
 
@@ -127,6 +129,15 @@ def weights_named_by(encoder_name: str) -> Path | None:
         return None
     model = TransformersModel.named(encoder_name)
     return None if model.source is None else model.folder()
+
+
+def weights_at_hand(recipe: Recipe) -> Path | None:
+    """Return the weights with a recipe's digest that this machine has: what samkit comes with, or the shelf's."""
+    own = None if TransformersModel.is_named(recipe.encoder) else find_encoder(recipe.encoder).own_weights
+    if own is not None and file_sha256(own) == recipe.weights_sha256:
+        return own
+    kept = WeightsShelf().find(sha256=recipe.weights_sha256)
+    return None if kept is None else kept.path
 
 
 def load_encoder(

@@ -112,6 +112,16 @@ def test_the_features_are_finite_and_of_the_stated_shape(finished):
     assert np.isfinite(features).all()
 
 
+def test_the_encoder_that_nobody_chose_says_what_it_is_and_which_to_choose(samkit, ingested):
+    said = samkit(*EMBED, *ingested.flag).said
+    assert "nano comes with samkit and was trained on drawn pictures alone" in said
+    assert f"samkit weights get sam_vit_b, then samkit embed --encoder sam_vit_b {' '.join(ingested.flag)}" in said
+
+
+def test_an_encoder_that_does_not_come_with_samkit_is_not_said_to(samkit, job):
+    assert "comes with samkit" not in samkit(*EMBED, "--weights", "seeded", *job.flag).said
+
+
 def test_weights_from_a_seed_are_called_so_everywhere(samkit, job):
     for verb in ((*EMBED, "--weights", "seeded"), TRAIN, ("report",), ("status",)):
         assert "seeded" in samkit(*verb, *job.flag).said.lower(), verb

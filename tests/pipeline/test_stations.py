@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -17,6 +18,8 @@ from samkit.pipeline.stations import Station, StationGone, UnfitWorker, WorkerFa
 from samkit.stages.embed import EmbedJob, ShardResult
 from samkit.stages.encoders.base import find_encoder
 from samkit.stages.encoders.compute import ComputeClass
+from samkit.stages.encoders.digests import file_sha256
+from samkit.stages.encoders.nano import NANO
 from samkit.store.embeddings import ShardPlan
 from samkit.store.errors import DeviceError, StoreError, WeightsError
 from samkit.store.keys import Recipe, RowKey
@@ -172,7 +175,7 @@ class TestWeights:
             def find(self, *, sha256: str) -> object:
                 return kept if sha256 == job.recipe.weights_sha256 else None
 
-        monkeypatch.setattr("samkit.stages.encoders.shelf.WeightsShelf", Shelf)
+        monkeypatch.setattr("samkit.stages.encoders.base.WeightsShelf", Shelf)
         return kept.path
 
     def test_that_are_seeded_need_no_file(self, job):
@@ -184,6 +187,10 @@ class TestWeights:
 
     def test_that_are_not_there_are_found_on_this_machines_shelf_by_their_digest(self, job, on_the_shelf, tmp_path):
         assert weights_here(job.recipe, tmp_path / "weights.pth") == on_the_shelf
+
+    def test_that_come_with_samkit_are_found_in_the_samkit_of_this_machine(self, job):
+        recipe = replace(job.recipe, encoder="nano", weights_sha256=file_sha256(NANO.own_weights))
+        assert weights_here(recipe, Path("/elsewhere/samkit/nano.safetensors")) == NANO.own_weights
 
     def test_that_are_nowhere_are_refused_with_both_places(self, job, tmp_path):
         with pytest.raises(WeightsError, match=r"no \S+weights.pth, and none with sha256 .* samkit weights add FILE"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 import samkit as package
@@ -40,7 +39,6 @@ def test_the_training_pool_has_the_bank_and_the_others_their_slices(samkit, inge
     assert f"2 more views of {slices} slices of the training pool (1 subject, split 'default')" in ended.said
 
 
-@pytest.mark.filterwarnings("ignore::samkit.store.errors.SamkitWarning")
 def test_a_row_of_a_view_is_the_features_of_the_transformed_slice(samkit, ingested):
     samkit(*EMBED, "--views", "rotate90,rotate+7-bilinear:gamma0.80", "--views-for", "all", *ingested.flag)
     opened = package.open_workspace(ingested.workspace)

@@ -477,14 +477,15 @@ def test_what_is_refused_makes_no_split(tmp_path, tiny):
 # The whole thing learns ------------------------------------------------------------------------------------------
 
 
-def test_a_head_on_the_seeded_encoder_overfits_a_small_body(tmp_path):
+@pytest.mark.parametrize("weights", [None, NANO.own_weights], ids=["seeded", "own"])
+def test_a_head_on_the_embedded_encoder_overfits_a_small_body(tmp_path, weights):
     phantom = draw_subject(3, shape=(6, 64, 64), spacing_mm=(20.0, 5.0, 5.0))
     image = np.clip(phantom.image / np.percentile(phantom.image, 99.5), 0, 1).astype(np.float16)[:, None]
     workspace = Workspace.create(tmp_path / "workspace", dict(phantom.label_names))
     # Two subjects of the same pixels: what the head is scored on is what it was trained on.
     for subject in ("one", "two"):
         add_volume(workspace, subject, image, phantom.label)
-    embeddings = embed(workspace, NANO.load(None))
+    embeddings = embed(workspace, NANO.load(weights))
     fit = FitOptions(steps=150, batch_size=6, learning_rate=1e-2)
     run = train(workspace, embeddings, Linear, TrainOptions(head="linear", subjects=1, draw=0, fit=fit))
     dice = [score["dice"] for score in run.scores[0]["scores"]]

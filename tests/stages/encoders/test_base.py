@@ -43,7 +43,6 @@ def test_numbers_from_a_seed_that_nobody_asked_for_are_said_to_be_so():
         load_encoder("sam_vit_b", size=32)
 
 
-@pytest.mark.filterwarnings("ignore::samkit.store.errors.SamkitWarning")
 def test_loading_by_name_is_loading_the_model_with_its_own_weights():
     loaded = load_encoder("nano", size=64)
     assert loaded.recipe == NANO.load(NANO.own_weights, size=64).recipe
@@ -60,7 +59,6 @@ def test_a_seed_may_be_asked_for_by_name():
     assert loaded.recipe == NANO.load(None, size=64).recipe
 
 
-@pytest.mark.filterwarnings("ignore::samkit.store.errors.SamkitWarning")
 def test_a_papers_rule_for_pixels_is_loaded_by_its_name():
     recipe = load_encoder("nano", size=64, pixel_normalisation="medsam").recipe
     assert (recipe.pixel_normalisation, recipe.resize) == ("medsam", "square")
@@ -78,7 +76,6 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
         load_encoder("nano", tmp_path / "nowhere.pth")
 
 
-@pytest.mark.filterwarnings("ignore::samkit.store.errors.SamkitWarning")
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DeviceError, match="--device cpu"):
