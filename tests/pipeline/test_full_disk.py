@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import samkit as package
+from samkit.stages.encoders.nano import NANO
 
 EMBED = ("embed", "--size", "64")
-NANO_DECODER_BYTES = 9_683_504
+NANO_DECODER_BYTES = len(NANO.load(NANO.own_weights).mask_decoder.to_bytes())
 
 
 @dataclass(frozen=True)

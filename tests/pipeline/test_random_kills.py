@@ -26,6 +26,13 @@ ROUNDS = [pytest.param(10, id="ten"), pytest.param(100, id="a-hundred", marks=py
 FEW_ROUNDS = [pytest.param(3, id="three"), pytest.param(30, id="thirty", marks=pytest.mark.soak)]
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return False
+
+
 def kill_at_a_random_moment(
     arguments: list[object], begins: bytes, within_seconds: float, rng: random.Random, *, a_worker: bool = False
 ) -> bool:
@@ -46,7 +53,7 @@ def kill_at_a_random_moment(
             break
     time.sleep(rng.uniform(0, within_seconds))
     victim = psutil.Process(process.pid)
-    workers = [child for child in victim.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    workers = [child for child in victim.children(recursive=True) if is_worker(child)]
     if a_worker and workers:
         rng.choice(workers).kill()
         process.communicate(timeout=SECONDS_TO_WAIT)

@@ -280,6 +280,18 @@ def test_the_official_checkpoint_alone_needs_no_word(tmp_path, publish, samkit, 
     assert capsys.readouterr().out == ""
 
 
+@pytest.fixture
+def without_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make nano an encoder that comes without weights, as SAM's are: small enough for a test."""
+    monkeypatch.setattr("samkit.stages.encoders.nano.NANO", dataclasses.replace(NANO, own_weights=None))
+
+
+def test_what_comes_with_samkit_is_meant_before_what_is_on_the_shelf(samkit: Samkit, tmp_path: Path):
+    samkit("weights", "add", nano_file(tmp_path))
+    assert weights_file_of("nano", None) == NANO.own_weights
+
+
+@pytest.mark.usefixtures("without_own_weights")
 def test_a_checkpoint_of_ones_own_embeds_and_is_named(samkit: Samkit, ingested: Any, tmp_path: Path):
     file = nano_file(tmp_path)
     samkit("weights", "add", file)
@@ -290,6 +302,7 @@ def test_a_checkpoint_of_ones_own_embeds_and_is_named(samkit: Samkit, ingested: 
     assert f"weights {digest[:8]}" in ended.said
 
 
+@pytest.mark.usefixtures("without_own_weights")
 def test_of_several_of_ones_own_one_has_to_be_named_and_a_digest_names_it(samkit, ingested, tmp_path):
     digests = []
     for seed in (1, 2):

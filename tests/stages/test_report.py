@@ -39,7 +39,7 @@ def made(tmp_path_factory) -> Path:
             write_nifti_pair(Path("data"), f"p{seed}", phantom)
         for command in (
             ["ingest", "data", "--labels", "1=liver,2=spleen,3=<b>left</b>,4=right"],
-            ["embed", "--size", "64"],
+            ["embed", "--size", "64", "--weights", "seeded"],
             ["train-head", "linear", "--volumes", "1", "--draws", "2", "--steps", "20"],
             ["train-head", "autosam", "--volumes", "2", "--steps", "2"],
             ["report"],
