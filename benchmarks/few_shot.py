@@ -52,7 +52,7 @@ DATA = {"acdc": ACDC, "hippocampus": HIPPOCAMPUS}
 INGEST = {"acdc": [], "hippocampus": ["--labels", "1=anterior,2=posterior"]}
 # "none" is for heads that see the slices themselves.
 FEATURES = ("nano", "seeded", "pixels", "none")
-DRAWS = 5
+COUNTS, DRAWS = (1, 5), 5
 
 
 # Beside the slice as it is: quarter turns and more, without which a head learns where in the picture one subject's
@@ -139,16 +139,17 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=DATA)
     parser.add_argument("--features", nargs="+", choices=FEATURES, default=list(FEATURES))
     parser.add_argument("--heads", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--counts", nargs="+", type=int, default=[1, 5])
+    parser.add_argument("--counts", nargs="+", type=int, default=[*COUNTS])
     parser.add_argument("--weights", type=Path, default=NANO.own_weights, help="of nano: another training's")
     parser.add_argument("--folder", type=Path, help="where runs are kept, to go on later")
     asked = parser.parse_args()
-    tunes = asked.round == "tries"
-    asked.draws = asked.draws or (TUNED_DRAWS if tunes else DRAWS)
-    every = [TUNED_ON] if tunes else list(DATA)
-    asked.data = asked.data or every
+    draws, data = (TUNED_DRAWS, [TUNED_ON]) if asked.round == "tries" else (DRAWS, list(DATA))
+    asked.draws, asked.data = asked.draws or draws, asked.data or data
+    whole = (draws, data, list(FEATURES), list(SETTINGS), [*COUNTS], NANO.own_weights)
     # What is tried in part is kept beside, so that it does not stand for the whole.
-    asked.whole = (asked.data, asked.features, asked.heads) == (every, list(FEATURES), list(SETTINGS))
+    asked.whole = (asked.draws, asked.data, asked.features, asked.heads, asked.counts, asked.weights) == whole
+    if asked.round == "final" and not asked.whole:
+        parser.error("the final subjects are scored once, and whole: --final takes no choice but --folder")
     if asked.round == "final" and (RESULTS / "few_shot_final.json").exists():
         parser.error("the final subjects were scored already: benchmarks/results/few_shot_final.json")
     return asked
@@ -186,7 +187,7 @@ class Study:
 
     @classmethod
     def of(cls, folder: Path, data: str, asked: argparse.Namespace) -> Self:
-        """Ingest the round's subjects, unless they are there."""
+        """Ingest the round's subjects; those that are there already are left as they are."""
         subjects = SUBJECTS[data]
         pool, test = subjects["development_drawn"], subjects["development_scored"]
         if asked.round == "final":

@@ -5,8 +5,8 @@ encoder and no disk; this is the error of that, a relative L2 error a slice, bes
 it is would err in its place, and those of another slice in that view: an answer that has nothing to do with the slice.
 Slices are cut to squares, the best case: padding lies at the bottom and at the right and would move too.
 
-The encoders are untrained (seeded). Trained weights may be nearer to equivariance or farther from it: whoever has a
-checkpoint gives it, ``views.py sam_vit_b=FILE``, and the table says so.
+The weights are seeded. Trained ones may be nearer to equivariance or farther from it: whoever has a checkpoint gives
+it, ``views.py sam_vit_b=FILE``, and the table says so.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     for name, size in ENCODERS.items():
         file = Path(weights[name]) if name in weights else None
         encoder = find_encoder(name).load(file, size=size)
-        whose = f"{name} at {size} px ({'trained' if encoder.trained else 'untrained'})"
+        whose = f"{name} at {size} px ({'trained' if encoder.trained else 'seeded'})"
         started = time.perf_counter()
         found = _errors(encoder, slices)
         numbers[name] = {"size_px": size, "trained": encoder.trained, "seconds": time.perf_counter() - started, **found}

@@ -58,8 +58,9 @@ class TrainingOptions:
 
     #: Of encoder and decoder together.
     steps: int = 6_500
-    #: Afterwards, of the decoder alone: the encoder stands still, which leaves time for more prompts a step.
-    decoder_steps: int = 1_500
+    #: Afterwards, of the decoder alone: the encoder stands still, which leaves time for more prompts a step. None by
+    #: default: no whole training has shown yet what they are worth.
+    decoder_steps: int = 0
     decoder_masks: int = 32
     #: Scenes a step.
     batch_size: int = 8
