@@ -24,7 +24,8 @@ def main() -> None:
         scene = draw_scene(rng)
         first, second = (draw_subject(rng, scene, SIDE, unlike=0.15) for _ in range(2))
         parts = len(first.kinds)
-        scanners = {modality: draw_scanner(rng, parts, modality) for modality in Modality}
+        in_air = scene.body is not None
+        scanners = {modality: draw_scanner(rng, parts, modality, outside_is_air=in_air) for modality in Modality}
         row[0].imshow(_coloured(first), interpolation="nearest")
         for axis, scanner in zip(row[1:], scanners.values(), strict=False):
             axis.imshow(draw_image(rng, first, scanner), cmap="gray", vmin=0, vmax=1)

@@ -1,13 +1,15 @@
 """What the embedded encoder learns from a batch of random pictures.
 
-Three questions, all answered from the one embedding that is kept afterwards:
+Five questions, all answered from the one embedding that is kept afterwards:
 
 prompted   which mask does a click, a box, or a correction mean? As SAM was trained.
 dense      at each cell of the logit grid: what kind of part is this, where in its part does it lie, is a border here?
+picture    how bright is each cell of the logit grid? Without it an embedding forgets where exactly an organ ends.
 likeness   which part of one subject is it, by comparison with the parts of another subject of the scene? However much
            larger, farther left, or brighter it is there: what a head has to know that learns from one subject.
+solved     the same of a linear head that was solved on the other subject: what a head on the cache does, in one step.
 
-The first trains the mask decoder, which heads start from. The other two ask every cell of every picture, so that a step
+The first trains the mask decoder, which heads start from. The others ask every cell of every picture, so that a step
 teaches the encoder more; their own weights are thrown away.
 
 Shapes: B scenes, L subjects of each, N prompted masks, P parts, H W pixels, G cells along the logit grid.
@@ -15,6 +17,7 @@ Shapes: B scenes, L subjects of each, N prompted masks, P parts, H W pixels, G c
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +38,10 @@ _WHOLE_SOLIDS = 0.3
 _BOX_JITTER, _MOST_BOX_JITTER_PX = 0.1, 10.0
 _PROJECTED_CHANNELS = 32
 _TEMPERATURE = 0.1
+# Of a brightness, in standard deviations of a picture that is not flat.
+_LEAST_CONTRAST = 0.05
+# Where the ridge of the solved head begins, for embeddings of length 1, and how sure its answers begin to be.
+_RIDGE, _SURENESS = 0.3, 10.0
 # A weight so small that it counts only where all others are zero.
 _HARDLY = 1e-6
 
@@ -43,9 +50,12 @@ _HARDLY = 1e-6
 class ObjectiveWeights:
     """How much each question counts, and how many masks a step are prompted."""
 
-    prompted: float = 1.0
+    #: Without: the decoder has steps of its own.
+    prompted: float = 0.0
     dense: float = 1.0
+    picture: float = 1.0
     likeness: float = 1.0
+    solved: float = 1.0
     masks: int = 8
 
     def __post_init__(self) -> None:
@@ -77,7 +87,10 @@ class Questions(nn.Module):
         self.kind = nn.Conv2d(channels, len(Kind), kernel_size=1)
         self.place = nn.Conv2d(channels, 3, kernel_size=1)
         self.border = nn.Conv2d(channels, 1, kernel_size=1)
+        self.picture = nn.Conv2d(channels, 1, kernel_size=1)
         self.projection = nn.Conv2d(channels, _PROJECTED_CHANNELS, kernel_size=1)
+        self.log_ridge = nn.Parameter(torch.tensor(math.log(_RIDGE)))
+        self.log_sureness = nn.Parameter(torch.tensor(math.log(_SURENESS)))
 
     def forward(self, embeddings_BLChw: Tensor, batch: PictureBatch, random: torch.Generator) -> dict[str, Tensor]:
         """Return the losses by name, those that count, each a 0-d tensor with its weight applied; and ``box_iou`` etc.
@@ -95,15 +108,26 @@ class Questions(nn.Module):
         grid = embeddings_BLChw.shape[-1] * LOGIT_CELLS_PER_FEATURE_CELL
         subjects = embeddings_BLChw.shape[1]
         parts = _at_cells(batch.parts.flatten(0, 1), grid).long()
-        if self.weights.dense or self.weights.likeness:
+        parts_by_subject = parts.unflatten(0, (-1, subjects))
+        weights = self.weights
+        if weights.dense or weights.picture or weights.likeness:
             upscaled = self.decoder.mask_decoder.output_upscaling(embeddings_BLChw.flatten(0, 1))
-            if self.weights.dense:
+            if weights.dense:
                 told |= self._dense(upscaled, parts, batch.kinds.repeat_interleave(subjects, dim=0))
-            if self.weights.likeness:
+            if weights.picture:
+                seen = brightness(batch.images.flatten(0, 1), grid)
+                told["picture"] = weights.picture * F.smooth_l1_loss(self.picture(upscaled)[:, 0].float(), seen)
+            if weights.likeness:
                 projected = self.projection(upscaled).unflatten(0, (-1, subjects))
-                told["likeness"] = self.weights.likeness * prototype_loss(projected, parts.unflatten(0, (-1, subjects)))
-        if self.weights.prompted:
-            told |= self.prompted(embeddings_BLChw[:, 0], batch, self.weights.masks, random)
+                told["likeness"] = weights.likeness * prototype_loss(projected, parts_by_subject)
+        if weights.solved:
+            ridge, sureness = self.log_ridge.exp(), self.log_sureness.exp()
+            told["solved"] = weights.solved * solved_loss(embeddings_BLChw, parts_by_subject, ridge, sureness)
+        if weights.prompted:
+            prompted = self.prompted(embeddings_BLChw[:, 0], batch, weights.masks, random)
+            if prompted:
+                prompted["prompted"] = weights.prompted * prompted["prompted"]
+            told |= prompted
         return told
 
     def _dense(self, upscaled: Tensor, parts: Tensor, kinds: Tensor) -> dict[str, Tensor]:
@@ -118,6 +142,8 @@ class Questions(nn.Module):
         self, embeddings_BChw: Tensor, batch: PictureBatch, count: int, random: torch.Generator
     ) -> dict[str, Tensor]:
         """Ask for masks by a click or a box, and once more with a click where the first answer was wrong.
+
+        No weight is applied: after the encoder's steps this is all that is asked.
 
         Parameters
         ----------
@@ -157,7 +183,7 @@ class Questions(nn.Module):
         after = intersection_over_union(corrected[:, :1], target)
         loss = loss + mask_losses(corrected[:, :1], target).mean() + F.mse_loss(quality[:, :1].float(), after)
         return {
-            "prompted": self.weights.prompted * loss,
+            "prompted": loss,
             "box_iou": reached[boxed, 0].mean(),
             "click_iou": reached[~boxed, 1:].amax(dim=1).mean(),
             "corrected_iou": after.mean(),
@@ -227,6 +253,13 @@ def places(parts_BGG: Tensor) -> Tensor:
     return torch.stack([(row - by_row) / here, (column - by_column) / here, torch.log(here / (grid / 8))], dim=1)
 
 
+def brightness(images_BHW: Tensor, grid: int) -> Tensor:
+    """Return how bright each cell is, in standard deviations of its picture from the picture's mean: (B, G, G)."""
+    seen = F.adaptive_avg_pool2d(images_BHW[:, None], grid)[:, 0]
+    spread = seen.std(dim=(1, 2), keepdim=True).clamp(min=_LEAST_CONTRAST)
+    return (seen - seen.mean(dim=(1, 2), keepdim=True)) / spread
+
+
 def borders(parts_BGG: Tensor) -> Tensor:
     """Return 1 where a cell's neighbour in its row or column is of another part, else 0: (B, G, G) float32."""
     border = torch.zeros(parts_BGG.shape, device=parts_BGG.device)
@@ -254,20 +287,17 @@ def _of_part(table_BP: Tensor, parts_BHW: Tensor) -> Tensor:
 
 
 def mask_losses(logits_NKGG: Tensor, target_NGG: Tensor) -> Tensor:
-    """Return balanced cross-entropy plus soft Dice loss of each mask against its target, (N, K).
+    """Return twice the mean cross-entropy plus soft Dice loss of each mask against its target, (N, K).
 
-    Inside and outside of the target count alike. SAM's focal loss, twenty times the Dice loss, ends in empty masks when
-    it begins from random numbers (tried: 600 steps); it needs SAM's patience.
+    SAM's focal loss, twenty times the Dice loss, ends in empty masks when it begins from random numbers (tried: 600
+    steps); it needs SAM's patience. Inside and outside weighted alike end in masks that are too large (tried: 6,500).
     """
     logits = logits_NKGG.float()
     target = target_NGG[:, None].expand_as(logits).float()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    inside, outside = (
-        (entropy * side).sum(dim=(2, 3)) / side.sum(dim=(2, 3)).clamp(min=1) for side in (target, 1 - target)
-    )
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(2, 3))
     probability = logits.sigmoid()
     both, either = (probability * target).sum(dim=(2, 3)), (probability + target).sum(dim=(2, 3))
-    return (inside + outside) / 2 + 1 - (2 * both + 1) / (either + 1)
+    return 2 * entropy + 1 - (2 * both + 1) / (either + 1)
 
 
 def intersection_over_union(logits_NKGG: Tensor, target_NGG: Tensor) -> Tensor:
@@ -286,17 +316,67 @@ def prototype_loss(projected_BLCGG: Tensor, parts_BLGG: Tensor) -> Tensor:
 
     Source: prototypical networks, Snell et al. (arXiv 1703.05175), with cosines.
     """
-    parts = parts_BLGG.flatten(2)  # B, L, cells
-    # By a product: several threads that scatter into one sum add in another order every time.
-    shown = F.one_hot(parts, int(parts.max()) + 1).float()  # B, L, cells, P
-    sizes = shown.sum(dim=2)  # B, L, P
-    sizes_there = sizes.roll(1, dims=1)
+    shown = _shown(parts_BLGG)
     with torch.autocast(projected_BLCGG.device.type, enabled=False):  # cosines, of which a tenth is a temperature
         vectors = F.normalize(projected_BLCGG.float().flatten(3), dim=2)  # B, L, C, cells
         prototypes = F.normalize(torch.einsum("blcn,blnp->blcp", vectors, shown), dim=2)
-        scores = torch.einsum("blcn,blcp->blpn", vectors, prototypes.roll(1, dims=1)) / _TEMPERATURE
-    scores = scores.masked_fill((sizes_there == 0)[..., None], -torch.inf)
-    there = sizes_there.gather(2, parts) > 0
-    weight = sizes.gather(2, parts).rsqrt() * there
-    loss = F.cross_entropy(scores.flatten(0, 1), parts.flatten(0, 1), reduction="none").view(parts.shape)
+        scores = torch.einsum("blcn,blcp->blnp", vectors, prototypes.roll(1, dims=1)) / _TEMPERATURE
+        return _surprise(scores, parts_BLGG.flatten(2), shown)
+
+
+def solved_loss(embeddings_BLChw: Tensor, parts_BLGG: Tensor, ridge: Tensor, sureness: Tensor) -> Tensor:
+    """Return the cross-entropy of each subject's cells among the parts of another, by a linear head solved on that one.
+
+    The head maps an embedding to the parts of its cell's own piece of the logit grid, all of it at once, as a probe
+    with up-scaling would; ridge regression has its best weights in closed form, and the loss passes through them to
+    both subjects' embeddings. Cells are left out and weighted as in `prototype_loss`.
+
+    Source: R2-D2, Bertinetto et al. (arXiv 1805.08136), equations 3 to 6, with the cells of one picture as examples.
+
+    Parameters
+    ----------
+    embeddings_BLChw
+        (B, L, C, h, w), L of 2 or more.
+    parts_BLGG
+        (B, L, G, G) int64, G a multiple of h and w.
+    ridge
+        Of the regression, for embeddings whose mean square over channels is about 1.
+    sureness
+        What its answers, about 0 to 1, are multiplied by to be logits.
+    """
+    _, _, channels, height, width = embeddings_BLChw.shape
+    finer = parts_BLGG.shape[-2] // height
+    shown = _shown(parts_BLGG)
+    with torch.autocast(embeddings_BLChw.device.type, enabled=False):
+        vectors = embeddings_BLChw.float().flatten(3).transpose(2, 3) / channels**0.5  # B, L, h w, C
+        # B, L, h, finer, w, finer, P: what a cell shows becomes one row of answers.
+        answers = shown.unflatten(2, (height, finer, width, finer)).transpose(3, 4).flatten(4).flatten(2, 3)
+        middle, usual = vectors.mean(dim=2, keepdim=True), answers.mean(dim=2, keepdim=True)
+        examples = vectors - middle
+        likeness = examples @ examples.transpose(2, 3) + ridge * torch.eye(height * width, device=vectors.device)
+        solution = examples.transpose(2, 3) @ torch.cholesky_solve(
+            answers - usual, torch.linalg.cholesky_ex(likeness).L
+        )
+        found = (vectors - middle.roll(1, dims=1)) @ solution.roll(1, dims=1) + usual.roll(1, dims=1)
+        scores = found.unflatten(2, (height, width)).unflatten(4, (finer, finer, -1)).transpose(3, 4).flatten(2, 5)
+        return _surprise(sureness * scores, parts_BLGG.flatten(2), shown)
+
+
+def _shown(parts_BLGG: Tensor) -> Tensor:
+    """Return 1 where a cell shows a part, else 0: (B, L, cells, P) float32.
+
+    For sums by products: several threads that scatter into one sum add in another order every time.
+    """
+    parts = parts_BLGG.flatten(2)
+    return F.one_hot(parts, int(parts.max()) + 1).float()
+
+
+def _surprise(scores_BLNP: Tensor, parts_BLN: Tensor, shown_BLNP: Tensor) -> Tensor:
+    """Return the weighted mean cross-entropy of cells among the parts that the subject before shows."""
+    sizes = shown_BLNP.sum(dim=2)  # B, L, P
+    sizes_there = sizes.roll(1, dims=1)
+    scores = scores_BLNP.masked_fill((sizes_there == 0)[:, :, None], -torch.inf)
+    there = sizes_there.gather(2, parts_BLN) > 0
+    weight = sizes.gather(2, parts_BLN).rsqrt() * there
+    loss = F.cross_entropy(scores.flatten(0, 2), parts_BLN.flatten(), reduction="none").view(parts_BLN.shape)
     return (weight * loss.masked_fill(~there, 0)).sum() / weight.sum().clamp(min=_HARDLY)

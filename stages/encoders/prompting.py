@@ -75,7 +75,7 @@ class PromptedDecoder(nn.Module):
     Parameters
     ----------
     prompt_encoder, mask_decoder
-        Of the same checkpoint; the first built for the grid of the embeddings.
+        Of the same checkpoint. The first was built for the frame in whose pixels prompts are told.
     """
 
     def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
@@ -103,7 +103,8 @@ class PromptedDecoder(nn.Module):
         tokens = torch.cat([own, self._embedded(prompts)], dim=1)
         source = embeddings_NChw + self._dense(previous_NGG)
         with _in_float32(tokens.device):
-            position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
+            # Of the grid that is there, which need not be the one that the prompt encoder was built for.
+            position = self.prompt_encoder.pe_layer(tuple(embeddings_NChw.shape[-2:])).expand(count, -1, -1, -1)
         answered, source = decoder.transformer(source, position, tokens)
         upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(embeddings_NChw.shape))
         weights = torch.stack(

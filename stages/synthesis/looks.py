@@ -29,8 +29,9 @@ class Modality(StrEnum):
     ULTRASOUND = "ultrasound"
 
 
-_SHARES = {Modality.MR: 0.55, Modality.CT: 0.3, Modality.ULTRASOUND: 0.15}
-_TISSUES = (3, 9)
+_SHARES = {Modality.MR: 0.6, Modality.CT: 0.3, Modality.ULTRASOUND: 0.1}
+# Different looks, as a share of the parts: a few look like another, but what nobody could see teaches nothing.
+_TISSUES_A_PART = (0.6, 1.0)
 #: Pixels along a side that the scanner resolved, before the slice is brought to the size asked for: a cropped
 #: hippocampus has 40, a heart 150 to 250.
 _FEWEST_PIXELS = 36
@@ -38,6 +39,10 @@ _BLURS = (0.35, 0.5, 0.7, 1.0)
 # By how much a tissue's signal changes from one subject to the next under one protocol.
 _DAILY_CHANGE = 0.04
 
+# Of pictures with a body, how many have air around it that is darker than anything.
+_DARK_AIR_SHARE = 0.85
+# Of the tissues that CT shows, how many are soft, and their Hounsfield units; of the windows, how many show no more.
+_SOFT_SHARE, _SOFT_HOUNSFIELD, _SOFT_WINDOWS = 0.6, (-20.0, 180.0), 0.7
 # Hounsfield units of what a body is made of: mean and spread. From textbook tables, rounded.
 _HOUNSFIELD = (
     (-1000.0, 10.0),  # air
@@ -86,7 +91,9 @@ class Scanner:
         return replace(self, values=np.clip(changed, 0, 1.3).astype(np.float32))
 
 
-def draw_scanner(rng: np.random.Generator, parts: int, modality: Modality | None = None) -> Scanner:
+def draw_scanner(
+    rng: np.random.Generator, parts: int, modality: Modality | None = None, *, outside_is_air: bool = True
+) -> Scanner:
     """Draw a scanner.
 
     Parameters
@@ -97,13 +104,15 @@ def draw_scanner(rng: np.random.Generator, parts: int, modality: Modality | None
         Of the scene, with the outside: ``len(anatomy.kinds)``.
     modality
         None draws one, MR most often.
+    outside_is_air
+        Whether what is outside of all parts is air, and not a tissue as any other.
     """
     if modality is None:
         modality = Modality(rng.choice(list(_SHARES), p=list(_SHARES.values())))
-    tissue_of_part, values = _draw_tissues(rng, parts, modality)
+    tissue_of_part, values = _draw_tissues(rng, parts, modality, outside_is_air=outside_is_air)
     noise = {
-        Modality.MR: min(rng.exponential(0.03), 0.12),
-        Modality.CT: min(rng.exponential(0.04), 0.15),
+        Modality.MR: min(rng.exponential(0.025), 0.1),
+        Modality.CT: min(rng.exponential(0.03), 0.12),
         Modality.ULTRASOUND: rng.uniform(0.3, 1.0),
     }
     return Scanner(
@@ -158,25 +167,37 @@ def draw_image(rng: np.random.Generator, anatomy: Anatomy, scanner: Scanner) -> 
 
 
 def _draw_tissues(
-    rng: np.random.Generator, parts: int, modality: Modality
+    rng: np.random.Generator, parts: int, modality: Modality, *, outside_is_air: bool
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Return the tissue of each part, by its number, and the signal of each tissue, mostly within 0 to 1."""
-    count = int(rng.integers(*_TISSUES, endpoint=True))
-    tissue_of_part = rng.integers(0, count, parts)
+    count = max(2, round(parts * rng.uniform(*_TISSUES_A_PART)))
+    tissue_of_part = rng.permutation(np.arange(parts) % count)
+    # One in each stretch of the scale: tissues that are as bright as each other cannot be told apart by anybody.
+    spread = (rng.permutation(count) + rng.uniform(0, 1, count)) / count
     if modality is Modality.CT:
-        low = rng.choice([-1000.0, rng.uniform(-250, 0)])
-        high = rng.uniform(max(low, -100) + 100, 700)
-        means, spreads = np.array(_HOUNSFIELD)[rng.integers(0, len(_HOUNSFIELD), count)].T
-        values = (rng.normal(means, spreads) - low) / (high - low)
+        values = _draw_hounsfield(rng, spread)
     elif modality is Modality.ULTRASOUND:
-        values = np.exp(rng.normal(-1.2, 0.8, count))
+        values = np.exp(2.5 * (spread - 1))
     else:
-        # One in each stretch of the scale: tissues that are as bright as each other cannot be told apart by anybody.
-        values = (rng.permutation(count) + rng.uniform(0, 1, count)) / count
-    if rng.random() < 0.6:
-        # Air is darker than anything, as it mostly is.
-        values[tissue_of_part[0]] = min(0.02 if modality is not Modality.CT else float("inf"), values.min())
+        values = spread
+    if outside_is_air and rng.random() < _DARK_AIR_SHARE:
+        tissue_of_part[0] = count
+        values = np.append(values, 0.02 if modality is not Modality.CT else 0.0)
     return tissue_of_part, np.clip(values, 0, 1.3).astype(np.float32)
+
+
+def _draw_hounsfield(rng: np.random.Generator, spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the signal of tissues under CT, in a window: soft ones as far apart as in ``spread``, and others."""
+    lowest, highest = _SOFT_HOUNSFIELD
+    means, spreads = np.array(_HOUNSFIELD)[rng.integers(0, len(_HOUNSFIELD), len(spread))].T
+    soft = rng.random(len(spread)) < _SOFT_SHARE
+    units = np.where(soft, lowest + spread * (highest - lowest), rng.normal(means, spreads))
+    if rng.random() < _SOFT_WINDOWS:
+        low, high = rng.uniform(-200, -50), rng.uniform(180, 300)
+    else:
+        low, high = -1000.0, rng.uniform(200, 900)
+    values: NDArray[np.float64] = (units - low) / (high - low)
+    return values
 
 
 def _scan(rng: np.random.Generator, signal: NDArray[np.float32], scanner: Scanner) -> NDArray[np.float32]:

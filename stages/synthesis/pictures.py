@@ -24,7 +24,7 @@ __all__ = ["PictureBatch", "Pictures"]
 # How far subjects of one scene differ, at most; see `draw_subject`.
 _MOST_UNLIKE = 0.25
 # Of the subjects, seen by another scanner than the one before.
-_OTHER_SCANNER_SHARE = 0.4
+_OTHER_SCANNER_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,12 +84,12 @@ class Pictures(IterableDataset[PictureBatch]):
             yield self.batch(number)
             number += step
 
-    def batch(self, number: int) -> PictureBatch:
-        """Return one batch of the stream."""
+    def batch(self, number: int, scenes: int | None = None) -> PictureBatch:
+        """Return one batch of the stream, or the first so many scenes of it."""
         first = number * self.batch_size
-        drawn = [self._drawn(first + index) for index in range(self.batch_size)]
+        drawn = [self._drawn(first + index) for index in range(scenes or self.batch_size)]
         most = max(len(anatomies[0].kinds) for anatomies, _ in drawn)
-        tables = np.zeros((2, self.batch_size, most), np.int64)
+        tables = np.zeros((2, len(drawn), most), np.int64)
         for index, (anatomies, _) in enumerate(drawn):
             tables[:, index, : len(anatomies[0].kinds)] = anatomies[0].kinds, anatomies[0].solids
         kinds, solids = torch.from_numpy(tables)
@@ -105,11 +105,12 @@ class Pictures(IterableDataset[PictureBatch]):
         scene = draw_scene(rng)
         unlike = rng.uniform(0, _MOST_UNLIKE)
         anatomies = [draw_subject(rng, scene, self.size, unlike=unlike) for _ in range(self.subjects)]
-        scanner = draw_scanner(rng, len(anatomies[0].kinds))
+        parts, in_air = len(anatomies[0].kinds), scene.body is not None
+        scanner = draw_scanner(rng, parts, outside_is_air=in_air)
         images = []
         for anatomy in anatomies:
             images.append(draw_image(rng, anatomy, scanner))
             scanner = scanner.of_another(rng)
             if rng.random() < _OTHER_SCANNER_SHARE:
-                scanner = draw_scanner(rng, len(anatomy.kinds))
+                scanner = draw_scanner(rng, parts, outside_is_air=in_air)
         return anatomies, np.stack(images)

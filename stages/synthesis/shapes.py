@@ -101,8 +101,9 @@ class _Solid:
 
     @property
     def reach(self) -> float:
-        """The largest distance of the surface from the centre along rows or columns."""
-        return float(self.radii.max() * (1 + abs(self.bend)))
+        """How far the surface is from the centre at most: a box's corner, and what a bend moves."""
+        corner = np.sqrt(3 / (3 - 2 * self.boxiness))
+        return float(corner * self.radii.max() + abs(self.bend) / 2 * self.radii[1])
 
     @property
     def radii(self) -> NDArray[np.float32]:
@@ -238,7 +239,7 @@ def _draw_region(rng: np.random.Generator) -> _Region:
     return _Region(
         waves=(np.pi * rng.uniform(0.7, 4.0) * rng.standard_normal((_WAVES, 2))).astype(np.float32),
         phases=rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32),
-        level=rng.uniform(-0.3, 1.5),
+        level=rng.uniform(0.4, 1.6),
     )
 
 
@@ -309,11 +310,12 @@ def _draw_organ(rng: np.random.Generator, reach: float, beside: _Solid | None) -
 
 
 def _draw_tube(rng: np.random.Generator, reach: float) -> _Solid:
-    radius = np.exp(rng.uniform(np.log(0.015), np.log(0.1)))
+    radius, length = np.exp(rng.uniform(np.log(0.015), np.log(0.1))), rng.uniform(0.5, 3.0)
     return _Solid(
         centre=np.array([0, *rng.uniform(-reach, reach, 2)], np.float32),
-        axes=_axes(_turn(rng), np.array([rng.uniform(0.5, 3.0), radius, radius])),
-        bend=rng.normal(0, 0.1),
+        axes=_axes(_turn(rng), np.array([length, radius, radius])),
+        # Of the length: a bend is told in radii of the axis that curves.
+        bend=rng.normal(0, 0.2) * length / radius,
         kinds=(Kind.TUBE,),
     )
 

@@ -14,11 +14,13 @@ from samkit.stages.encoders.nano_objective import (
     ObjectiveWeights,
     Questions,
     borders,
+    brightness,
     draw_masks,
     intersection_over_union,
     mask_losses,
     places,
     prototype_loss,
+    solved_loss,
 )
 from samkit.stages.encoders.prompting import PromptedDecoder, boxes_around, jittered, points_on
 from samkit.stages.synthesis.pictures import Pictures
@@ -107,20 +109,29 @@ def test_borders_are_the_cells_on_both_sides_of_a_change():
     assert borders(parts)[0].tolist() == expected
 
 
+def test_brightness_is_that_of_a_cell_among_all_of_its_picture():
+    images = torch.rand(2, 8, 8, generator=random())
+    cells = images.unflatten(1, (4, 2)).unflatten(3, (4, 2)).mean(dim=(2, 4))
+    expected = [(one - one.mean()) / one.std() for one in cells]
+    torch.testing.assert_close(brightness(images, 4), torch.stack(expected))
+
+
+def test_a_flat_picture_has_no_brightness_to_tell():
+    assert brightness(torch.full((1, 8, 8), 0.3), 4).abs().max() < 1e-5
+
+
 # Losses ----------------------------------------------------------------------------------------------------------
 
 
-def test_inside_and_outside_of_a_mask_count_alike():
+def test_a_mask_costs_its_cross_entropy_twice_and_what_its_dice_lacks():
     logits, target = torch.randn(3, 2, 8, 8, generator=random()), torch.rand(3, 8, 8, generator=random()) > 0.7
     for number in range(3):
         for answer in range(2):
             own, wanted = logits[number, answer], target[number].float()
-            inside = F.binary_cross_entropy_with_logits(own[wanted > 0], wanted[wanted > 0])
-            outside = F.binary_cross_entropy_with_logits(own[wanted == 0], wanted[wanted == 0])
             both = (own.sigmoid() * wanted).sum()
             dice = 1 - (2 * both + 1) / (own.sigmoid().sum() + wanted.sum() + 1)
             found = mask_losses(logits, target)[number, answer]
-            torch.testing.assert_close(found, (inside + outside) / 2 + dice)
+            torch.testing.assert_close(found, 2 * F.binary_cross_entropy_with_logits(own, wanted) + dice)
 
 
 def test_the_overlap_of_masks_is_counted_by_hand():
@@ -157,10 +168,50 @@ def test_cells_are_told_apart_by_the_mean_vectors_of_another_subject():
     assert float(prototype_loss(vectors, parts)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_subjects_without_a_part_in_common_ask_nothing():
+def solved_loss_by_numpy(features, parts, ridge, sureness):
+    """One subject after the other; a cell of the embedding answers for four of the logit grid."""
+    subjects, channels, height, width = features.shape
+    labels = parts.max() + 1
+    losses, weights = [], []
+    for mine in range(subjects):
+        theirs = (mine - 1) % subjects
+        known, own = (features[one].reshape(channels, -1).T / np.sqrt(channels) for one in (theirs, mine))
+        cells = [(row, column) for row in range(height) for column in range(width)]
+        pieces = [parts[theirs, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel() for row, column in cells]
+        answers = np.eye(labels)[pieces].reshape(len(cells), -1)
+        centred = known - known.mean(axis=0)
+        solved = np.linalg.solve(
+            centred.T @ centred + ridge * np.eye(channels), centred.T @ (answers - answers.mean(axis=0))
+        )
+        found = ((own - known.mean(axis=0)) @ solved + answers.mean(axis=0)).reshape(len(cells), 4, labels)
+        there = set(parts[theirs].ravel().tolist())
+        for (row, column), scores in zip(cells, sureness * found, strict=True):
+            for piece, part in enumerate(parts[mine, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel()):
+                if part in there:
+                    among = [scores[piece, other] for other in there]
+                    losses.append(np.log(np.exp(among).sum()) - scores[piece, part])
+                    weights.append((parts[mine] == part).sum() ** -0.5)
+    return np.average(losses, weights=weights)
+
+
+def test_cells_are_told_apart_by_a_ridge_regression_on_another_subject():
+    features = torch.randn(1, 3, 5, 4, 3, generator=random())
+    parts = torch.randint(0, 4, (1, 3, 8, 6), generator=random())
+    parts[0, 1][parts[0, 1] == 2] = 0
+    expected = solved_loss_by_numpy(features[0].double().numpy(), parts[0].numpy(), 0.4, 7.0)
+    found = solved_loss(features, parts, torch.tensor(0.4), torch.tensor(7.0))
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def comparisons():
+    return [prototype_loss, lambda vectors, parts: solved_loss(vectors, parts, torch.tensor(0.1), torch.tensor(10.0))]
+
+
+@pytest.mark.parametrize("compared", comparisons())
+def test_subjects_without_a_part_in_common_ask_nothing(compared):
     vectors = torch.randn(1, 2, 4, 2, 2, generator=random())
     parts = torch.tensor([[[[1, 1], [1, 1]], [[2, 2], [2, 2]]]])
-    assert float(prototype_loss(vectors, parts)) == 0
+    assert float(compared(vectors, parts)) == 0
 
 
 def test_alike_subjects_are_nearly_no_surprise():
@@ -187,30 +238,36 @@ def embeddings():
 
 def test_losses_are_finite_and_reach_the_embedding(batch):
     features = embeddings()
-    told = asked(ObjectiveWeights())(features, batch, random())
+    told = asked(ObjectiveWeights(prompted=1.0))(features, batch, random())
     losses = {name: value for name, value in told.items() if not name.endswith("_iou")}
-    assert set(losses) == {"kind", "place", "border", "likeness", "prompted"}
+    assert set(losses) == {"kind", "place", "border", "picture", "likeness", "solved", "prompted"}
     assert all(torch.isfinite(value) for value in told.values())
     for value in losses.values():
         (gradient,) = torch.autograd.grad(value, features, retain_graph=True)
         assert gradient.abs().sum() > 0
 
 
+NOTHING = {"prompted": 0.0, "dense": 0.0, "picture": 0.0, "likeness": 0.0, "solved": 0.0}
+
+
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("question", "told"),
     [
-        (ObjectiveWeights(dense=0, likeness=0), {"prompted", "box_iou", "click_iou", "corrected_iou"}),
-        (ObjectiveWeights(prompted=0, likeness=0), {"kind", "place", "border"}),
-        (ObjectiveWeights(prompted=0, dense=0), {"likeness"}),
+        ("prompted", {"prompted", "box_iou", "click_iou", "corrected_iou"}),
+        ("dense", {"kind", "place", "border"}),
+        ("picture", {"picture"}),
+        ("likeness", {"likeness"}),
+        ("solved", {"solved"}),
     ],
 )
-def test_what_counts_nothing_is_not_asked(batch, weights, told):
+def test_what_counts_nothing_is_not_asked(batch, question, told):
+    weights = ObjectiveWeights(**(NOTHING | {question: 1.0}))
     assert set(asked(weights)(embeddings(), batch, random())) == told
 
 
 def test_a_weight_counts_once(batch):
     single, double = (
-        asked(ObjectiveWeights(prompted=factor, dense=factor, likeness=factor))(embeddings(), batch, random())
+        asked(ObjectiveWeights(**dict.fromkeys(NOTHING, factor)))(embeddings(), batch, random())
         for factor in (1.0, 2.0)
     )
     for name, value in single.items():
@@ -219,7 +276,7 @@ def test_a_weight_counts_once(batch):
 
 
 def test_equal_seeds_ask_the_same(batch):
-    first, second = (asked(ObjectiveWeights())(embeddings(), batch, random(4)) for _ in range(2))
+    first, second = (asked(ObjectiveWeights(prompted=1.0))(embeddings(), batch, random(4)) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -227,6 +284,6 @@ def test_a_batch_that_shows_no_part_prompts_nothing(batch):
     empty = replace(batch, parts=torch.zeros_like(batch.parts))
     owners, masks = draw_masks(empty, 8, random())
     assert (len(owners), len(masks)) == (0, 0)
-    told = asked(ObjectiveWeights())(embeddings(), empty, random())
+    told = asked(ObjectiveWeights(prompted=1.0))(embeddings(), empty, random())
     assert "prompted" not in told
     assert all(torch.isfinite(value) for value in told.values())

@@ -12,10 +12,11 @@ import torch
 from examples.tiny_sam import TINY
 
 from samkit.stages.encoders.nano_objective import ObjectiveWeights
-from samkit.stages.encoders.train_nano import NanoTraining, TrainingOptions, learning_rate_at
+from samkit.stages.encoders.pixels import prepare
+from samkit.stages.encoders.train_nano import NanoTraining, TrainingOptions, embedded, learning_rate_at
 from samkit.store.errors import FitDiverged, UsageError
 
-OPTIONS = TrainingOptions(steps=6, decoder_steps=2, decoder_masks=6, batch_size=2, subjects=2, precision="float32")
+OPTIONS = TrainingOptions(steps=6, decoder_steps=2, decoder_masks=8, batch_size=2, subjects=2, precision="float32")
 CPU = torch.device("cpu")
 
 
@@ -53,8 +54,9 @@ def test_the_log_has_a_line_with_every_loss(whole):
     together, alone = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
     assert (together["step"], alone["step"]) == (6, 8)
     assert 0 < together["seconds"] < alone["seconds"]
+    asked = {"loss", "kind", "place", "border", "picture", "likeness", "solved"}
+    assert asked == together.keys() - {"step", "seconds"}
     prompted = {"loss", "prompted", "box_iou", "click_iou", "corrected_iou"}
-    assert {"kind", "place", "border", "likeness"} | prompted == together.keys() - {"step", "seconds"}
     assert prompted == alone.keys() - {"step", "seconds"}
 
 
@@ -130,7 +132,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_is_not_kept(tmp_path):
     ("change", "named"),
     [
         ({"steps": 0}, "--steps 0"),
-        ({"decoder_masks": 1}, "--decoder-masks 1: at least 2"),
+        ({"decoder_masks": 1}, "--decoder-masks 1: at least 8"),
         ({"subjects": 1}, "--likeness 0"),
     ],
 )
@@ -141,7 +143,7 @@ def test_options_that_mean_nothing_are_refused(change, named):
 
 def test_fewer_masks_than_kinds_of_prompts_are_refused():
     with pytest.raises(UsageError, match="--masks 1: at least 2"):
-        ObjectiveWeights(masks=1)
+        ObjectiveWeights(prompted=1.0, masks=1)
 
 
 def test_bfloat16_computes_the_same_losses_to_its_rounding(tmp_path):
@@ -157,7 +159,12 @@ def test_bfloat16_computes_the_same_losses_to_its_rounding(tmp_path):
 
 def test_it_learns_the_pictures(tmp_path):
     options = replace(
-        OPTIONS, steps=60, decoder_steps=0, batch_size=4, subjects=1, objective=ObjectiveWeights(prompted=0, likeness=0)
+        OPTIONS,
+        steps=60,
+        decoder_steps=0,
+        batch_size=4,
+        subjects=1,
+        objective=ObjectiveWeights(prompted=0, likeness=0, solved=0),
     )
     run = training(tmp_path, options)
     told = []
@@ -166,6 +173,32 @@ def test_it_learns_the_pictures(tmp_path):
     run.run()
     first, last = (sum(one["loss"] for one in part) / 10 for part in (told[:10], told[-10:]))
     assert last < 0.85 * first
+
+
+def test_every_second_step_sees_larger_pictures_of_fewer_scenes(tmp_path):
+    run = training(tmp_path, replace(OPTIONS, batch_size=4, steps=4, decoder_steps=0))
+    embed, seen = run._embeddings, []
+
+    def noted(batch):
+        embeddings = embed(batch)
+        seen.append((len(batch.images), embeddings.shape[-1]))
+        return embeddings
+
+    run._embeddings = noted
+    run.run()
+    assert seen == [(4, 4), (1, 8), (4, 4), (1, 8)]
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_pictures_are_embedded_as_an_encoder_of_their_size_embeds_them(whole, size):
+    encoder = TINY.load(whole.folder / "tiny.safetensors", size=size)
+    image_encoder = whole.parts["image_encoder"]
+    pictures = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    prepared = prepare(pictures, input_px=size, pixel_normalisation="sam")
+    with torch.no_grad():
+        found = embedded(image_encoder, prepared)
+        expected = encoder.model(prepared)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)  # weights in float16
 
 
 def test_the_rate_rises_and_falls_to_nothing():
@@ -199,6 +232,6 @@ def test_the_command_refuses_in_one_line(tmp_path):
     command = [sys.executable, "-m", "samkit.stages.encoders.train_nano", str(tmp_path / "t"), "--subjects", "1"]
     ended = subprocess.run(command, capture_output=True, check=False, text=True)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith("--subjects 1: the likeness of parts is asked of two subjects")
+    assert ended.stderr.splitlines()[-1].startswith("--subjects 1: parts are compared between two subjects")
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "t").exists()
