@@ -63,9 +63,9 @@ class TrainingOptions:
     """Everything that decides the weights."""
 
     #: Of the encoder.
-    steps: int = 6_000
+    steps: int = 5_000
     #: Afterwards, of the decoder: the encoder stands still, which leaves time for more prompts a step.
-    decoder_steps: int = 1_500
+    decoder_steps: int = 1_200
     decoder_masks: int = 32
     #: Scenes a step.
     batch_size: int = 8
