@@ -35,7 +35,7 @@ def box_dice(
     workspace: Workspace, embeddings: Embeddings, weights: Path, subjects: Sequence[str]
 ) -> tuple[ByClass, ByClass]:
     """Return the mean Dice by class: of the masks that boxes prompt from the rows of `nano`, and of their ellipses."""
-    decoder = NANO.prompted_decoder(weights)
+    decoder = NANO.prompted_decoder(weights, size=embeddings.recipe.input_px)
     random = np.random.default_rng(_SEED)
     by_box: defaultdict[str, list[float]] = defaultdict(list)
     by_ellipse: defaultdict[str, list[float]] = defaultdict(list)

@@ -1,8 +1,8 @@
 """Whether the embedded encoder is worth shipping: heads on its features from one labelled subject and from five.
 
-Frozen `nano` beside the same architecture with seeded numbers, beside the pixels themselves as features, and beside a
-U-Net trained from nothing on the same draws; then box prompts without any training. On ACDC and hippocampus, which no
-training of samkit's has seen.
+Frozen `nano` at its own size and at twice that, beside the same architecture with seeded numbers, beside the pixels
+themselves as features, and beside a U-Net trained from nothing on the same draws; then box prompts without any
+training. On ACDC and hippocampus, which no training of samkit's has seen.
 
 few_shot.py --tune   try every setting of each head on each kind of features, on development subjects of ACDC
 few_shot.py          score the development subjects, each head with its best setting
@@ -50,8 +50,8 @@ from samkit.store.workspace import Workspace, open_workspace
 
 DATA = {"acdc": ACDC, "hippocampus": HIPPOCAMPUS}
 INGEST = {"acdc": [], "hippocampus": ["--labels", "1=anterior,2=posterior"]}
-# "none" is for heads that see the slices themselves.
-FEATURES = ("nano", "seeded", "pixels", "none")
+# Pixels along a side of what is encoded; "none" is for heads that see the slices themselves.
+FEATURES = {"nano": 256, "nano-512": 512, "seeded": 256, "seeded-512": 512, "pixels": 256, "none": 0}
 COUNTS, DRAWS = (1, 5), 5
 
 
@@ -96,6 +96,11 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "linear": (
         Setting(steps=300, learning_rate=3e-3),
         Setting(steps=600, learning_rate=1e-3),
+        Setting(steps=600, learning_rate=3e-3),
+    ),
+    "cnn": (
+        Setting(steps=300, learning_rate=3e-3),
+        Setting(steps=300, learning_rate=1e-3),
         Setting(steps=600, learning_rate=3e-3),
     ),
     "autosam": (
@@ -227,9 +232,9 @@ class Study:
                         [self.data, features, f"{head}, {setting}", *(_spread(one["dice"]) for one in found.values())]
                     )
                     say(" | ".join([*rows[-1], *(str(one["by_class"]) for one in found.values())]))
-            if features == "nano" and embeddings is not None and self.asked.round != "tries":
+            if features.startswith("nano") and embeddings is not None and self.asked.round != "tries":
                 boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
-                numbers["boxes"], numbers["ellipses"] = boxes, ellipses
+                numbers[f"{features} boxes"], numbers["ellipses"] = boxes, ellipses
                 rows.append([self.data, features, "box prompts, untrained on it", _means(boxes), ""])
                 rows.append([self.data, "none", "ellipses in the boxes", _means(ellipses), ""])
         return rows, numbers
@@ -247,7 +252,8 @@ class Study:
         wanted = scored + [replace(key, view=view) for view in BANK.texts for key in trained]
         encoder: Encoder = RawPixels()
         if features != "pixels":
-            encoder = NANO.load(self.asked.weights if features == "nano" else None, precision="auto")
+            weights = self.asked.weights if features.startswith("nano") else None
+            encoder = NANO.load(weights, size=FEATURES[features], precision="auto")
         return embed_all(self.workspace, encoder, None, wanted=wanted).embeddings
 
     def scored(self, embeddings: Embeddings | None, head: str, setting: Setting, count: int) -> dict[str, Any]:

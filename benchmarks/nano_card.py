@@ -19,7 +19,14 @@ BEGIN, END = "<!-- made by benchmarks/nano_card.py from benchmarks/results: begi
 ROUNDS = ("development", "final")
 DATA = ("acdc", "hippocampus")
 COUNTS = ("1", "5")
-NAMES = {"nano": "`nano`", "seeded": "the same, numbers from a seed", "pixels": "the pixels themselves", "none": "none"}
+NAMES = {
+    "nano": "`nano`",
+    "nano-512": "`nano --size 512`",
+    "seeded": "the same, numbers from a seed",
+    "seeded-512": "the same at 512, numbers from a seed",
+    "pixels": "the pixels themselves",
+    "none": "none",
+}
 
 
 def main() -> None:
@@ -61,7 +68,9 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
         f"| features | head | {' | '.join(columns)} |",
         f"|---|---|{'---|' * len(columns)}",
     ]
-    runs = dict.fromkeys(key for told in rounds.values() for key in told[data] if key not in {"boxes", "ellipses"})
+    runs = dict.fromkeys(
+        key for told in rounds.values() for key in told[data] if not key.endswith(("boxes", "ellipses"))
+    )
     for key in runs:
         features, _, head = key.partition(" ")
         name, _, setting = head.partition(", ")
@@ -76,15 +85,17 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
 
 def _boxes(data: str, rounds: dict[str, Any]) -> Iterator[str]:
     for name, told in rounds.items():
-        if "boxes" not in told[data]:
-            continue
-        boxes, ellipses = told[data]["boxes"], told[data]["ellipses"]
-        by_class = ", ".join(f"{one} {100 * boxes[one]:.0f} ({100 * ellipses[one]:.0f})" for one in boxes)
-        mean, beside = (100 * statistics.mean(one.values()) for one in (boxes, ellipses))
-        yield (
-            f"Box prompts on {name} subjects of {data}, each class by itself, nothing trained: Dice {mean:.1f} %, "
-            f"the ellipses inscribed in the boxes {beside:.1f} %. By class: {by_class}."
-        )
+        for key, boxes in told[data].items():
+            features, _, what = key.partition(" ")
+            if what != "boxes":
+                continue
+            ellipses = told[data]["ellipses"]
+            by_class = ", ".join(f"{one} {100 * boxes[one]:.0f} ({100 * ellipses[one]:.0f})" for one in boxes)
+            mean, beside = (100 * statistics.mean(one.values()) for one in (boxes, ellipses))
+            yield (
+                f"Box prompts to {NAMES[features]} on {name} subjects of {data}, each class by itself, nothing trained: "
+                f"Dice {mean:.1f} %, the ellipses inscribed in the boxes {beside:.1f} %. By class: {by_class}."
+            )
 
 
 def _percent(dice: list[float]) -> str:

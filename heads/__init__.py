@@ -2,6 +2,7 @@
 
 base       what a head is, what it is built from, how one is loaded
 autosam    SAM's mask decoder without prompts
+cnn        3x3 convolutions, lean or as published
 linear     a light up-convolution
 probe      one weighted sum of the features a class
 unet       the baseline without an encoder: trained from nothing on the slices

@@ -419,7 +419,7 @@ def embed_command(
 @app.command("train-head")
 def train_head_command(
     context: typer.Context,
-    head: Annotated[str, typer.Argument(help="autosam, linear, probe; or unet, the baseline that sees slices.")],
+    head: Annotated[str, typer.Argument(help="autosam, cnn, linear, probe; or unet, the baseline that sees slices.")],
     *,
     volumes: Annotated[int, typer.Option(help="Labelled subjects to draw; a subject brings all of its volumes.")],
     draws: Annotated[int, typer.Option(help="How many different draws to train on.")] = 1,

@@ -1,0 +1,145 @@
+"""The convolutional decoder that AutoSAM's paper calls "Encoder + CNN": a lean one, and the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Head, HeadContext, seeded
+
+# Channels at the embedding's grid, twice as fine, and four times.
+_WIDTHS = (64, 32, 32)
+_NORM_GROUPS = 8
+# Whole channels of the embedding that a step does without: a head on few slices otherwise leans on some of them.
+_DROPPED = 0.1
+
+
+class Cnn(Head):
+    """3x3 convolutions on the features, and two more between bilinear up-scalings: 118,340 parameters for four classes.
+
+    Beside `linear` and `probe` it sees a cell's neighbours, with which a head of few examples finds whole organs.
+    Source: AutoSAM (arXiv 2306.13731), models/SamFeatSeg.py, in which the decoder has 20.7 million
+    parameters (`PublishedCnn`). Where it differs: a hundredth of the channels, a group normalisation after each
+    convolution, a skip around the first two, and dropout of channels of the embedding.
+
+    All parameters are trained.
+
+    Parameters
+    ----------
+    channels
+        Of the embedding, 256 for SAM.
+    class_count
+        Classes with background.
+    widths
+        Channels at the embedding's grid, twice as fine, and four times as fine; each a multiple of 8.
+    """
+
+    name: ClassVar[str] = "cnn"
+
+    def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = _WIDTHS) -> None:
+        super().__init__()
+        self.channels, self.class_count, self.widths = channels, class_count, tuple(widths)
+        coarse, *finer = self.widths
+        self.projection = nn.Sequential(nn.Dropout2d(_DROPPED), nn.Conv2d(channels, coarse, kernel_size=1))
+        self.context = nn.Sequential(_convolution(coarse, coarse), _convolution(coarse, coarse))
+        self.refinements = nn.ModuleList(
+            _convolution(wide, narrow) for wide, narrow in zip(self.widths, finer, strict=False)
+        )
+        self.classifier = nn.Conv2d(self.widths[-1], class_count, kernel_size=1)
+
+    @classmethod
+    def build(cls, context: HeadContext) -> Self:
+        """Build a fresh head; of the context only the embedding's channels, the classes and the seed count."""
+        with seeded(context.seed):
+            return cls(channels=context.input_shape[0], class_count=context.class_count)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild the module."""
+        return {"channels": self.channels, "class_count": self.class_count, "widths": list(self.widths)}
+
+    def forward(self, features_BChw: Tensor) -> Tensor:
+        """Return the logits, (B, K, 4 h, 4 w)."""
+        grid = self.projection(features_BChw.float())
+        grid = grid + self.context(grid)
+        for refinement in self.refinements:
+            grid = refinement(F.interpolate(grid, scale_factor=2, mode="bilinear", align_corners=False))
+        logits: Tensor = self.classifier(grid)
+        return logits
+
+
+class PublishedCnn(Head):
+    """The same as it was published: ten 3x3 convolutions of up to 1024 channels, 20,686,340 parameters.
+
+    Source: AutoSAM (arXiv 2306.13731), models/SamFeatSeg.py:85-131 with its settings: no normalisation, no skips,
+    random initial values; two of the four stages up-scale. It differs in nothing.
+
+    All parameters are trained.
+
+    Parameters
+    ----------
+    channels
+        Of the embedding, 256 for SAM.
+    class_count
+        Classes with background.
+    """
+
+    name: ClassVar[str] = "cnn-published"
+
+    def __init__(self, *, channels: int, class_count: int) -> None:
+        super().__init__()
+        self.channels, self.class_count = channels, class_count
+        widest = 4 * channels
+        self.projection = nn.Sequential(
+            nn.Conv2d(channels, widest, kernel_size=1),
+            nn.ReLU(),
+            nn.Conv2d(widest, widest, kernel_size=1),
+            nn.ReLU(),
+        )
+        self.stages = nn.Sequential(
+            *_published_pair(widest, widest // 2),
+            *_published_pair(widest // 2, widest // 4),
+            *_published_pair(widest // 4, widest // 4),
+            nn.ConvTranspose2d(widest // 4, widest // 8, kernel_size=2, stride=2),
+            *_published_pair(widest // 8, widest // 8),
+            nn.ConvTranspose2d(widest // 8, widest // 16, kernel_size=2, stride=2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Conv2d(widest // 16, widest // 16, kernel_size=3, padding=1),
+            nn.Conv2d(widest // 16, class_count, kernel_size=1),
+        )
+
+    @classmethod
+    def build(cls, context: HeadContext) -> Self:
+        """Build a fresh head; of the context only the embedding's channels, the classes and the seed count."""
+        with seeded(context.seed):
+            return cls(channels=context.input_shape[0], class_count=context.class_count)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild the module."""
+        return {"channels": self.channels, "class_count": self.class_count}
+
+    def forward(self, features_BChw: Tensor) -> Tensor:
+        """Return the logits, (B, K, 4 h, 4 w)."""
+        logits: Tensor = self.classifier(self.stages(self.projection(features_BChw.float())))
+        return logits
+
+
+def _convolution(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), nn.GroupNorm(_NORM_GROUPS, width), nn.GELU()
+    )
+
+
+def _published_pair(channels: int, width: int) -> tuple[nn.Module, ...]:
+    """Return two 3x3 convolutions, the second of which may have fewer channels."""
+    return (
+        nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(channels, width, kernel_size=3, padding=1),
+        nn.ReLU(),
+    )
