@@ -93,7 +93,7 @@ def _boxes(data: str, rounds: dict[str, Any]) -> Iterator[str]:
             by_class = ", ".join(f"{one} {100 * boxes[one]:.0f} ({100 * ellipses[one]:.0f})" for one in boxes)
             mean, beside = (100 * statistics.mean(one.values()) for one in (boxes, ellipses))
             yield (
-                f"Box prompts to {NAMES[features]} on {name} subjects of {data}, each class by itself, nothing trained: "
+                f"Box prompts to {NAMES[features]} on {name} subjects of {data}, each class alone, nothing trained: "
                 f"Dice {mean:.1f} %, the ellipses inscribed in the boxes {beside:.1f} %. By class: {by_class}."
             )
 
