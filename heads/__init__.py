@@ -5,6 +5,8 @@ autosam    SAM's mask decoder without prompts
 cnn        3x3 convolutions, lean or as published
 linear     a light up-convolution
 probe      one weighted sum of the features a class
+ridge      the best linear head for squared errors, solved at once
+prototype  the floor: the nearest class mean, nothing trained
 unet       the baseline without an encoder: trained from nothing on the slices
 feeding    features and labels of some volumes, from memory or streamed
 patches    the same for heads that see slices: augmented patches

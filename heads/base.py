@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.metadata import entry_points
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -120,9 +121,29 @@ class Head(nn.Module):
     def forward(self, seen: Tensor, /) -> Tensor:
         """Return the logits."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return next(chain(self.parameters(), self.buffers())).device
+
     def parameter_count(self) -> int:
         """Return the number of trainable numbers."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+class SolvedHead(Head):
+    """A head that is computed from the draw in one pass, not fitted step by step; its numbers are buffers."""
+
+    @abstractmethod
+    def solve(self, rows: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Compute the head.
+
+        Parameters
+        ----------
+        rows
+            Every row of the draw once: features (B, C, h, w) of any float kind, labels (B, 4 h, 4 w) as class indices
+            with `losses.IGNORED`. A class that no row shows is never answered.
+        """
 
 
 def head_names() -> list[str]:

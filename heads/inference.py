@@ -222,7 +222,7 @@ def _blended(parts: Iterable[torch.Tensor], spans: Sequence[Span], *, axis: int)
 
 
 def _answer(head: Head, features: NDArray[Any]) -> torch.Tensor:
-    logits: torch.Tensor = head(torch.from_numpy(np.ascontiguousarray(features)).to(next(head.parameters()).device))
+    logits: torch.Tensor = head(torch.from_numpy(np.ascontiguousarray(features)).to(head.device))
     return logits
 
 

@@ -419,7 +419,9 @@ def embed_command(
 @app.command("train-head")
 def train_head_command(
     context: typer.Context,
-    head: Annotated[str, typer.Argument(help="autosam, cnn, linear, probe; or unet, the baseline that sees slices.")],
+    head: Annotated[
+        str, typer.Argument(help="autosam, cnn, linear, probe; ridge and prototype take one pass; unet sees slices.")
+    ],
     *,
     volumes: Annotated[int, typer.Option(help="Labelled subjects to draw; a subject brings all of its volumes.")],
     draws: Annotated[int, typer.Option(help="How many different draws to train on.")] = 1,
@@ -463,6 +465,11 @@ def train_head_command(
         memory_bytes=None if memory is None else memory * 1_000_000,
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
         views=views,
+        fit_flags=[
+            f"--{name.replace('_', '-')}"
+            for name in ("steps", "batch_size", "learning_rate")
+            if _is_typed(context, name)
+        ],
     )
 
 

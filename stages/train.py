@@ -9,10 +9,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..heads.base import (
     MASK_DECODER_FILE,
@@ -20,6 +21,7 @@ from ..heads.base import (
     HeadContext,
     MaskDecoderWeights,
     Sees,
+    SolvedHead,
     head_bytes,
     seeded,
 )
@@ -86,8 +88,9 @@ def settings_of(
     split: Split,
     draw: Draw,
     head_config: dict[str, Any],
+    fitting: dict[str, Any],
 ) -> RunSettings:
-    """Return everything that decides a run's result."""
+    """Return everything that decides a run's result; ``fitting`` is empty for a head that is solved."""
     return RunSettings(
         head=options.head,
         head_config=head_config,
@@ -102,7 +105,7 @@ def settings_of(
         drawn_volumes=_contents(labelled_volumes(workspace, draw.subjects)),
         scored_volumes=_contents(_test_volumes(workspace, split)),
         label_names=workspace.label_names,
-        training=options.fit.to_json(),
+        training=fitting,
         seed=options.seed,
         tiles=options.tiles,
         views=options.views,
@@ -166,6 +169,7 @@ def train(
         Slices, or tiles of slices, that have not been embedded.
     """
     _check_fits(head_class, embeddings, options)
+    solved = issubclass(head_class, SolvedHead)
     tiling = None if embeddings is None else tiling_of(embeddings, options.tiles)
     split = split_of(workspace, options.split)
     draw, test = _parts(workspace, embeddings, split, options)
@@ -173,6 +177,8 @@ def train(
         # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
         split = workspace.keep_split(split)
         draw, test = _parts(workspace, embeddings, split, options)
+    if solved:  # there is nothing to stop, so that no subject is kept for it
+        draw = replace(draw, validation=None)
     memory_bytes = options.memory_bytes
     if memory_bytes is None:
         memory_bytes = int(free_memory_bytes(torch.device("cpu")) * _MEMORY_SHARE)
@@ -193,7 +199,10 @@ def train(
             seed=options.seed,
         )
     )
-    settings = settings_of(workspace, embeddings, options, split=split, draw=draw, head_config=head.config)
+    fitting = {} if solved else options.fit.to_json()
+    settings = settings_of(
+        workspace, embeddings, options, split=split, draw=draw, head_config=head.config, fitting=fitting
+    )
     if settings.run_id in workspace.runs:
         return workspace.runs[settings.run_id]
     seconds = {"features": time.perf_counter() - started}
@@ -205,10 +214,14 @@ def train(
         validation = _validator(labelled([draw.validation]), len(workspace.label_names), device)
     steps: list[Step] = []
     with _repeatable(options.seed, device):
-        batches = training.batches(options.fit.batch_size, options.seed, device)
-        for step in fit(head.to(device), batches, options.fit, validate=validation):
-            steps.append(step)
-            progress("fitting", step.number + 1, options.fit.steps)
+        if isinstance(head, SolvedHead):
+            head.to(device).solve(_told(training, device, progress))
+            head.eval()
+        else:
+            batches = training.batches(options.fit.batch_size, options.seed, device)
+            for step in fit(head.to(device), batches, options.fit, validate=validation):
+                steps.append(step)
+                progress("fitting", step.number + 1, options.fit.steps)
     seconds["fitting"] = time.perf_counter() - started
 
     started = time.perf_counter()
@@ -331,6 +344,15 @@ def _validator(labelled: LabelledInput, classes: int, device: torch.device) -> C
         )
 
     return validate
+
+
+def _told(training: LabelledInput, device: torch.device, progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every row once, on the device, telling how many there were."""
+    done = 0
+    for features, labels in training.in_order(_VALIDATION_BATCH):
+        yield features.to(device), labels.to(device)
+        done += len(features)
+        progress("solving", done, len(training))
 
 
 @contextmanager

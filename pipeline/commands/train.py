@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ...heads.base import Sees, find_head
+from ...heads.base import Sees, SolvedHead, find_head
 from ...heads.feeding import tiling_of
 from ...heads.fitting import FitOptions
 from ...heads.sampling import draw_subjects, listed_subjects, removed_subjects, scored_subjects
@@ -39,14 +39,18 @@ def run_train(
     memory_bytes: int | None,
     tiles: float | None = None,
     views: str = "none",
+    fit_flags: Sequence[str] = (),
 ) -> int:
     """Train a head on each draw, score it, and print the table of this head.
 
     ``tiles`` is the overlap of the tiles that planes larger than the encoder's input are cut into, None for resized;
-    ``views`` a bank as it is typed.
+    ``views`` a bank as it is typed. ``fit_flags`` are those of ``fit`` that were typed.
     """
     keep_freed_memory()
     head_class = find_head(head)
+    if fit_flags and issubclass(head_class, SolvedHead):
+        message = f"{', '.join(fit_flags)}: {head} is solved in one pass, without steps. Leave it out."
+        raise UsageError(message)
     if subjects < 1:
         message = f"--volumes {subjects}: give at least 1 labelled subject."
         raise UsageError(message)

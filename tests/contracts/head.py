@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from examples.runs import keep_head
 from torch import Tensor
+from torch.nn import functional as F
 
-from samkit.heads.base import Head, HeadContext, Sees, find_head, head_bytes, load_head
+from samkit.heads.base import Head, HeadContext, Sees, SolvedHead, find_head, head_bytes, load_head
+from samkit.heads.losses import IGNORED
 
 
 class AnyHeadContract:
@@ -22,8 +25,6 @@ class AnyHeadContract:
     #: Cells of the logits for one cell, or pixel, of what is seen.
     finer: int
     class_count = 3
-    #: First part of the name of every parameter that is trained, as the docstring says.
-    trained_parts: frozenset[str]
 
     def context(self, *, seed: int = 0) -> HeadContext:
         return HeadContext(input_shape=self.input_shape, class_count=self.class_count, seed=seed)
@@ -65,9 +66,6 @@ class AnyHeadContract:
     def test_equal_contexts_build_equal_heads(self):
         assert head_bytes(self.built(seed=3)) == head_bytes(self.built(seed=3))
 
-    def test_another_seed_builds_another_head(self):
-        assert head_bytes(self.built(seed=3)) != head_bytes(self.built(seed=4))
-
     def test_building_leaves_the_random_numbers_of_the_caller_alone(self):
         before = torch.random.get_rng_state()
         self.built(seed=3)
@@ -84,6 +82,20 @@ class AnyHeadContract:
         loaded = load_head(keep_head(tmp_path / "run", head))
         assert not loaded.training
         assert torch.equal(loaded(self.seen()), head(self.seen()))
+
+    def test_the_parameter_count_is_that_of_what_is_trained(self):
+        head = self.built()
+        assert head.parameter_count() == sum(each.numel() for each in head.parameters() if each.requires_grad)
+
+
+class FittedHeadContract(AnyHeadContract):
+    """What holds of heads that are fitted step by step."""
+
+    #: First part of the name of every parameter that is trained, as the docstring says.
+    trained_parts: frozenset[str]
+
+    def test_another_seed_builds_another_head(self):
+        assert head_bytes(self.built(seed=3)) != head_bytes(self.built(seed=4))
 
     def test_every_trainable_parameter_receives_a_gradient(self):
         head = self.built().train()
@@ -103,12 +115,8 @@ class AnyHeadContract:
         trained = {name for name, parameter in self.built().named_parameters() if parameter.requires_grad}
         assert {name.split(".")[0] for name in trained} == self.trained_parts
 
-    def test_the_parameter_count_is_that_of_what_is_trained(self):
-        head = self.built()
-        assert head.parameter_count() == sum(each.numel() for each in head.parameters() if each.requires_grad)
 
-
-class HeadContract(AnyHeadContract):
+class HeadContract(FittedHeadContract):
     """Of heads that see features: inherit, set ``head_class``, and list what is trained."""
 
     input_shape = (32, 4, 4)
@@ -118,7 +126,7 @@ class HeadContract(AnyHeadContract):
         assert self.head_class.sees is Sees.FEATURES
 
 
-class SliceHeadContract(AnyHeadContract):
+class SliceHeadContract(FittedHeadContract):
     """Of heads that see slices: inherit, set ``head_class``, and list what is trained."""
 
     input_shape = (1, 32, 32)
@@ -126,3 +134,60 @@ class SliceHeadContract(AnyHeadContract):
 
     def test_it_sees_slices(self):
         assert self.head_class.sees is Sees.SLICES
+
+
+class SolvedHeadContract(AnyHeadContract):
+    """Of heads that are solved in one pass over the draw: inherit, and set ``head_class``."""
+
+    input_shape = (32, 4, 4)
+    finer = 4
+
+    def rows(self, batch_size: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
+        """Six rows whose first channels show what their labels say."""
+        random = torch.Generator().manual_seed(11)
+        coarse = torch.randint(0, self.class_count, (6, 4, 4), generator=random)
+        features = torch.rand(6, *self.input_shape, generator=random)
+        features[:, : self.class_count] += 2 * F.one_hot(coarse, self.class_count).movedim(-1, 1)
+        labels = coarse.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2).to(torch.uint8)
+        yield from zip(features.split(batch_size), labels.split(batch_size), strict=True)
+
+    def built(self, *, seed: int = 0) -> SolvedHead:
+        head = self.head_class.build(self.context(seed=seed))
+        assert isinstance(head, SolvedHead)
+        head.solve(self.rows())
+        return head.eval()
+
+    def test_it_finds_what_it_was_shown(self):
+        head = self.built()
+        for features, labels in self.rows():
+            assert (head(features).argmax(dim=1) == labels).float().mean() > 0.85
+
+    def test_it_has_nothing_to_train(self):
+        assert self.built().parameter_count() == 0
+
+    def test_it_is_the_same_from_batches_of_any_size(self):
+        heads = [self.head_class.build(self.context()) for _ in range(2)]
+        for head, batch_size in zip(heads, (1, 6), strict=True):
+            head.solve(self.rows(batch_size))
+        torch.testing.assert_close(heads[0](self.seen()), heads[1](self.seen()), rtol=1e-4, atol=1e-4)
+
+    def test_solving_it_again_forgets_what_was_before(self):
+        head, again = self.built(), self.built()
+        again.solve((features.flip(1), labels) for features, labels in self.rows())
+        again.solve(self.rows())
+        assert torch.equal(head(self.seen()), again(self.seen()))
+
+    def test_a_class_that_was_never_seen_is_never_found(self):
+        head = self.head_class.build(self.context())
+        head.solve((features, labels.clamp(max=self.class_count - 2)) for features, labels in self.rows())
+        assert not (head(self.seen(20)).argmax(dim=1) == self.class_count - 1).any()
+
+    def test_ignored_cells_teach_nothing(self):
+        head, other = self.built(), self.head_class.build(self.context())
+
+        def with_ignored_rows() -> Iterator[tuple[Tensor, Tensor]]:
+            yield from self.rows()
+            yield self.seen(3), torch.full((3, 16, 16), IGNORED, dtype=torch.uint8)
+
+        other.solve(with_ignored_rows())
+        torch.testing.assert_close(head(self.seen()), other(self.seen()), rtol=1e-4, atol=1e-4)

@@ -259,6 +259,12 @@ def test_volumes_out_of_range_are_wrong_usage(samkit, finished, count, told):
     assert told in ended.said
 
 
+def test_steps_of_a_head_without_steps_are_refused(samkit, finished):
+    ended = samkit("train-head", "ridge", "--volumes", "1", "--steps", "50", "--learning-rate", "0.1", *finished.flag)
+    assert ended.code == 2
+    assert "--steps, --learning-rate: ridge is solved in one pass" in ended.said
+
+
 def test_too_many_volumes_are_told_how_many_may_be_asked_for(samkit, finished):
     assert "Ask for 1 to 3." in samkit("train-head", "linear", "--volumes", "99", *finished.flag).said
 

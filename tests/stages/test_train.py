@@ -53,13 +53,30 @@ def whole_run(path, tiny, **choices):
 # Repeating -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", ["linear", "autosam"])
+@pytest.mark.parametrize("head", ["linear", "autosam", "cnn", "ridge", "prototype"])
 @pytest.mark.parametrize("subjects", [1, 3])
 def test_the_same_seed_in_two_workspaces_gives_the_same_head_and_scores(tmp_path, tiny, head, subjects):
     first, second = (whole_run(tmp_path / name, tiny, head=head, subjects=subjects) for name in ("one", "two"))
     assert head_file(first) == head_file(second)
     assert first.scores == second.scores
     assert first.id == second.id
+
+
+@pytest.mark.parametrize("head", ["ridge", "prototype"])
+def test_a_solved_head_uses_every_drawn_subject_and_takes_no_step(tmp_path, tiny, head):
+    run = whole_run(tmp_path / "workspace", tiny, head=head, subjects=3)
+    assert run.settings.validation is None
+    assert len(run.record["training_volumes"]) == 3
+    assert (run.steps, run.record["steps"], run.record["trainable_parameters"]) == ([], 0, 0)
+
+
+def test_steps_make_no_other_run_of_a_solved_head(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    embeddings = embed(workspace, tiny)
+    assert (
+        trained(workspace, embeddings, head="ridge", steps=6).id
+        == trained(workspace, embeddings, head="ridge", steps=7).id
+    )
 
 
 def test_another_seed_gives_another_head(tmp_path, tiny):
