@@ -19,7 +19,8 @@ from measure import keep, sample
 
 from samkit.heads.base import HeadContext, find_head
 from samkit.heads.feeding import LabelledSlices
-from samkit.heads.fitting import FitOptions, Step, fit
+from samkit.heads.fitting import Step, fit
+from samkit.heads.recipes import FitOptions
 from samkit.pipeline.commands.embed import embed_all
 from samkit.stages.embed import SliceFinder
 from samkit.stages.encoders.base import Encoder, find_encoder

@@ -33,7 +33,7 @@ from raw_pixels import RawPixels
 
 from samkit.heads.base import MASK_DECODER_FILE, Sees, find_head
 from samkit.heads.feeding import AS_THEY_ARE
-from samkit.heads.fitting import FitOptions
+from samkit.heads.recipes import FitOptions
 from samkit.heads.sampling import draw_subjects
 from samkit.heads.views import Bank
 from samkit.pipeline.commands.embed import embed_all

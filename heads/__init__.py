@@ -16,6 +16,7 @@ views      named transforms of a slice and its label, banks of them; what the en
 frame      where a slice lies in the encoder's square: labels in, logits out
 losses     cross-entropy and soft Dice
 sampling   splits and draws of labelled subjects
+recipes    how heads are fitted: budgets, rates, losses; the papers' settings by name
 fitting    the training loop, its schedule, early stopping
 inference  a trained head on a whole volume
 metrics    Dice, IoU, HD95, ASSD, accuracy of one volume

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..store.errors import DamagedStore
 from ..store.places import Place, place_of
 from ..store.runs import Run, check_name
+from .recipes import FitOptions
 
 # Heads answer on a grid four times finer than the embedding: two up-convolutions of stride 2, as in SAM.
 LOGIT_CELLS_PER_FEATURE_CELL = 4
@@ -106,6 +107,8 @@ class Head(nn.Module):
     sees: ClassVar[Sees] = Sees.FEATURES
     #: Whether it starts from the encoder's own mask decoder: without one, training would begin from random numbers.
     needs_mask_decoder: ClassVar[bool] = False
+    #: How it is fitted unless something else is asked for.
+    own_fit: ClassVar[FitOptions] = FitOptions()
 
     @classmethod
     @abstractmethod

@@ -16,28 +16,11 @@ from torch import Tensor
 from ..store.errors import FitDiverged
 from .base import Head
 from .losses import segmentation_loss
+from .recipes import FitOptions, Optimiser, Schedule
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitOptions:
-    """How a head is fitted."""
-
-    #: The whole budget; early stopping may end sooner.
-    steps: int = 300
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    #: AdamW's, on weights; biases, norms and tokens (one-dimensional, or a class's own) are left out.
-    weight_decay: float = 0.01
-    #: Share of the steps during which the rate rises from 0.
-    warmup_share: float = 0.05
-    #: Validation happens this often, where there is a validation subject.
-    validate_every: int = 25
-    #: Validations without a better score before stopping.
-    patience: int = 6
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options as they are kept in a run."""
-        return asdict(self)
+_POLYNOMIAL_POWER = 0.9
+# AutoSAM's, scripts/main_autosam_seg.py:324.
+_FIRST_PLATEAU_EPOCH = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,17 +41,53 @@ class Step:
 
 
 def learning_rate_at(step: int, options: FitOptions) -> float:
-    """Return the rate of a step (from 0): a linear rise, then half a cosine down to 0.
+    """Return the rate of a step (from 0) of a schedule that does not look at losses.
 
     >>> options = FitOptions(steps=100, learning_rate=1.0, warmup_share=0.1)
     >>> [round(learning_rate_at(step, options), 3) for step in (0, 9, 10, 55, 99)]
     [0.1, 1.0, 1.0, 0.5, 0.0]
+
+    SAM-LST's, trainer.py:55-56 and 83-95, sets the rate after each step, so that the first two are alike:
+
+    >>> options = FitOptions(steps=1000, learning_rate=1.0, schedule=Schedule.POLYNOMIAL, warmup_steps=250)
+    >>> [round(learning_rate_at(step, options), 3) for step in (0, 1, 250, 251, 999)]
+    [0.004, 0.004, 1.0, 1.0, 0.289]
     """
-    warmup = max(1, round(options.steps * options.warmup_share))
+    warmup = options.rising_steps
+    if options.schedule is Schedule.POLYNOMIAL:
+        if step <= warmup:
+            return options.learning_rate * max(1, step) / max(1, warmup)
+        progress = (step - 1 - warmup) / options.steps
+        rate: float = options.learning_rate * (1 - progress) ** _POLYNOMIAL_POWER
+        return rate
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, options.steps - warmup)
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class _Rates:
+    """The rate of each step, set in an optimiser."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, options: FitOptions, steps_an_epoch: int) -> None:
+        self._optimiser, self._options, self._steps_an_epoch = optimiser, options, steps_an_epoch
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        if options.schedule is Schedule.PLATEAU:
+            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser)
+
+    def before(self, step: int) -> float:
+        """Set the rate of a step, and return it."""
+        if self._plateau is None:
+            for group in self._optimiser.param_groups:
+                group["lr"] = learning_rate_at(step, self._options)
+        rate: float = self._optimiser.param_groups[0]["lr"]
+        return rate
+
+    def after(self, step: int, loss: float) -> None:
+        """Learn what a step's loss was."""
+        epoch, place = divmod(step, self._steps_an_epoch)
+        if self._plateau is not None and place == self._steps_an_epoch - 1 and epoch >= _FIRST_PLATEAU_EPOCH:
+            self._plateau.step(loss)
 
 
 def fit(
@@ -76,6 +95,7 @@ def fit(
     batches: Iterator[tuple[Tensor, Tensor]],
     options: FitOptions,
     *,
+    rows: int | None = None,
     validate: Callable[[Head], float] | None = None,
 ) -> Iterator[Step]:
     """Fit a head in place, yielding after each step.
@@ -90,6 +110,8 @@ def fit(
         Endless (features (B, C, h, w), labels (B, G, G) as class indices with `losses.IGNORED`).
     options
         Steps, rates and patience.
+    rows
+        How many there are, for what is told in epochs; without, an epoch is a step.
     validate
         Returns a score of the head in eval mode; higher is better.
 
@@ -98,15 +120,22 @@ def fit(
     FitDiverged
         At the first loss that is not finite.
     """
-    optimiser = torch.optim.AdamW(_parameter_groups(head, options.weight_decay), lr=options.learning_rate)
+    if rows is not None:
+        options = options.for_rows(rows)
+    optimiser = _optimiser(head, options)
+    rates = _Rates(optimiser, options, options.steps_an_epoch(rows or 1))
     best_score, best_weights, without_better = -math.inf, None, 0
     head.train()
     for number in range(options.steps):
         features, labels = next(batches)
-        rate = learning_rate_at(number, options)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        parts = segmentation_loss(head(features), labels)
+        rate = rates.before(number)
+        parts = segmentation_loss(
+            head(features),
+            labels,
+            cross_entropy_weight=options.cross_entropy_weight,
+            dice_weight=options.dice_weight,
+            dice_rule=options.dice_rule,
+        )
         if not torch.isfinite(parts.total):
             message = (
                 f"the loss is {float(parts.total.detach())} at step {number + 1} of {options.steps}, with a learning "
@@ -117,8 +146,13 @@ def fit(
         optimiser.zero_grad(set_to_none=True)
         parts.total.backward()
         optimiser.step()
+        rates.after(number, float(parts.total.detach()))
         score = None
-        if validate is not None and ((number + 1) % options.validate_every == 0 or number + 1 == options.steps):
+        if (
+            validate is not None
+            and options.validate_every is not None
+            and ((number + 1) % options.validate_every == 0 or number + 1 == options.steps)
+        ):
             head.eval()
             score = validate(head)
             head.train()
@@ -140,6 +174,22 @@ def fit(
     if best_weights is not None:
         head.load_state_dict(best_weights)
     head.eval()
+
+
+def _is_validated(number: int, options: FitOptions) -> bool:
+    done = number + 1
+    return options.validate_every is not None and (done % options.validate_every == 0 or done == options.steps)
+
+
+def _optimiser(head: Head, options: FitOptions) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    match options.optimiser:
+        case Optimiser.ADAM:
+            return torch.optim.Adam(trained, lr=options.learning_rate)
+        case Optimiser.ADAMW_ON_ALL:
+            return torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
+        case Optimiser.ADAMW:
+            return torch.optim.AdamW(_parameter_groups(head, options.weight_decay), lr=options.learning_rate)
 
 
 def _parameter_groups(head: Head, weight_decay: float) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ the padding of the encoder's frame, altogether.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -15,10 +16,26 @@ from torch.nn import functional as F
 
 from ..store.errors import GeometryMismatch, UnusableLabel, UsageError
 
-__all__ = ["IGNORED", "LossParts", "segmentation_loss"]
+__all__ = ["IGNORED", "DiceRule", "LossParts", "segmentation_loss"]
 
 IGNORED = 255
 """The target value of pixels that say nothing: the largest of uint8, in which labels are kept."""
+
+
+_SAM_LST_CONSTANT = 1e-5
+
+
+class DiceRule(StrEnum):
+    """Which classes enter the soft Dice loss, and what keeps it from dividing by 0."""
+
+    PRESENT = "present"
+    """The foreground classes that occur in the batch; no constant is needed."""
+    SMOOTHED = "smoothed"
+    """All foreground classes with 1 added to both sides of the fraction; those whose term is not positive are dropped.
+
+    AutoSAM's, loss_functions/dice_loss.py:99-121; where no term is positive the loss is 0 here and NaN there."""
+    WITH_BACKGROUND = "with background"
+    """All classes, with 1e-5 added to both sides; an absent one counts about 1. SAM-LST's, utils.py:61-98."""
 
 
 class LossParts(NamedTuple):
@@ -35,6 +52,7 @@ def segmentation_loss(
     *,
     cross_entropy_weight: float = 1.0,
     dice_weight: float = 1.0,
+    dice_rule: DiceRule = DiceRule.PRESENT,
     ignore_index: int = IGNORED,
 ) -> LossParts:
     r"""Return the weighted sum of cross-entropy and soft Dice of one batch.
@@ -53,8 +71,7 @@ def segmentation_loss(
     1e-11 a pixel): an offset that depends on the batch and teaches nothing. What is predicted there by mistake is
     punished by cross-entropy. A class that occurs has a denominator of at least 1, so no constant is needed
     at all and a perfect prediction costs exactly 0. A batch of background alone thus has a Dice of 0 and the
-    gradient of its cross-entropy. (AutoSAM's code takes the mean of the classes whose term is positive, which is
-    NaN when there is none; SAM-LST's counts background, and absent classes at about 1.)
+    gradient of its cross-entropy. What the papers' codes do instead is in `DiceRule`.
 
     Parameters
     ----------
@@ -65,6 +82,8 @@ def segmentation_loss(
         in every step, so whoever builds the targets checks it once.
     cross_entropy_weight, dice_weight
         Factors of the two terms in ``total``.
+    dice_rule
+        Which classes enter Dice; the above is said of ``PRESENT``.
     ignore_index
         The target value of pixels to leave out.
 
@@ -89,7 +108,7 @@ def segmentation_loss(
     # Filling before anything is computed, rather than weighting by 0 afterwards: 0 times infinity is NaN.
     logits_BKHW = _at_least_float32(logits_BKHW).masked_fill(~known_B1HW, 0.0)
     cross_entropy = _cross_entropy(logits_BKHW, target_BHW, known_B1HW, ignore_index=ignore_index)
-    dice = _soft_dice(logits_BKHW, target_BHW, known_B1HW)
+    dice = _soft_dice(logits_BKHW, target_BHW, known_B1HW, dice_rule)
     return LossParts(cross_entropy_weight * cross_entropy + dice_weight * dice, cross_entropy, dice)
 
 
@@ -99,20 +118,28 @@ def _cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor, known_B1HW: Tensor, 
     return summed / known_B1HW.sum().clamp(min=1)
 
 
-def _soft_dice(logits_BKHW: Tensor, target_BHW: Tensor, known_B1HW: Tensor) -> Tensor:
+def _soft_dice(logits_BKHW: Tensor, target_BHW: Tensor, known_B1HW: Tensor, rule: DiceRule) -> Tensor:
     over_batch = (0, 2, 3)
-    class_values_F = torch.arange(1, logits_BKHW.shape[1], device=target_BHW.device)
+    first = 0 if rule is DiceRule.WITH_BACKGROUND else 1
+    class_values_F = torch.arange(first, logits_BKHW.shape[1], device=target_BHW.device)
     # Ignored pixels drop out of every sum: both p and g are 0 there.
     reference_BFHW = (target_BHW.unsqueeze(1) == class_values_F.view(1, -1, 1, 1)) & known_B1HW
-    probability_BFHW = logits_BKHW.softmax(dim=1)[:, 1:] * known_B1HW
+    probability_BFHW = logits_BKHW.softmax(dim=1)[:, first:] * known_B1HW
 
     reference_pixels_F = reference_BFHW.sum(over_batch)
     overlap_F = (probability_BFHW * reference_BFHW).sum(over_batch)
     size_F = probability_BFHW.square().sum(over_batch) + reference_pixels_F
-    occurs_F = reference_pixels_F > 0
-    # An absent class is divided by 1 instead of by what may be 0, so that its gradient is finite before it is dropped.
-    loss_F = 1.0 - 2.0 * overlap_F / size_F.where(occurs_F, 1.0)
-    return (loss_F * occurs_F).sum() / occurs_F.sum().clamp(min=1)
+    if rule is DiceRule.WITH_BACKGROUND:
+        return (1.0 - (2.0 * overlap_F + _SAM_LST_CONSTANT) / (size_F + _SAM_LST_CONSTANT)).mean()
+    if rule is DiceRule.SMOOTHED:
+        loss_F = 1.0 - (2.0 * overlap_F + 1.0) / (size_F + 1.0)
+        counts_F = loss_F > 0
+    else:
+        counts_F = reference_pixels_F > 0
+        # An absent class is divided by 1 instead of by what may be 0, so that its gradient is finite before it is
+        # dropped.
+        loss_F = 1.0 - 2.0 * overlap_F / size_F.where(counts_F, 1.0)
+    return (loss_F * counts_F).sum() / counts_F.sum().clamp(min=1)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

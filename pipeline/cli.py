@@ -431,9 +431,15 @@ def train_head_command(
     ] = None,
     split: Annotated[str, typer.Option(help="Which split of subjects into pool and test.")] = "default",
     seed: Annotated[int, typer.Option(help="Of the head's start and the order of slices.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Budget of optimiser steps.")] = 300,
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Highest learning rate of the cosine.")] = 1e-3,
+    recipe: Annotated[
+        str,
+        typer.Option(help="Loss, optimiser, rates and budget: the head's own, or autosam-paper, sam-lst-paper."),
+    ] = "own",
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget of optimiser steps; default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Slices a step; default: the recipe's.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Highest learning rate; default: the recipe's.")
+    ] = None,
     device: DeviceOption = "cpu",
     memory: Annotated[
         int | None, typer.Option(help="Megabytes of features to keep in memory; above it they are streamed.")
@@ -449,7 +455,8 @@ def train_head_command(
     tile_overlap: TileOverlapOption = None,
 ) -> int:
     """Train a small head on a few labelled subjects and score it on the test subjects."""
-    from ..heads.fitting import FitOptions
+    from ..heads.base import find_head
+    from ..heads.recipes import chosen_fit
     from .commands.train import run_train
 
     return run_train(
@@ -461,13 +468,15 @@ def train_head_command(
         split=split,
         seed=seed,
         device=device,
-        fit=FitOptions(steps=steps, batch_size=batch_size, learning_rate=learning_rate),
+        fit=chosen_fit(
+            find_head(head).own_fit, recipe, steps=steps, batch_size=batch_size, learning_rate=learning_rate
+        ),
         memory_bytes=None if memory is None else memory * 1_000_000,
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
         views=views,
         fit_flags=[
             f"--{name.replace('_', '-')}"
-            for name in ("steps", "batch_size", "learning_rate")
+            for name in ("recipe", "steps", "batch_size", "learning_rate")
             if _is_typed(context, name)
         ],
     )
@@ -651,7 +660,7 @@ def bench_real_weights_command(
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each head.")] = 300,
 ) -> int:
     """Tell what bfloat16 and float16 rows change in the Dice of heads, with SAM's own weights."""
-    from ..heads.fitting import FitOptions
+    from ..heads.recipes import FitOptions
     from .commands.bench import run_bench_real_weights
 
     return run_bench_real_weights(

@@ -26,11 +26,12 @@ from ..heads.base import (
     seeded,
 )
 from ..heads.feeding import AS_THEY_ARE, LabelledInput, LabelledSlices, check_embedded, tiling_of
-from ..heads.fitting import FitOptions, Step, fit
+from ..heads.fitting import Step, fit
 from ..heads.inference import segment_volume
 from ..heads.losses import IGNORED
 from ..heads.metrics import judge
 from ..heads.patches import LabelledPatches
+from ..heads.recipes import FitOptions
 from ..heads.sampling import Draw, draw_subjects, make_split, scored_subjects
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
@@ -177,7 +178,7 @@ def train(
         # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
         split = workspace.keep_split(split)
         draw, test = _parts(workspace, embeddings, split, options)
-    if solved:  # there is nothing to stop, so that no subject is kept for it
+    if solved or options.fit.validate_every is None:  # there is nothing to stop, so that no subject is kept for it
         draw = replace(draw, validation=None)
     memory_bytes = options.memory_bytes
     if memory_bytes is None:
@@ -219,9 +220,10 @@ def train(
             head.eval()
         else:
             batches = training.batches(options.fit.batch_size, options.seed, device)
-            for step in fit(head.to(device), batches, options.fit, validate=validation):
+            budget = options.fit.for_rows(len(training)).steps
+            for step in fit(head.to(device), batches, options.fit, rows=len(training), validate=validation):
                 steps.append(step)
-                progress("fitting", step.number + 1, options.fit.steps)
+                progress("fitting", step.number + 1, budget)
     seconds["fitting"] = time.perf_counter() - started
 
     started = time.perf_counter()

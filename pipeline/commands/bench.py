@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...heads.base import find_head
-from ...heads.fitting import FitOptions
+from ...heads.recipes import FitOptions
 from ...heads.sampling import draw_subjects, scored_subjects
 from ...stages.encoders.base import find_encoder
 from ...stages.encoders.devices import find_device, resolve_precision

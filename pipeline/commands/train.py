@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...heads.base import Sees, SolvedHead, find_head
 from ...heads.feeding import tiling_of
-from ...heads.fitting import FitOptions
+from ...heads.recipes import FitOptions
 from ...heads.sampling import draw_subjects, listed_subjects, removed_subjects, scored_subjects
 from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from samkit.heads.base import MASK_DECODER_FILE
-from samkit.heads.fitting import FitOptions
 from samkit.heads.linear import Linear
+from samkit.heads.recipes import FitOptions
 from samkit.stages.embed import create_derived, derive_shard
 from samkit.stages.train import TrainOptions, train
 from samkit.store.embeddings import ShardPlan

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samkit.heads.base import HeadContext, head_bytes
-from samkit.heads.fitting import FitOptions, Step, fit, learning_rate_at
+from samkit.heads.fitting import Step, fit, learning_rate_at
 from samkit.heads.linear import Linear
+from samkit.heads.recipes import FitOptions, Optimiser, Schedule
 
 options_and_steps = st.builds(
     FitOptions,
@@ -64,6 +65,49 @@ def test_the_rate_of_a_step_is_the_one_it_reports():
     options = FitOptions(steps=12)
     steps = list(fit(built(), toy_batches(), options))
     assert [step.learning_rate for step in steps] == [learning_rate_at(number, options) for number in range(12)]
+
+
+def test_a_plateau_is_noticed_by_the_last_batch_of_an_epoch_from_the_eleventh_on():
+    """torch's own rule: a tenth after eleven epochs that were no better."""
+    # Nothing is learnt, so that no loss is better for good.
+    options = FitOptions(
+        epochs=40, batch_size=4, learning_rate=1e-12, schedule=Schedule.PLATEAU, optimiser=Optimiser.ADAM
+    )
+    batch = next(toy_batches())
+    steps = list(fit(built(), itertools.repeat(batch), options, rows=8))
+    assert len(steps) == 80
+    rates = [step.learning_rate for step in steps]
+    # Epochs 10 to 21 are looked at; the first of them is the best, eleven more are not better.
+    assert rates[: 2 * 22] == 2 * 22 * [1e-12]
+    assert rates[2 * 22] == pytest.approx(1e-13)
+
+
+@pytest.mark.parametrize("optimiser", list(Optimiser))
+def test_every_rule_learns(optimiser):
+    steps = list(fit(built(), toy_batches(), FitOptions(steps=100, learning_rate=1e-2, optimiser=optimiser)))
+    assert steps[-1].loss < steps[0].loss / 2
+
+
+def test_decay_on_all_pulls_at_what_decay_spares():
+    """With a gradient of nothing a bias shrinks only where everything decays."""
+    shrunk = {}
+    for optimiser in (Optimiser.ADAMW, Optimiser.ADAMW_ON_ALL):
+        head = built()
+        torch.nn.init.ones_(head.classifier[-1].bias)
+        options = FitOptions(
+            steps=20, learning_rate=1e-2, weight_decay=1.0, optimiser=optimiser, cross_entropy_weight=0, dice_weight=0
+        )
+        list(fit(head, toy_batches(), options))
+        shrunk[optimiser] = head.classifier[-1].bias[0].item()
+    assert shrunk[Optimiser.ADAMW] == 1.0
+    assert shrunk[Optimiser.ADAMW_ON_ALL] < 0.95
+
+
+def test_a_recipe_without_validation_looks_at_nothing():
+    looked = []
+    options = FitOptions(steps=10, validate_every=None)
+    list(fit(built(), toy_batches(), options, validate=lambda head: looked.append(head) or 0.0))
+    assert looked == []
 
 
 # Learning --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samkit.heads.losses import IGNORED, segmentation_loss
+from samkit.heads.losses import IGNORED, DiceRule, segmentation_loss
 from samkit.store.errors import GeometryMismatch, UnusableLabel, UsageError
 
 # Shapes: B slices in a batch, K classes, H W pixels
@@ -47,6 +47,44 @@ def by_hand(logits_BKHW, target_BHW):
         if count:
             terms.append(1 - 2 * overlap / (squares + count))
     return cross_entropy, sum(terms) / len(terms)
+
+
+# The papers' rules ------------------------------------------------------------------------------------------------
+
+
+def dice_of(logits_BKHW, target_BHW, rule):
+    return segmentation_loss(logits_BKHW, target_BHW, dice_rule=rule).dice.item()
+
+
+def published_terms(logits_BKHW, target_BHW, constant):
+    """1 - (2 sum(pg) + c) / (sum(p^2) + sum(g^2) + c) of every class, as both papers' codes have it."""
+    known = target_BHW != IGNORED
+    probability = logits_BKHW.detach().double().softmax(dim=1).numpy()
+    terms = []
+    for value in range(logits_BKHW.shape[1]):
+        p, g = probability[:, value][known.numpy()], (target_BHW == value)[known].double().numpy()
+        terms.append(1 - (2 * (p * g).sum() + constant) / ((p**2).sum() + (g**2).sum() + constant))
+    return terms
+
+
+def test_sam_lst_counts_background_and_absent_classes():
+    logits_BKHW, target_BHW = some_batch(classes=4)
+    target_BHW[target_BHW == 2] = 0
+    expected = np.mean(published_terms(logits_BKHW, target_BHW, 1e-5))
+    assert dice_of(logits_BKHW, target_BHW, DiceRule.WITH_BACKGROUND) == pytest.approx(expected, rel=1e-5)
+
+
+def test_autosam_counts_the_foreground_classes_whose_term_is_positive():
+    logits_BKHW, target_BHW = some_batch(classes=4)
+    target_BHW[target_BHW == 2] = 0
+    terms = published_terms(logits_BKHW, target_BHW, 1.0)[1:]
+    assert dice_of(logits_BKHW, target_BHW, DiceRule.SMOOTHED) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_where_autosam_s_code_has_no_number_the_loss_is_nothing():
+    """Empty slices, found empty: every term is 0, and the mean of none is NaN there."""
+    target_BHW = torch.zeros(2, 5, 4, dtype=torch.long)
+    assert dice_of(sure_of(target_BHW, classes=3), target_BHW, DiceRule.SMOOTHED) == 0
 
 
 # The formula -----------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from examples.mortal_disk import Killed, MortalDisk
 from examples.tiny_sam import TINY
 from examples.workspaces import add_volume, boxes, embed, workspace_of_boxes
 
-from samkit.heads.fitting import FitOptions
 from samkit.heads.linear import Linear
+from samkit.heads.recipes import FitOptions
 from samkit.stages.encoders.base import Encoder
 from samkit.stages.ingest import IngestOptions, Taken, ingest
 from samkit.stages.readers.layouts import LayoutOptions, find_sources

@@ -12,10 +12,10 @@ from examples.workspaces import LABEL_NAMES, add_volume, boxes, embed, workspace
 from samkit.heads.autosam import AutoSam
 from samkit.heads.base import find_head, load_head
 from samkit.heads.feeding import LabelledSlices
-from samkit.heads.fitting import FitOptions
 from samkit.heads.frame import Frame
 from samkit.heads.inference import segment
 from samkit.heads.linear import Linear
+from samkit.heads.recipes import FitOptions
 from samkit.heads.sampling import draw_subjects
 from samkit.heads.tiling import Tiling, row_keys
 from samkit.stages.encoders.nano import NANO

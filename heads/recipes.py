@@ -1,0 +1,159 @@
+"""How heads are fitted: everything that decides a fit but its data, and the papers' settings by name.
+
+`own` is each head's own, chosen on development subjects. The others are what a paper's code does, its accidents
+included, for tables that are compared with that paper's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from ..store.runs import check_name
+from .losses import DiceRule
+
+__all__ = ["OWN", "RECIPES", "FitOptions", "Optimiser", "Schedule", "chosen_fit"]
+
+OWN = "own"
+
+
+class Optimiser(StrEnum):
+    """Which rule moves the weights."""
+
+    ADAMW = "adamw"
+    """Decays weights; biases, norms and tokens (one-dimensional, or a class's own) are left out."""
+    ADAMW_ON_ALL = "adamw on all"
+    """Decays everything that is trained."""
+    ADAM = "adam"
+    """Without decay."""
+
+
+class Schedule(StrEnum):
+    """How the learning rate changes."""
+
+    COSINE = "cosine"
+    """Rises in a straight line to the rate asked for, then falls in half a cosine to 0."""
+    POLYNOMIAL = "polynomial"
+    """Rises, then falls as (1 - progress) to the power of 0.9, where the steps of the rise are not counted."""
+    PLATEAU = "plateau"
+    """A tenth of it after eleven epochs in which the last batch's loss was no better; looked at from epoch ten on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitOptions:
+    """How a head is fitted."""
+
+    #: The whole budget; early stopping may end sooner. Set by `for_rows` where epochs are asked for.
+    steps: int = 300
+    #: Of the budget, instead of steps.
+    epochs: int | None = None
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    optimiser: Optimiser = Optimiser.ADAMW
+    weight_decay: float = 0.01
+    schedule: Schedule = Schedule.COSINE
+    #: Share of the steps during which the rate rises from 0.
+    warmup_share: float = 0.05
+    #: The same in steps, instead.
+    warmup_steps: int | None = None
+    cross_entropy_weight: float = 1.0
+    dice_weight: float = 1.0
+    dice_rule: DiceRule = DiceRule.PRESENT
+    #: Validation happens this often, where there is a validation subject; None keeps none and ends with the last step.
+    validate_every: int | None = 25
+    #: Validations without a better score before stopping.
+    patience: int = 6
+
+    def for_rows(self, rows: int) -> Self:
+        """Return the same with the steps that its epochs take over so many rows.
+
+        >>> FitOptions(epochs=2, batch_size=4).for_rows(9).steps
+        6
+        """
+        return self if self.epochs is None else replace(self, steps=self.epochs * self.steps_an_epoch(rows))
+
+    def steps_an_epoch(self, rows: int) -> int:
+        """Return how many batches show every row once."""
+        return math.ceil(rows / self.batch_size)
+
+    @property
+    def rising_steps(self) -> int:
+        """How many steps the rate rises."""
+        return max(1, round(self.steps * self.warmup_share)) if self.warmup_steps is None else self.warmup_steps
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as they are kept in a run: alike for draws whose epochs have unlike numbers of steps."""
+        kept = asdict(self)
+        if self.epochs is not None:
+            del kept["steps"]
+        return kept
+
+
+RECIPES: Mapping[str, FitOptions] = {
+    # reference: scripts/main_autosam_seg.py:44-61, 198-206, 278-325 and loss_functions/dice_loss.py:99-121. The rate
+    # follows one noisy batch, and the weights of the last epoch are scored.
+    "autosam-paper": FitOptions(
+        epochs=120,
+        batch_size=4,
+        learning_rate=5e-4,
+        optimiser=Optimiser.ADAM,
+        weight_decay=0.0,
+        schedule=Schedule.PLATEAU,
+        warmup_steps=0,
+        dice_rule=DiceRule.SMOOTHED,
+        validate_every=None,
+    ),
+    # trainer.py:22-26, 38, 55-60, 83-95 and utils.py:61-98, with the flags of its README.
+    "sam-lst-paper": FitOptions(
+        epochs=200,
+        batch_size=24,
+        learning_rate=1e-3,
+        optimiser=Optimiser.ADAMW_ON_ALL,
+        weight_decay=0.1,
+        schedule=Schedule.POLYNOMIAL,
+        warmup_steps=250,
+        cross_entropy_weight=0.2,
+        dice_weight=0.8,
+        dice_rule=DiceRule.WITH_BACKGROUND,
+        validate_every=None,
+    ),
+}
+"""By the name that is typed. Sources: AutoSAM (arXiv 2306.13731) and SAM-LST (arXiv 2306.12737), as their code is."""
+
+
+def chosen_fit(
+    own: FitOptions,
+    recipe: str = OWN,
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+) -> FitOptions:
+    """Return a head's own options or a paper's, changed where something else is asked for.
+
+    Parameters
+    ----------
+    own
+        The head's, see `heads.base.Head.own_fit`.
+    recipe
+        ``own``, or a name among `RECIPES`.
+    steps, batch_size, learning_rate
+        None for what the recipe says. Steps take the place of its epochs.
+
+    Raises
+    ------
+    UsageError
+        For an unknown recipe, with the nearest one.
+    """
+    check_name("recipe", recipe, [OWN, *RECIPES])
+    fit = own if recipe == OWN else RECIPES[recipe]
+    if steps is not None:
+        fit = replace(fit, steps=steps, epochs=None)
+    return replace(
+        fit,
+        batch_size=fit.batch_size if batch_size is None else batch_size,
+        learning_rate=fit.learning_rate if learning_rate is None else learning_rate,
+    )
