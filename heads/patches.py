@@ -62,6 +62,24 @@ PLAIN = Augmentation(
 """No change: patches are parts of slices as they are."""
 
 
+def patch_shape(volumes: Sequence[Volume]) -> tuple[int, int, int]:
+    """Return (C, P, P), the shape of a patch of the slices of some volumes.
+
+    Raises
+    ------
+    InputError
+        For volumes with unlike numbers of channels.
+    """
+    channels = {volume.record.shape[1] for volume in volumes}
+    if len(channels) > 1:
+        message = f"volumes of {' and '.join(map(str, sorted(channels)))} channels: a head takes one number of them."
+        raise InputError(message)
+    sides = [max(volume.record.shape[2:]) for volume in volumes for _ in range(volume.record.shape[0])]
+    longest = np.percentile(sides, _MOST)
+    side = min(_LARGEST_PATCH_PX, -(-int(longest) // _PATCH_MULTIPLE) * _PATCH_MULTIPLE)
+    return channels.pop(), side, side
+
+
 class LabelledPatches:
     """Labelled slices of some volumes, in memory, and patches of them for ever.
 
@@ -95,16 +113,8 @@ class LabelledPatches:
             index = to_class_index(label, class_values(volume.label_names))
             self._labels += [torch.from_numpy(plane) for plane in index]
             self._images += [torch.from_numpy(plane) for plane in volume.read_slices(0, len(label))]
-        channels = {len(image) for image in self._images}
-        if len(channels) > 1:
-            message = (
-                f"volumes of {' and '.join(map(str, sorted(channels)))} channels: a head takes one number of them."
-            )
-            raise InputError(message)
-        longest = np.percentile([max(label.shape) for label in self._labels], _MOST)
-        side = min(_LARGEST_PATCH_PX, -(-int(longest) // _PATCH_MULTIPLE) * _PATCH_MULTIPLE)
         #: (C, P, P)
-        self.input_shape = (channels.pop(), side, side)
+        self.input_shape = patch_shape(volumes)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -30,9 +30,10 @@ from ..heads.fitting import Step, fit
 from ..heads.inference import segment_volume
 from ..heads.losses import IGNORED
 from ..heads.metrics import judge
-from ..heads.patches import LabelledPatches
+from ..heads.patches import LabelledPatches, patch_shape
 from ..heads.recipes import FitOptions
 from ..heads.sampling import Draw, draw_subjects, make_split, scored_subjects
+from ..heads.tiling import Tiling
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
@@ -138,6 +139,54 @@ def _ingest_recipe_of(training: Sequence[Volume], others: Iterable[Volume]) -> d
     return {**training[0].ingest_recipe, "volume": chosen}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RunPlan:
+    """A run before it is trained."""
+
+    #: What it will be, and be called.
+    settings: RunSettings
+    draw: Draw
+    #: To be scored.
+    test: tuple[Volume, ...]
+    tiling: Tiling | None
+    #: As it begins.
+    head: Head
+
+
+def plan_run(
+    workspace: Workspace, embeddings: Embeddings | None, head_class: type[Head], options: TrainOptions
+) -> RunPlan:
+    """Decide everything about a run, and refuse what cannot be, before anything takes time. Keeps the split.
+
+    Parameters and what is raised are those of `train`.
+    """
+    _check_fits(head_class, embeddings, options)
+    tiling = None if embeddings is None else tiling_of(embeddings, options.tiles)
+    split = split_of(workspace, options.split)
+    draw, test = _parts(workspace, embeddings, split, options)
+    if split != workspace.split(split.name):
+        # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
+        split = workspace.keep_split(split)
+        draw, test = _parts(workspace, embeddings, split, options)
+    solved = issubclass(head_class, SolvedHead)
+    if solved or options.fit.validate_every is None:  # there is nothing to stop, so that no subject is kept for it
+        draw = replace(draw, validation=None)
+    input_shape = None if embeddings is None else embeddings.row_shape
+    head = head_class.build(
+        HeadContext(
+            input_shape=input_shape or patch_shape(labelled_volumes(workspace, draw.training)),
+            class_count=1 + len(workspace.label_names),
+            mask_decoder=None if embeddings is None else mask_decoder_of(embeddings),
+            seed=options.seed,
+        )
+    )
+    fitting = {} if solved else options.fit.to_json()
+    settings = settings_of(
+        workspace, embeddings, options, split=split, draw=draw, head_config=head.config, fitting=fitting
+    )
+    return RunPlan(settings=settings, draw=draw, test=tuple(test), tiling=tiling, head=head)
+
+
 def train(
     workspace: Workspace,
     embeddings: Embeddings | None,
@@ -169,17 +218,10 @@ def train(
     MissingEmbeddings
         Slices, or tiles of slices, that have not been embedded.
     """
-    _check_fits(head_class, embeddings, options)
-    solved = issubclass(head_class, SolvedHead)
-    tiling = None if embeddings is None else tiling_of(embeddings, options.tiles)
-    split = split_of(workspace, options.split)
-    draw, test = _parts(workspace, embeddings, split, options)
-    if split != workspace.split(split.name):
-        # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
-        split = workspace.keep_split(split)
-        draw, test = _parts(workspace, embeddings, split, options)
-    if solved or options.fit.validate_every is None:  # there is nothing to stop, so that no subject is kept for it
-        draw = replace(draw, validation=None)
+    plan = plan_run(workspace, embeddings, head_class, options)
+    settings, draw, tiling, head = plan.settings, plan.draw, plan.tiling, plan.head
+    if settings.run_id in workspace.runs:
+        return workspace.runs[settings.run_id]
     memory_bytes = options.memory_bytes
     if memory_bytes is None:
         memory_bytes = int(free_memory_bytes(torch.device("cpu")) * _MEMORY_SHARE)
@@ -192,20 +234,6 @@ def train(
         return LabelledSlices(embeddings, volumes, memory_bytes, tiling, views=views)
 
     training = labelled(draw.training, options.views)
-    head = head_class.build(
-        HeadContext(
-            input_shape=training.input_shape,
-            class_count=1 + len(workspace.label_names),
-            mask_decoder=None if embeddings is None else mask_decoder_of(embeddings),
-            seed=options.seed,
-        )
-    )
-    fitting = {} if solved else options.fit.to_json()
-    settings = settings_of(
-        workspace, embeddings, options, split=split, draw=draw, head_config=head.config, fitting=fitting
-    )
-    if settings.run_id in workspace.runs:
-        return workspace.runs[settings.run_id]
     seconds = {"features": time.perf_counter() - started}
 
     started = time.perf_counter()
@@ -231,11 +259,11 @@ def train(
     # All of the run waits in memory, because its folder appears whole. Predictions wait as they are kept, compressed
     # label maps: a few kB a slice (zstd of planes of few values), small beside the features of one volume.
     files: dict[str, bytes] = {}
-    for number, volume in enumerate(test):
+    for number, volume in enumerate(plan.test):
         prediction = segment_volume(head, volume, workspace.label_names, embeddings, tiling)
         files |= inside(f"predictions/{volume.id}", array_files(prediction))
         scored.append(judge(volume, prediction))
-        progress("scoring", number + 1, len(test))
+        progress("scoring", number + 1, len(plan.test))
     seconds["scoring"] = time.perf_counter() - started
     weights = head_bytes(head)
     files["head.safetensors"] = weights
