@@ -11,6 +11,8 @@ cluster    shards by the workers of a dask cluster
 dispatch   which shard goes to which worker, decided without touching any
 stations   what runs inside those workers
 versions   what has to be the same wherever rows are made
+grid       every head on every draw, decided before any is trained
+trainers   runs of a grid, several processes at once
 clients    how a dask cluster is started or reached
 forks      processes that do one task at a time, forked from one that is ready
 processes  how many processes read sources, and what a crash in one of them costs

@@ -482,6 +482,57 @@ def train_head_command(
     )
 
 
+@app.command("experiment")
+def experiment_command(
+    context: typer.Context,
+    *,
+    heads: Annotated[str, typer.Option(help="Heads to compare, joined by commas: autosam,cnn,linear,ridge,unet.")],
+    volumes: Annotated[str, typer.Option(help="Numbers of labelled subjects, joined by commas.")] = "1,5",
+    draws: Annotated[int, typer.Option(help="How many different draws of each number.")] = 5,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    encoder: Annotated[
+        str | None, typer.Option(help="Whose embeddings: an encoder's newest recipe, or a recipe id.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split of subjects into pool and test.")] = "default",
+    seed: Annotated[int, typer.Option(help="Of the heads' start and the order of slices.")] = 0,
+    recipe: Annotated[
+        str, typer.Option(help="How heads are fitted: own (each head's), autosam-paper or sam-lst-paper.")
+    ] = "own",
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget of every head; default: the recipe's.")] = None,
+    views: Annotated[str, typer.Option(help="Fit to views of the slices too, as in train-head.")] = "none",
+    tiles: TilesOption = False,
+    tile_overlap: TileOverlapOption = None,
+    device: DeviceOption = "cpu",
+    workers: Annotated[int | None, typer.Option(help="Runs at once; default: one a core, or one with a GPU.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")] = False,
+) -> int:
+    """Train every head on the same draws, and say which is better and by how much. What is there is not done again."""
+    from .commands.experiment import run_experiment
+    from .commands.rows import find_bank
+    from .grid import Grid
+
+    grid = Grid(
+        heads=tuple(heads.split(",")),
+        subjects=_whole_numbers("--volumes", volumes),
+        draws=draws,
+        recipe=recipe,
+        steps=steps,
+        split=split,
+        seed=seed,
+        views=find_bank(views).texts,
+        tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
+        device=device,
+    )
+    return run_experiment(workspace, grid, encoder=encoder, workers=workers, dry_run=dry_run)
+
+
+def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
+        message = f"{flag} {text!r}: give whole numbers joined by commas, for example {flag} 1,5."
+        raise UsageError(message)
+    return tuple(map(int, text.split(",")))
+
+
 def _overlap_of_tiles(context: typer.Context, overlap: float | None, *, tiles: bool) -> float | None:
     """Return the overlap of tiles, or None where planes are resized instead."""
     if tiles:

@@ -8,6 +8,7 @@ embed      what is missing is computed, wherever it is computed
 costs      what embedding costs, before it is paid
 repair     embed --repair: what is damaged is taken away
 train      train-head: a head on each draw, and its table
+experiment a grid of heads and draws, and how the heads compare
 predict    masks for the volumes of the workspace, or for new files
 report     the table of all runs, and the page
 verify     whether everything is what was written, and what the encoder answers

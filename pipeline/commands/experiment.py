@@ -1,0 +1,99 @@
+"""experiment: a grid of heads, numbers of labelled subjects and draws, and how the heads compare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ...stages.compare import Standing, standings
+from ...stages.encoders.devices import find_device
+from ...stages.encoders.memory import keep_freed_memory
+from ...stages.report import tabulate
+from ...stages.train import TrainOptions
+from ...store.errors import UsageError
+from ...store.workspace import open_workspace
+from .. import console
+from ..console import counted
+from ..exit_codes import DONE, SOME_FAILED
+from ..grid import Grid, plan_grid
+from ..trainers import train_cells
+from .hints import workspace_flag
+
+
+def run_experiment(
+    workspace_path: str, grid: Grid, *, encoder: str | None, workers: int | None, dry_run: bool = False
+) -> int:
+    """Train what is missing of a grid, and print the table and how the heads compare.
+
+    ``workers`` processes train at once, None for one a core; with a GPU one.
+    """
+    keep_freed_memory()
+    if workers is not None and workers < 1:
+        message = f"--workers {workers}: give at least 1."
+        raise UsageError(message)
+    find_device(grid.device)
+    workspace = open_workspace(workspace_path)
+    embeddings = workspace.embeddings(encoder) if grid.needs_features else None
+    if encoder is not None and embeddings is None:
+        message = f"--encoder {encoder}: {', '.join(grid.heads)} sees the slices themselves. Leave the flag out."
+        raise UsageError(message)
+    planned = plan_grid(workspace, embeddings, grid)
+    there = set(workspace.runs)
+    todo = [options for options, plan in planned if plan.settings.run_id not in there]
+    amounts = " and ".join(map(str, grid.subjects))
+    console.say(
+        f"{counted(len(grid.heads), 'head')} on {amounts} labelled subjects, {counted(grid.draws, 'draw')}: "
+        f"{counted(len(planned), 'run')}, {len(planned) - len(todo)} of them there already"
+    )
+    if dry_run:
+        return DONE
+    failed: list[str] = []
+    if todo:
+        count = min(len(todo), workers or _workers_for(grid.device))
+        console.say(f"{counted(count, 'worker')}, each run by one thread")
+        recipe_id = None if embeddings is None else embeddings.recipe.id
+        with console.progress_bar("training", len(todo), "runs") as bar:
+            for options, reason in train_cells(workspace.path, recipe_id, todo, count):
+                bar.advance()
+                if reason is not None:
+                    failed.append(f"{_alias(options)}: {reason}")
+    runs = workspace.runs
+    found = [runs[plan.settings.run_id] for _, plan in planned if plan.settings.run_id in runs]
+    if found:
+        console.results_table(tabulate(found))
+        _say_standings(standings(found))
+    for reason in failed:
+        console.warn(reason)
+    flag = workspace_flag(workspace_path)
+    if failed:
+        console.say(f"{counted(len(failed), 'run')} failed; the same command tries them again")
+    console.say(f"next: samkit report{flag}")
+    return SOME_FAILED if failed else DONE
+
+
+def _workers_for(device: str) -> int:
+    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
+
+
+def _alias(options: TrainOptions) -> str:
+    return f"{options.head}@{options.subjects}#{options.draw}"
+
+
+def _say_standings(found: Sequence[Standing]) -> None:
+    """Print how heads compare, where there is more than one."""
+    if len({one.head for one in found}) < 2:
+        return
+    rows = []
+    for one in found:
+        apart = "-"
+        if one.behind is not None:
+            apart = f"{100 * one.behind.mean:.1f} ({100 * one.behind.low:.1f} to {100 * one.behind.high:.1f})"
+        dice = f"{100 * one.dice.mean:.1f} ({100 * one.dice.low:.1f} to {100 * one.dice.high:.1f})"
+        rows.append([one.head, str(one.subjects), str(one.draws), str(one.test_subjects), dice, apart])
+    console.table(
+        "Mean Dice % over all classes, and how far behind the best head, on the same draws and test subjects "
+        "(95 % of a bootstrap over both)",
+        ["head", "subjects", "draws", "test subjects", "Dice %", "behind the best"],
+        rows,
+        whole=("head",),
+    )

@@ -1,0 +1,85 @@
+"""A grid of runs: every head on every draw, so that heads are compared on the same subjects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..heads.base import Sees, find_head
+from ..heads.feeding import AS_THEY_ARE
+from ..heads.recipes import OWN, chosen_fit
+from ..stages.train import RunPlan, TrainOptions, plan_run
+from ..store.embeddings import Embeddings
+from ..store.errors import UsageError
+from ..store.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """What is compared, and on what."""
+
+    heads: tuple[str, ...]
+    #: Numbers of labelled subjects.
+    subjects: tuple[int, ...]
+    draws: int
+    recipe: str = OWN
+    #: Of every head that takes steps; None for what the recipe says.
+    steps: int | None = None
+    split: str = "default"
+    seed: int = 0
+    views: tuple[str, ...] = AS_THEY_ARE
+    tiles: float | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, values in (("heads", self.heads), ("volumes", self.subjects)):
+            if len(set(values)) < len(values) or not values:
+                message = f"--{name} {','.join(map(str, values))}: name each once, and at least one."
+                raise UsageError(message)
+        for name, least in (("volumes", min(self.subjects)), ("draws", self.draws)):
+            if least < 1:
+                message = f"--{name} {least}: give at least 1."
+                raise UsageError(message)
+
+    def cells(self) -> list[TrainOptions]:
+        """Return the options of every run: draw after draw, so that a grid that is stopped compares what it has."""
+        return [
+            TrainOptions(
+                head=head,
+                subjects=subjects,
+                draw=draw,
+                split=self.split,
+                seed=self.seed,
+                fit=chosen_fit(find_head(head).own_fit, self.recipe, steps=self.steps),
+                device=self.device,
+                tiles=self.tiles if _sees_features(head) else None,
+                views=self.views if _sees_features(head) else AS_THEY_ARE,
+            )
+            for draw in range(self.draws)
+            for subjects in self.subjects
+            for head in self.heads
+        ]
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether any of the heads sees features."""
+        return any(_sees_features(head) for head in self.heads)
+
+
+def plan_grid(workspace: Workspace, embeddings: Embeddings | None, grid: Grid) -> list[tuple[TrainOptions, RunPlan]]:
+    """Plan every run of a grid; what one of them would be refused for is refused before the first begins.
+
+    Parameters and what is raised are those of `train.train`.
+    """
+    return [
+        (options, plan_run(workspace, features_for(options, embeddings), find_head(options.head), options))
+        for options in grid.cells()
+    ]
+
+
+def features_for(options: TrainOptions, embeddings: Embeddings | None) -> Embeddings | None:
+    """Return what the run's head sees of some embeddings: nothing where it sees the slices."""
+    return embeddings if _sees_features(options.head) else None
+
+
+def _sees_features(head: str) -> bool:
+    return find_head(head).sees is Sees.FEATURES

@@ -1,0 +1,93 @@
+"""`samkit experiment` trains what is missing of a grid, and says how heads compare."""
+
+from __future__ import annotations
+
+import pytest
+
+import samkit as package
+
+GRID = ("experiment", "--heads", "ridge,prototype,linear", "--volumes", "1,2", "--draws", "2", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, finished):
+    """A grid that one worker trained."""
+    import shutil
+
+    from samkit.pipeline.cli import run
+
+    place = tmp_path_factory.mktemp("whole") / "workspace"
+    shutil.copytree(finished.workspace, place)
+    assert run([*GRID, "--workers", "1", "--workspace", str(place)]) == 0
+    return place
+
+
+def heads_of(place):
+    """Digests of all heads of a grid, by alias."""
+    runs = package.open_workspace(place).runs.values()
+    return {run.alias: run.record["head_sha256"] for run in runs if run.settings.training.get("steps", 2) == 2}
+
+
+def test_every_head_is_trained_on_every_draw(whole):
+    expected = {f"{head}@{n}#{draw}" for head in ("ridge", "prototype", "linear") for n in (1, 2) for draw in (0, 1)}
+    assert set(heads_of(whole)) == expected
+
+
+def test_two_workers_train_the_same_heads_as_one(samkit, job, whole):
+    assert samkit(*GRID, "--workers", "2", *job.flag).code == 0
+    assert heads_of(job.workspace) == heads_of(whole)
+
+
+def test_what_is_there_is_not_trained_again(samkit, whole):
+    before = {run.id: run.record["finished"] for run in package.open_workspace(whole).runs.values()}
+    ended = samkit(*GRID, "--workspace", str(whole))
+    assert ended.code == 0
+    assert "12 runs, 12 of them there already" in ended.said
+    assert {run.id: run.record["finished"] for run in package.open_workspace(whole).runs.values()} == before
+
+
+def test_a_larger_grid_goes_on_from_a_smaller_one(samkit, whole):
+    ended = samkit(*GRID[:-4], "--draws", "3", "--steps", "2", "--dry-run", "--workspace", str(whole))
+    assert "18 runs, 12 of them there already" in ended.said
+
+
+def test_heads_are_compared_with_the_best(samkit, whole):
+    said = samkit(*GRID, "--workspace", str(whole)).said
+    assert "behind the best head, on the same draws and test subjects" in said
+    for head in ("ridge", "prototype", "linear"):
+        assert head in said
+
+
+def test_a_dry_run_trains_nothing(samkit, job):
+    before = len(package.open_workspace(job.workspace).runs)
+    assert samkit(*GRID, "--dry-run", *job.flag).code == 0
+    assert len(package.open_workspace(job.workspace).runs) == before
+
+
+def test_the_baseline_without_an_encoder_is_a_head_like_any_other(samkit, job):
+    ended = samkit("experiment", "--heads", "unet,ridge", "--volumes", "1", "--draws", "1", "--steps", "1", *job.flag)
+    assert ended.code == 0
+    assert {run.alias for run in package.open_workspace(job.workspace).runs.values()} >= {"unet@1#0", "ridge@1#0"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--heads", "ridge,ridge"), "name each once"),
+        (("--heads", "rigde"), "Did you mean 'ridge'?"),
+        (("--heads", "ridge", "--volumes", "1,,5"), "give whole numbers joined by commas"),
+        (("--heads", "ridge", "--volumes", "0"), "--volumes 0: give at least 1"),
+        (("--heads", "ridge", "--volumes", "1,99"), "--volumes 99: the pool of split 'default' has 3"),
+        (("--heads", "ridge", "--draws", "0"), "--draws 0: give at least 1"),
+        (("--heads", "ridge", "--workers", "0"), "--workers 0: give at least 1"),
+        (("--heads", "unet", "--encoder", "nano"), "unet sees the slices themselves"),
+        (("--heads", "ridge", "--recipe", "autosam"), "Did you mean 'autosam-paper'?"),
+        (("--heads", "ridge", "--views", "reflections"), "Run `samkit embed --views reflections"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(samkit, job, flags, told):
+    before = len(package.open_workspace(job.workspace).runs)
+    ended = samkit("experiment", *flags, *job.flag)
+    assert ended.code in (1, 2)
+    assert told in ended.said
+    assert len(package.open_workspace(job.workspace).runs) == before
