@@ -20,6 +20,8 @@ recipes    how heads are fitted: budgets, rates, losses; the papers' settings by
 fitting    the training loop, its schedule, early stopping
 inference  a trained head on a whole volume
 metrics    Dice, IoU, HD95, ASSD, accuracy of one volume
+conventions  papers' rules for Dice and HD95, for comparison with their tables
+comparison bootstrap intervals, and paired differences of heads
 averages   many volumes, many draws: means in the order that is fair
 sam_modules   the segment-anything package's parts, importable beside any torch
 two_way       its two-way transformer, asked for all classes of a slice at once

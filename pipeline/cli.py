@@ -78,6 +78,13 @@ class ViewsFor(StrEnum):
     all = "all"
 
 
+class ConventionChoice(StrEnum):
+    """Whose rules scores are counted by; see `heads.conventions`."""
+
+    autosam = "autosam"
+    transunet = "transunet"
+
+
 class MaskFormatChoice(StrEnum):
     """How masks are written."""
 
@@ -598,12 +605,15 @@ def report_command(
     *,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Default: WORKSPACE/report.")] = None,
+    convention: Annotated[
+        ConventionChoice | None, typer.Option(help="Score by a paper's own rules too, to compare with its tables.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Print the table of all runs; write it as HTML with pictures, CSV and JSON."""
     from .commands.report import run_report
 
-    return run_report(workspace, output, as_json=as_json)
+    return run_report(workspace, output, as_json=as_json, convention=None if convention is None else convention.value)
 
 
 @app.command("status")

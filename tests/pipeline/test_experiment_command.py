@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import samkit as package
@@ -91,3 +93,18 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(samkit, job, flags
     assert ended.code in (1, 2)
     assert told in ended.said
     assert len(package.open_workspace(job.workspace).runs) == before
+
+
+@pytest.mark.parametrize("convention", ["autosam", "transunet"])
+def test_a_report_can_count_as_a_paper_does(samkit, whole, convention):
+    ended = samkit("report", "--convention", convention, "--workspace", str(whole))
+    assert ended.code == 0
+    assert f"As {convention} counts" in ended.said
+    assert "HD95 voxels" in ended.said
+
+
+def test_scores_by_a_paper_s_rules_are_json_for_scripts(samkit, whole):
+    rows = json.loads(samkit("report", "--convention", "autosam", "--json", "--workspace", str(whole)).said)
+    runs = package.open_workspace(whole).runs.values()
+    assert {row["cases"] for row in rows} == {len({one["subject"] for one in next(iter(runs)).scores})}
+    assert all(0 <= row["dice"] <= 1 for row in rows)

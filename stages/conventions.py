@@ -1,0 +1,72 @@
+"""conventions: runs -> their scores by a paper's own rules, from the predictions that they keep."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from ..heads.conventions import Convention, LabelledCase, mean_by
+from ..store.errors import DamagedStore
+from ..store.runs import Run
+from ..store.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConventionRow:
+    """One class of one head at one number of labelled subjects, by a paper's rules."""
+
+    encoder: str
+    head: str
+    subjects: int
+    draws: int
+    class_name: str
+    #: Of draws, n - 1; None for one draw.
+    dice: float
+    dice_standard_deviation: float | None
+    hd95_voxels: float
+    #: Scored in each draw, as the convention counts them.
+    cases: int
+
+
+def tabulate_by(convention: Convention, runs: Iterable[Run], workspace: Workspace) -> list[ConventionRow]:
+    """Score runs again by a paper's rules, draws of one head and number of subjects together.
+
+    Raises
+    ------
+    DamagedStore
+        When a volume that was scored has no label any more, or a prediction is not what was kept.
+    """
+    groups: dict[tuple[str, str, str, int], list[Run]] = defaultdict(list)
+    for run in runs:
+        settings = run.settings
+        groups[settings.encoder, settings.recipe_id, settings.head, settings.subjects].append(run)
+    return [row for group in groups.values() for row in _rows(convention, group, workspace)]
+
+
+def _rows(convention: Convention, group: Sequence[Run], workspace: Workspace) -> Iterator[ConventionRow]:
+    by_draw = [mean_by(convention, _cases(run, workspace), dict(run.settings.label_names)) for run in group]
+    for means in zip(*by_draw, strict=True):
+        dice = [one.dice for one in means]
+        yield ConventionRow(
+            encoder=group[0].settings.encoder,
+            head=group[0].settings.head,
+            subjects=group[0].settings.subjects,
+            draws=len(group),
+            class_name=means[0].class_name,
+            dice=fmean(dice),
+            dice_standard_deviation=stdev(dice) if len(dice) > 1 else None,
+            hd95_voxels=fmean(one.hd95_voxels for one in means),
+            cases=means[0].cases,
+        )
+
+
+def _cases(run: Run, workspace: Workspace) -> Iterator[LabelledCase]:
+    volumes = workspace.volumes
+    for volume_id, prediction in sorted(run.predictions.items()):
+        reference = volumes[volume_id].read_label()
+        if reference is None:
+            message = f"{volume_id} has no label, and {run.id} was scored on it. Ingest it with its label again."
+            raise DamagedStore(message)
+        yield LabelledCase(subject=volumes[volume_id].subject, prediction=prediction, reference=reference)
