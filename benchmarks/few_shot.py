@@ -73,7 +73,7 @@ class Setting:
     batch_size: int = 8
 
     def __str__(self) -> str:
-        return f"{self.steps} steps, rate {self.learning_rate:g}"
+        return f"{self.steps} steps, rate {self.learning_rate:g}" if self.steps else "one pass"
 
     @property
     def options(self) -> FitOptions:
@@ -86,8 +86,12 @@ class Setting:
         )
 
 
+IN_ONE_PASS = Setting(steps=0, learning_rate=0.0)
+
 # As many for the U-Net as for the best head. Which is best is read from what `--tune` kept.
 SETTINGS: dict[str, tuple[Setting, ...]] = {
+    "prototype": (IN_ONE_PASS,),
+    "ridge": (IN_ONE_PASS,),
     "probe": (
         Setting(steps=300, learning_rate=1e-2),
         Setting(steps=300, learning_rate=1e-3),

@@ -32,7 +32,7 @@ ALLOWED = {
 }
 FILE_FORMATS = {"pydicom", "nibabel", "h5py", "SimpleITK", "highdicom"}
 SAM_PACKAGES = {"segment_anything", "torchvision"}
-DASK = {f"pipeline/{name}.py" for name in ("clients", "cluster", "forks", "stations")}
+DASK = {f"pipeline/{name}.py" for name in ("clients", "cluster", "forks", "stations", "trainers")}
 HEAVY = ("torch", "zarr", "pydicom", "nibabel", "h5py", "distributed", "matplotlib", "fsspec")
 
 
