@@ -3,6 +3,7 @@
 base       what a head is, what it is built from, how one is loaded
 autosam    SAM's mask decoder without prompts
 cnn        3x3 convolutions, lean or as published
+ladder     SAM-LST: a CNN on the slice, gated into the embedding
 linear     a light up-convolution
 probe      one weighted sum of the features a class
 ridge      the best linear head for squared errors, solved at once

@@ -15,7 +15,7 @@ from enum import Enum
 from importlib.metadata import entry_points
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +23,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from ..store.errors import DamagedStore
+from ..store.errors import DamagedStore, UsageError
 from ..store.places import Place, place_of
 from ..store.runs import Run, check_name
 from .recipes import FitOptions
@@ -73,6 +73,16 @@ class MaskDecoderWeights:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CnnWeights:
+    """Weights that somebody else trained, for the CNN of a head that has one."""
+
+    #: What runs keep of them: ``imagenet`` and the first digits of the file's digest.
+    name: str
+    #: By torchvision's names.
+    tensors: Mapping[str, Tensor] = field(repr=False)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadContext:
     """What a head may know when it is built."""
@@ -82,6 +92,9 @@ class HeadContext:
     #: Classes with background.
     class_count: int
     mask_decoder: MaskDecoderWeights | None = field(default=None, repr=False)
+    cnn_weights: CnnWeights | None = field(default=None, repr=False)
+    #: What was asked for among the head's own `Head.options`.
+    options: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
 
 
@@ -91,6 +104,38 @@ class Sees(Enum):
     FEATURES = "features"
     #: The slices themselves: a baseline without an encoder.
     SLICES = "slices"
+    #: Both, the slices in the encoder's frame: `FeaturesAndSlices`.
+    FEATURES_AND_SLICES = "features and slices"
+
+    @property
+    def features(self) -> bool:
+        """Whether there are features in it, so that embeddings are needed."""
+        return self is not Sees.SLICES
+
+
+SLICE_PX_PER_FEATURE_CELL = 16
+"""How finely a head that sees both sees the slices: SAM's patches, and the stride of a ResNet's third stage."""
+
+
+class FeaturesAndSlices(NamedTuple):
+    """What a head that sees both is given."""
+
+    features: Tensor
+    """(B, C, h, w), any float kind."""
+    slices: Tensor
+    """(B, 1 or 3, 16 h, 16 w) in [0, 1], in the encoder's frame, padded with 0."""
+
+    def to(self, device: torch.device) -> FeaturesAndSlices:
+        """Return both on a device."""
+        return FeaturesAndSlices(self.features.to(device), self.slices.to(device))
+
+    def rows(self, which: slice) -> FeaturesAndSlices:
+        """Return some rows of both."""
+        return FeaturesAndSlices(self.features[which], self.slices[which])
+
+
+Seen = Tensor | FeaturesAndSlices
+"""What is given to a head."""
 
 
 class Head(nn.Module):
@@ -98,8 +143,9 @@ class Head(nn.Module):
 
     Contract: ``head(features)`` takes (B, C, h, w) of any float kind and returns float32 logits
     (B, K, 4 h, 4 w); where it ``sees`` slices, it takes (B, channels, rows, columns) of any size and returns
-    (B, K, rows, columns). A slice's logits do not depend on its batch mates in eval mode; ``config``
-    and the state dict rebuild the head without an encoder; everything trainable is a parameter.
+    (B, K, rows, columns); where it sees both it takes `FeaturesAndSlices`. A slice's logits do not depend on its batch
+    mates in eval mode; ``config`` and the state dict rebuild the head without an encoder; everything trainable is a
+    parameter.
     """
 
     #: The name people type.
@@ -107,6 +153,8 @@ class Head(nn.Module):
     sees: ClassVar[Sees] = Sees.FEATURES
     #: Whether it starts from the encoder's own mask decoder: without one, training would begin from random numbers.
     needs_mask_decoder: ClassVar[bool] = False
+    #: What can be chosen of it, the default first: ``gate`` and the like.
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: How it is fitted unless something else is asked for.
     own_fit: ClassVar[FitOptions] = FitOptions()
 
@@ -121,8 +169,13 @@ class Head(nn.Module):
         """Arguments of the class, as JSON, that rebuild the module before its weights are loaded."""
 
     @abstractmethod
-    def forward(self, seen: Tensor, /) -> Tensor:
+    def forward(self, seen: Any, /) -> Tensor:  # noqa: ANN401 - a `Seen` of the kind that the class ``sees``
         """Return the logits."""
+
+    @property
+    def told(self) -> dict[str, float]:
+        """What a step's record should say of the head beside its losses."""
+        return {}
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +200,25 @@ class SolvedHead(Head):
             Every row of the draw once: features (B, C, h, w) of any float kind, labels (B, 4 h, 4 w) as class indices
             with `losses.IGNORED`. A class that no row shows is never answered.
         """
+
+
+def check_options(head: type[Head], asked: Mapping[str, str]) -> dict[str, str]:
+    """Return every option of a head, those that were not asked for at their defaults.
+
+    Raises
+    ------
+    UsageError
+        For an option that the head does not have, or a value that the option does not have.
+    """
+    for name, value in asked.items():
+        if name not in head.options:
+            own = f"it has {', '.join(head.options)}" if head.options else "it has none"
+            message = f"{name}={value}: {head.name} has no option of that name; {own}."
+            raise UsageError(message)
+        if value not in head.options[name]:
+            message = f"{name}={value}: {head.name} knows {', '.join(head.options[name])}."
+            raise UsageError(message)
+    return {name: asked.get(name, values[0]) for name, values in head.options.items()}
 
 
 def head_names() -> list[str]:

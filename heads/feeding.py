@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from ..store.embeddings import Embeddings
 from ..store.errors import InputError, MissingEmbeddings
 from ..store.keys import RowKey
-from ..store.slices import Volume
-from .base import LOGIT_CELLS_PER_FEATURE_CELL
+from ..store.slices import SliceFinder, Volume
+from .base import LOGIT_CELLS_PER_FEATURE_CELL, SLICE_PX_PER_FEATURE_CELL, FeaturesAndSlices, Seen
 from .classes import class_values, to_class_index
 from .frame import Frame
 from .tiling import DEFAULT_OVERLAP, Tile, Tiling, row_keys
-from .views import View, words_for
+from .views import View, image_of, words_for
 
 AS_THEY_ARE = (str(View()),)
 """The bank of views of slices that are not transformed."""
@@ -96,11 +96,39 @@ class LabelledInput(Protocol):
     def __len__(self) -> int:
         """Return the number of rows."""
 
-    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Seen, torch.Tensor]]:
         """Yield shuffled batches for ever, what the head sees and its labels: every row once before any again."""
 
-    def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def in_order(self, batch_size: int) -> Iterator[tuple[Seen, torch.Tensor]]:
         """Yield every row once, unchanged, on the CPU; labels uint8 or int64."""
+
+
+class SquareSlices:
+    """The slices of some rows in the encoder's frame, at 16 pixels a cell of the embedding, in their rows' views.
+
+    Parameters
+    ----------
+    embeddings
+        Whose grid and frame they lie in.
+    volumes
+        That the rows are of.
+    grid
+        Cells of the embedding along a side.
+    """
+
+    def __init__(self, embeddings: Embeddings, volumes: Sequence[Volume], grid: int) -> None:
+        self._finder = SliceFinder({volume.id: volume for volume in volumes})
+        self._resize = embeddings.recipe.resize
+        self.input_px = grid * SLICE_PX_PER_FEATURE_CELL
+
+    def read(self, keys: Sequence[RowKey]) -> torch.Tensor:
+        """Return (B, channels, S, S) float16 in [0, 1], verified, padded with 0."""
+        return torch.cat([self._read(key) for key in keys])
+
+    def _read(self, key: RowKey) -> torch.Tensor:
+        image = torch.from_numpy(np.ascontiguousarray(image_of(self._finder, key)))[None]
+        frame = Frame(rows=image.shape[2], columns=image.shape[3], input_px=self.input_px, resize=self._resize)
+        return frame.slices_to_square(image).half()
 
 
 class StoredFeatures:
@@ -118,6 +146,21 @@ class StoredFeatures:
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         return self._embeddings.read(self._keys[rows])
+
+
+class StoredFeaturesAndSlices:
+    """As `StoredFeatures`, for heads that see the slices too."""
+
+    def __init__(self, embeddings: Embeddings, volume: Volume, keys: Sequence[RowKey], grid: int) -> None:
+        self._features = StoredFeatures(embeddings, keys)
+        self._slices = SquareSlices(embeddings, [volume], grid)
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, rows: slice) -> FeaturesAndSlices:
+        return FeaturesAndSlices(torch.from_numpy(self._features[rows]), self._slices.read(self._keys[rows]))
 
 
 class LabelledSlices:
@@ -143,6 +186,8 @@ class LabelledSlices:
         How planes larger than the encoder's input are cut; None for resized.
     views
         Of every slice, canonical texts (`heads.views.View`); by default the slice as it is.
+    with_slices
+        Whether a row is `FeaturesAndSlices`, not features alone.
 
     Raises
     ------
@@ -160,6 +205,7 @@ class LabelledSlices:
         tiling: Tiling | None = None,
         *,
         views: Sequence[str] = AS_THEY_ARE,
+        with_slices: bool = False,
     ) -> None:
         check_embedded(embeddings, volumes, what="drawn", tiling=tiling, views=views)
         self._embeddings = embeddings
@@ -171,8 +217,13 @@ class LabelledSlices:
         self.input_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
         self._grid = self.input_shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
         #: Whether the features of every batch are read from the store.
-        self.streamed = (first.nbytes + self._grid**2) * len(self._keys) > memory_bytes
+        self._slices = SquareSlices(embeddings, volumes, self.input_shape[1]) if with_slices else None
+        row_bytes = first.nbytes + self._grid**2
+        if self._slices is not None:
+            row_bytes += self._slices.read(self._keys[:1]).nbytes
+        self.streamed = row_bytes * len(self._keys) > memory_bytes
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._kept_slices: torch.Tensor | None = None
         #: A label map each, where features are streamed.
         self._compressed: list[bytes] = []
         if self.streamed:
@@ -185,6 +236,7 @@ class LabelledSlices:
         else:
             labels = np.concatenate([planes for volume in volumes for planes in self._labels(volume)])
             self._kept = torch.from_numpy(embeddings.read(self._keys)), torch.from_numpy(labels)
+            self._kept_slices = None if self._slices is None else self._slices.read(self._keys)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -195,6 +247,15 @@ class LabelledSlices:
             return self._kept[0][torch.as_tensor(indices)]
         return torch.from_numpy(self._embeddings.read([self._keys[index] for index in indices]))
 
+    def seen(self, indices: Sequence[int]) -> Seen:
+        """Return what a head is given of some rows: features, or features and slices."""
+        features = self.features(indices)
+        if self._slices is None:
+            return features
+        if self._kept_slices is not None:
+            return FeaturesAndSlices(features, self._kept_slices[torch.as_tensor(indices)])
+        return FeaturesAndSlices(features, self._slices.read([self._keys[index] for index in indices]))
+
     def labels(self, indices: Sequence[int]) -> torch.Tensor:
         """Return the class indices of some rows on the logit grid, (B, G, G) uint8, `losses.IGNORED` outside."""
         if self._kept is not None:
@@ -202,20 +263,20 @@ class LabelledSlices:
         planes = [np.frombuffer(zlib.decompress(self._compressed[index]), np.uint8) for index in indices]
         return torch.from_numpy(np.stack(planes).reshape(-1, self._grid, self._grid))
 
-    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Seen, torch.Tensor]]:
         """Yield shuffled batches for ever: every row once before any comes again."""
         random = np.random.default_rng(seed)
         while True:
             order = random.permutation(len(self))
             for first in range(0, len(order), batch_size):
                 chosen = order[first : first + batch_size].tolist()
-                yield self.features(chosen).to(device), self.labels(chosen).long().to(device)
+                yield self.seen(chosen).to(device), self.labels(chosen).long().to(device)
 
-    def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (features (B, C, h, w), labels (B, G, G) uint8) of every row once, on the CPU."""
+    def in_order(self, batch_size: int) -> Iterator[tuple[Seen, torch.Tensor]]:
+        """Yield (what a head is given, labels (B, G, G) uint8) of every row once, on the CPU."""
         for first in range(0, len(self), batch_size):
             indices = range(first, min(first + batch_size, len(self)))
-            yield self.features(indices), self.labels(indices)
+            yield self.seen(indices), self.labels(indices)
 
     def _labels(self, volume: Volume) -> Iterator[NDArray[np.uint8]]:
         """Yield class indices on the logit grid, (1 or tiles, G, G), of each slice in each view, read and verified."""

@@ -6,15 +6,15 @@ Shapes: B slices in a batch, C channels, h w cells of the embedding, G cells of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..store.errors import FitDiverged
-from .base import Head
+from .base import Head, Seen
 from .losses import segmentation_loss
 from .recipes import FitOptions, Optimiser, Schedule
 
@@ -34,6 +34,8 @@ class Step:
     learning_rate: float
     #: Mean foreground Dice of the validation subject on the logit grid, where it was looked at in this step.
     validation_dice: float | None = None
+    #: What the head says of itself beside its losses, such as the ladder's gate.
+    told: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the step as it is kept in a run."""
@@ -92,7 +94,7 @@ class _Rates:
 
 def fit(
     head: Head,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[tuple[Seen, Tensor]],
     options: FitOptions,
     *,
     rows: int | None = None,
@@ -107,7 +109,7 @@ def fit(
     head
         On its device. Exactly the parameters that require a gradient are changed.
     batches
-        Endless (features (B, C, h, w), labels (B, G, G) as class indices with `losses.IGNORED`).
+        Endless (what the head sees, labels (B, G, G) as class indices with `losses.IGNORED`).
     options
         Steps, rates and patience.
     rows
@@ -168,6 +170,7 @@ def fit(
             dice_loss=float(parts.dice.detach()),
             learning_rate=rate,
             validation_dice=score,
+            told=head.told,
         )
         if without_better >= options.patience:
             break

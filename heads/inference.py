@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ..store.embeddings import Embeddings
 from ..store.errors import GeometryMismatch, UsageError
 from ..store.slices import Volume
-from .base import Head, Sees
+from .base import FeaturesAndSlices, Head, Sees
 from .classes import class_values
-from .feeding import StoredFeatures, frame_of
+from .feeding import StoredFeatures, StoredFeaturesAndSlices, frame_of
 from .frame import Frame
 from .tiling import Span, Tiling, blend_weights, row_keys
 
@@ -23,14 +23,20 @@ from .tiling import Span, Tiling, blend_weights, row_keys
 _SLICES_AT_ONCE = 8
 
 
+Rows = NDArray[Any] | FeaturesAndSlices
+
+
 class FeatureRows(Protocol):
-    """Rows of features, (C, h, w) each: an array, or `feeding.StoredFeatures`, which reads them when they are asked."""
+    """Rows of what a head sees: an array of features, (C, h, w) each, or what reads them when they are asked for.
+
+    `feeding.StoredFeatures`, and for heads that see slices too `feeding.StoredFeaturesAndSlices`.
+    """
 
     def __len__(self) -> int:
         """Return the number of rows."""
 
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        """Return some rows that follow each other, (B, C, h, w)."""
+    def __getitem__(self, rows: slice, /) -> Rows:
+        """Return some rows that follow each other, (B, C, h, w), or these and (B, channels, 16 h, 16 w)."""
 
 
 @torch.inference_mode()
@@ -131,7 +137,10 @@ def segment_volume(
     if embeddings is None:
         message = f"{head.name} sees features, and no embeddings were given to segment {volume.id} by."
         raise UsageError(message)
-    features = StoredFeatures(embeddings, row_keys(volume, tiling))
+    keys = row_keys(volume, tiling)
+    features: FeatureRows = StoredFeatures(embeddings, keys)
+    if head.sees is Sees.FEATURES_AND_SLICES and embeddings.row_shape is not None:
+        features = StoredFeaturesAndSlices(embeddings, volume, keys, embeddings.row_shape[1])
     return segment(head, features, frame_of(volume, embeddings), label_names, tiling)
 
 
@@ -182,7 +191,7 @@ def _bands(
 
     def strips() -> Iterator[torch.Tensor]:
         for start in range(first, first + len(across_rows) * count, count):
-            tiles = _tile_logits(head, features[start : start + count], tile)
+            tiles = _tile_logits(head, features[start : start + count], count, tile)
             yield torch.cat(list(_blended(tiles, across_columns, axis=2)), dim=2)
 
     row = 0
@@ -191,10 +200,11 @@ def _bands(
         row += band.shape[1]
 
 
-def _tile_logits(head: Head, features: NDArray[Any], tile: Frame) -> Iterator[torch.Tensor]:
+def _tile_logits(head: Head, rows: Rows, count: int, tile: Frame) -> Iterator[torch.Tensor]:
     """Yield each tile's logits on its own pixels, (classes, rows, columns): one at a time, because they are large."""
-    for first in range(0, len(features), _SLICES_AT_ONCE):
-        for logits in _answer(head, features[first : first + _SLICES_AT_ONCE]):
+    for first in range(0, count, _SLICES_AT_ONCE):
+        some = slice(first, first + _SLICES_AT_ONCE)
+        for logits in _answer(head, rows.rows(some) if isinstance(rows, FeaturesAndSlices) else rows[some]):
             yield tile.logits_to_slice(logits[None])[0].cpu()
 
 
@@ -221,8 +231,9 @@ def _blended(parts: Iterable[torch.Tensor], spans: Sequence[Span], *, axis: int)
         yield finished
 
 
-def _answer(head: Head, features: NDArray[Any]) -> torch.Tensor:
-    logits: torch.Tensor = head(torch.from_numpy(np.ascontiguousarray(features)).to(head.device))
+def _answer(head: Head, rows: Rows) -> torch.Tensor:
+    seen = rows if isinstance(rows, FeaturesAndSlices) else torch.from_numpy(np.ascontiguousarray(rows))
+    logits: torch.Tensor = head(seen.to(head.device))
     return logits
 
 

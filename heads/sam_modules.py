@@ -1,4 +1,4 @@
-"""The `segment-anything` package's building blocks, importable beside any torch.
+"""The `segment-anything` package's building blocks and torchvision's ResNet, importable beside any torch.
 
 The torchvision wheel on PyPI is a CUDA build. Beside a CPU-only torch its compiled
 operators do not load, and ``import torchvision`` (hence ``import segment_anything``)
@@ -8,6 +8,9 @@ torchvision's Python parts usable; nothing in SAM's encoder or decoder calls the
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from typing import cast
 
 import torch
 from torch import nn
@@ -37,6 +40,7 @@ from segment_anything.modeling.image_encoder import Attention, Block  # noqa: E4
 from segment_anything.modeling.mask_decoder import MLP  # noqa: E402
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom  # noqa: E402
 from segment_anything.utils.transforms import ResizeLongestSide  # noqa: E402
+from torchvision.models import resnet18  # noqa: E402
 
 __all__ = [
     "MLP",
@@ -50,6 +54,7 @@ __all__ = [
     "ResizeLongestSide",
     "TwoWayTransformer",
     "output_upscaling",
+    "resnet18_stages",
 ]
 
 
@@ -65,3 +70,13 @@ def output_upscaling(channels: int) -> nn.Sequential:
         nn.ConvTranspose2d(channels // 4, channels // 8, kernel_size=2, stride=2),
         nn.GELU(),
     )
+
+
+def resnet18_stages() -> nn.Sequential:
+    """Return torchvision's ResNet-18 to its third stage, fresh: (B, 3, H, W) to (B, 256, H / 16, W / 16).
+
+    2,782,784 parameters, under torchvision's names.
+    """
+    whole = resnet18(weights=None)
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+    return nn.Sequential(OrderedDict((name, cast(nn.Module, getattr(whole, name))) for name in names))

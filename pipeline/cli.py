@@ -460,6 +460,15 @@ def train_head_command(
     ] = "none",
     tiles: TilesOption = False,
     tile_overlap: TileOverlapOption = None,
+    gate: Annotated[
+        str | None, typer.Option(help="Of ladder: learned, fixed, cnn-only or sam-only; default: learned.")
+    ] = None,
+    faithful: Annotated[
+        bool, typer.Option("--faithful", help="Of ladder: class tokens random and frozen, as in the published code.")
+    ] = False,
+    cnn_weights: Annotated[
+        Path | None, typer.Option(help="Of ladder: torchvision's resnet18-f37072fd.pth; without, a random CNN.")
+    ] = None,
 ) -> int:
     """Train a small head on a few labelled subjects and score it on the test subjects."""
     from ..heads.base import find_head
@@ -486,6 +495,8 @@ def train_head_command(
             for name in ("recipe", "steps", "batch_size", "learning_rate")
             if _is_typed(context, name)
         ],
+        head_options=({"gate": gate} if gate is not None else {}) | ({"faithful": "yes"} if faithful else {}),
+        cnn_weights=cnn_weights,
     )
 
 

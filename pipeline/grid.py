@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..heads.base import Sees, find_head
+from ..heads.base import find_head
 from ..heads.feeding import AS_THEY_ARE
 from ..heads.recipes import OWN, chosen_fit
 from ..stages.train import RunPlan, TrainOptions, plan_run
@@ -82,4 +82,4 @@ def features_for(options: TrainOptions, embeddings: Embeddings | None) -> Embedd
 
 
 def _sees_features(head: str) -> bool:
-    return find_head(head).sees is Sees.FEATURES
+    return find_head(head).sees.features

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from ..heads.base import (
     MASK_DECODER_FILE,
+    CnnWeights,
     Head,
     HeadContext,
     MaskDecoderWeights,
     Sees,
     SolvedHead,
+    check_options,
     head_bytes,
     seeded,
 )
@@ -43,11 +46,14 @@ from ..store.runs import NO_ENCODER, Run, RunSettings
 from ..store.slices import Volume
 from ..store.splits import Split
 from ..store.workspace import Workspace
+from .encoders.checkpoints import read_resnet
+from .encoders.digests import file_sha256
 from .encoders.memory import free_memory_bytes
 
 # Features of the draw are kept in memory when they take no more than this share of what is free.
 _MEMORY_SHARE = 0.5
 _VALIDATION_BATCH = 32
+_DIGITS_OF_DIGEST = 8
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,6 +76,10 @@ class TrainOptions:
     tiles: float | None = None
     #: Of the slices that a head is fitted to, canonical texts; it is validated and scored on slices as they are.
     views: tuple[str, ...] = AS_THEY_ARE
+    #: What is asked for among the head's own, see `heads.base.Head.options`.
+    head_options: Mapping[str, str] = field(default_factory=dict)
+    #: A checkpoint for the CNN of a head that has one.
+    cnn_weights: Path | None = None
 
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:
@@ -177,6 +187,8 @@ def plan_run(
             input_shape=input_shape or patch_shape(labelled_volumes(workspace, draw.training)),
             class_count=1 + len(workspace.label_names),
             mask_decoder=None if embeddings is None else mask_decoder_of(embeddings),
+            cnn_weights=None if options.cnn_weights is None else read_cnn_weights(options.cnn_weights),
+            options=check_options(head_class, options.head_options),
             seed=options.seed,
         )
     )
@@ -231,7 +243,8 @@ def train(
         volumes = labelled_volumes(workspace, subjects)
         if embeddings is None:
             return LabelledPatches(volumes)
-        return LabelledSlices(embeddings, volumes, memory_bytes, tiling, views=views)
+        with_slices = head_class.sees is Sees.FEATURES_AND_SLICES
+        return LabelledSlices(embeddings, volumes, memory_bytes, tiling, views=views, with_slices=with_slices)
 
     training = labelled(draw.training, options.views)
     seconds = {"features": time.perf_counter() - started}
@@ -296,6 +309,18 @@ def train(
     # The same run, trained by somebody else meanwhile, stays.
     folder.publish_folder(files, keep=(folder / "run.json").exists)
     return workspace.runs[settings.run_id]
+
+
+def read_cnn_weights(file: Path) -> CnnWeights:
+    """Read a torchvision checkpoint of a CNN, named by its digest.
+
+    Raises
+    ------
+    WeightsError
+        For a file that cannot be read as one.
+    """
+    tensors = read_resnet(file)
+    return CnnWeights(name=f"imagenet {file_sha256(file)[:_DIGITS_OF_DIGEST]}", tensors=tensors)
 
 
 def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
@@ -380,8 +405,9 @@ def _told(training: LabelledInput, device: torch.device, progress: Progress) -> 
     """Yield every row once, on the device, telling how many there were."""
     done = 0
     for features, labels in training.in_order(_VALIDATION_BATCH):
+        assert isinstance(features, Tensor)  # heads that see slices are fitted
         yield features.to(device), labels.to(device)
-        done += len(features)
+        done += len(labels)
         progress("solving", done, len(training))
 
 

@@ -111,7 +111,7 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     volumes = list(workspace.volumes.values())
     check_ingested_alike(run, volumes)
     embeddings = None
-    if head.sees is Sees.FEATURES:
+    if head.sees.features:
         embeddings = workspace.embeddings(run.settings.recipe_id)
         check_embedded(embeddings, volumes, what="workspace's", tiling=tiling_of(embeddings, run.settings.tiles))
     check_format_of_volumes(options.mask_format, volumes)
@@ -157,9 +157,7 @@ def _predict_found(
     if options.weights is not None and head.sees is Sees.SLICES:
         message = f"--weights {options.weights}: {run.id} sees the slices themselves, without an encoder. Leave it out."
         raise UsageError(message)
-    if head.sees is Sees.FEATURES and (
-        options.weights is not None or not _probably_embedded(workspace, kept, found, tiling)
-    ):
+    if head.sees.features and (options.weights is not None or not _probably_embedded(workspace, kept, found, tiling)):
         load_encoder()  # what is wrong with the weights is said before everything is read
     found = _with_labels_as_in(run, found, source)
     with scratch_inside(options.output) as folder:
@@ -177,7 +175,7 @@ def _predict_found(
             masks = masks_of_volumes(options.output, volumes, options.mask_format, names)
             check(masks)
             rows: dict[str, Embeddings] = {}
-            if head.sees is Sees.FEATURES:
+            if head.sees.features:
                 rows = _rows_of(scratch, volumes, kept, load_encoder, options.device, tiling=tiling)
             series = {one.id: one.series for one in found.sources}
             done = []

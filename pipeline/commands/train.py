@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from ...heads.base import Sees, SolvedHead, find_head
+from ...heads.base import Sees, SolvedHead, check_options, find_head
 from ...heads.feeding import tiling_of
 from ...heads.recipes import FitOptions
 from ...heads.sampling import draw_subjects, listed_subjects, removed_subjects, scored_subjects
@@ -40,6 +41,8 @@ def run_train(
     tiles: float | None = None,
     views: str = "none",
     fit_flags: Sequence[str] = (),
+    head_options: Mapping[str, str] | None = None,
+    cnn_weights: Path | None = None,
 ) -> int:
     """Train a head on each draw, score it, and print the table of this head.
 
@@ -57,10 +60,14 @@ def run_train(
     if draws < 1:
         message = f"--draws {draws}: give at least 1."
         raise UsageError(message)
+    check_options(head_class, head_options or {})
+    if head_class.sees is not Sees.FEATURES_AND_SLICES and cnn_weights is not None:
+        message = f"--cnn-weights {cnn_weights}: {head} has no CNN that begins from weights. Leave the flag out."
+        raise UsageError(message)
     find_device(device)
     workspace = open_workspace(workspace_path)
     embeddings = None
-    if head_class.sees is Sees.FEATURES:
+    if head_class.sees.features:
         embeddings = workspace.embeddings(encoder)
     elif encoder is not None:
         message = f"--encoder {encoder}: {head} sees the slices themselves, without an encoder. Leave the flag out."
@@ -81,6 +88,11 @@ def run_train(
         f"({counted(volumes, 'labelled volume')} in the first draw), "
         f"scored on {counted(len(scored), 'test subject')}"
     )
+    if head_class.sees is Sees.FEATURES_AND_SLICES and cnn_weights is None:
+        console.say(
+            f"{head}: its CNN begins from random numbers, the paper's from ImageNet's: --cnn-weights "
+            f"resnet18-f37072fd.pth"
+        )
     if tiles is not None and embeddings is not None:
         _say_tiles(embeddings, tiles, labelled_volumes(workspace, sorted({*parted.pool, *parted.test} & present)))
     _say_views(bank, embeddings, labelled_volumes(workspace, first.training))
@@ -98,6 +110,8 @@ def run_train(
             memory_bytes=memory_bytes,
             tiles=tiles,
             views=bank.texts,
+            head_options=head_options or {},
+            cnn_weights=cnn_weights,
         )
         with console.progress_bar("fitting", fit.steps, "steps") as bar:
             run = train(workspace, embeddings, head_class, options, progress=bar.reach)

@@ -97,6 +97,27 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return _taken_apart(_content(path, mapped=False), path).tensors
 
 
+def read_resnet(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint of torchvision's ResNet-18 under its own names, as safely as `read_checkpoint`.
+
+    Raises
+    ------
+    WeightsError
+        For a file that is none.
+    """
+    content = _content(path, mapped=False)
+    tensors = content if isinstance(content, Mapping) else {}
+    found = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    shape = getattr(found.get("layer3.0.conv1.weight"), "shape", None)
+    if shape != _RESNET18_SHAPE:
+        message = (
+            f"{path}: not a checkpoint of torchvision's ResNet-18, whose layer3.0.conv1.weight is "
+            f"{tuple(_RESNET18_SHAPE)}. Its name there is resnet18-f37072fd.pth."
+        )
+        raise WeightsError(message)
+    return found
+
+
 def look_into(path: Path) -> Checkpoint:
     """Return what a checkpoint holds, its tensors mapped from the disk and not read; see `read_checkpoint`."""
     return _taken_apart(_content(path, mapped=True), path)
@@ -107,6 +128,9 @@ def recognise(tensors: Mapping[str, Tensor]) -> str | None:
     widths = {768: "sam_vit_b", 1024: "sam_vit_l", 1280: "sam_vit_h", 192: "nano"}
     embedding = tensors.get(f"{_ENCODER}pos_embed")
     return None if embedding is None else widths.get(embedding.shape[-1])
+
+
+_RESNET18_SHAPE = torch.Size((256, 128, 3, 3))
 
 
 # -- the file --------------------------------------------------------------------------------------

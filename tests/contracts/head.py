@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,28 @@ from examples.runs import keep_head
 from torch import Tensor
 from torch.nn import functional as F
 
-from samkit.heads.base import Head, HeadContext, Sees, SolvedHead, find_head, head_bytes, load_head
+from samkit.heads.base import (
+    FeaturesAndSlices,
+    Head,
+    HeadContext,
+    Seen,
+    Sees,
+    SolvedHead,
+    find_head,
+    head_bytes,
+    load_head,
+)
 from samkit.heads.losses import IGNORED
+
+
+def changed(seen: Seen, how: Callable[[Tensor], Tensor]) -> Seen:
+    """Return what is seen with each of its tensors changed."""
+    return FeaturesAndSlices(*map(how, seen)) if isinstance(seen, FeaturesAndSlices) else how(seen)
+
+
+def taken(seen: Seen, rows: slice) -> Seen:
+    """Return some rows of what is seen."""
+    return changed(seen, lambda part: part[rows])
 
 
 class AnyHeadContract:
@@ -32,7 +52,7 @@ class AnyHeadContract:
     def built(self, *, seed: int = 0) -> Head:
         return self.head_class.build(self.context(seed=seed)).eval()
 
-    def seen(self, count: int = 2, *, height: int | None = None, width: int | None = None) -> Tensor:
+    def seen(self, count: int = 2, *, height: int | None = None, width: int | None = None) -> Seen:
         channels, rows, columns = self.input_shape
         random = torch.Generator().manual_seed(7)
         return torch.rand(count, channels, height or rows, width or columns, generator=random)
@@ -47,21 +67,22 @@ class AnyHeadContract:
         assert logits.dtype == torch.float32
 
     def test_what_is_seen_may_be_float16_as_it_is_stored(self):
-        head, seen = self.built(), self.seen().half()
-        assert torch.equal(head(seen), head(seen.float()))
+        head, seen = self.built(), changed(self.seen(), Tensor.half)
+        assert torch.equal(head(seen), head(changed(seen, Tensor.float)))
 
     def test_the_logits_of_a_slice_do_not_depend_on_its_batch_mates(self):
         head, seen = self.built(), self.seen(5)
-        alone = torch.cat([head(seen[number : number + 1]) for number in range(5)])
+        alone = torch.cat([head(taken(seen, slice(number, number + 1))) for number in range(5)])
         torch.testing.assert_close(head(seen), alone, rtol=1e-4, atol=1e-5)
 
     def test_the_order_of_the_batch_is_the_order_of_the_logits(self):
         head, seen = self.built(), self.seen(3)
-        torch.testing.assert_close(head(seen.flip(0)), head(seen).flip(0), rtol=1e-4, atol=1e-5)
+        backwards = changed(seen, lambda part: part.flip(0))
+        torch.testing.assert_close(head(backwards), head(seen).flip(0), rtol=1e-4, atol=1e-5)
 
     def test_logits_depend_on_what_is_seen(self):
         head, seen = self.built(), self.seen()
-        assert not torch.allclose(head(seen[:1]), head(seen[1:]))
+        assert not torch.allclose(head(taken(seen, slice(1))), head(taken(seen, slice(1, None))))
 
     def test_equal_contexts_build_equal_heads(self):
         assert head_bytes(self.built(seed=3)) == head_bytes(self.built(seed=3))
@@ -134,6 +155,28 @@ class SliceHeadContract(FittedHeadContract):
 
     def test_it_sees_slices(self):
         assert self.head_class.sees is Sees.SLICES
+
+
+class PairHeadContract(FittedHeadContract):
+    """Of heads that see features and slices: inherit, set ``head_class``, and list what is trained."""
+
+    input_shape = (32, 4, 4)
+    finer = 4
+
+    def seen(self, count: int = 2, *, height: int | None = None, width: int | None = None) -> Seen:
+        features = super().seen(count, height=height, width=width)
+        assert isinstance(features, Tensor)
+        rows, columns = (16 * side for side in features.shape[-2:])
+        slices = torch.rand(count, 1, rows, columns, generator=torch.Generator().manual_seed(8))
+        return FeaturesAndSlices(features, slices)
+
+    def test_it_sees_features_and_slices(self):
+        assert self.head_class.sees is Sees.FEATURES_AND_SLICES
+
+    def test_logits_depend_on_the_slices_alone_too(self):
+        head, seen = self.built(), self.seen()
+        assert isinstance(seen, FeaturesAndSlices)
+        assert not torch.allclose(head(seen), head(seen._replace(slices=seen.slices.flip(-1))))
 
 
 class SolvedHeadContract(AnyHeadContract):

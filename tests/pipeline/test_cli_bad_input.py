@@ -265,6 +265,21 @@ def test_steps_of_a_head_without_steps_are_refused(samkit, finished):
     assert "--steps, --learning-rate: ridge is solved in one pass" in ended.said
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("linear", "--gate", "fixed"), "linear has no option of that name"),
+        (("ladder", "--gate", "open"), "ladder knows learned, fixed, cnn-only, sam-only"),
+        (("linear", "--cnn-weights", "resnet.pth"), "linear has no CNN that begins from weights"),
+        (("ladder", "--cnn-weights", "missing.pth"), "missing.pth: no such weights file"),
+    ],
+)
+def test_what_only_a_ladder_has_is_refused_elsewhere(samkit, finished, flags, told):
+    ended = samkit("train-head", *flags, "--volumes", "1", "--steps", "1", *finished.flag)
+    assert ended.code in (1, 2)
+    assert told in ended.said
+
+
 def test_too_many_volumes_are_told_how_many_may_be_asked_for(samkit, finished):
     assert "Ask for 1 to 3." in samkit("train-head", "linear", "--volumes", "99", *finished.flag).said
 
