@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .base import LOGIT_CELLS_PER_FEATURE_CELL, HeadContext, SolvedHead
 from .classes import class_shares, shown_classes
 
-# Of the variance of a channel: the largest of 0.1, 0.01 and 0.001 that cost nothing on ACDC's development subjects.
+# Of the variance of a channel: the best of 0.1, 0.01 and 0.001 on ACDC's development subjects, by 0 to 2 points.
 _RIDGE = 1e-3
 # Of the mean square of a channel: one that never changes would otherwise be as good as the constant.
 _LEAST_VARIANCE = 1e-6

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..heads.base import find_head
 from ..heads.feeding import AS_THEY_ARE
 from ..heads.recipes import OWN, chosen_fit
-from ..stages.train import RunPlan, TrainOptions, plan_run
+from ..stages.train import TrainOptions, plan_run
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
 from ..store.workspace import Workspace
@@ -65,15 +65,17 @@ class Grid:
         return any(_sees_features(head) for head in self.heads)
 
 
-def plan_grid(workspace: Workspace, embeddings: Embeddings | None, grid: Grid) -> list[tuple[TrainOptions, RunPlan]]:
-    """Plan every run of a grid; what one of them would be refused for is refused before the first begins.
+def plan_grid(workspace: Workspace, embeddings: Embeddings | None, grid: Grid) -> list[tuple[TrainOptions, str]]:
+    """Return every run of a grid with its id; what one would be refused for is refused before the first begins.
 
-    Parameters and what is raised are those of `train.train`.
+    Parameters and what is raised are those of `train.train`. The heads themselves are let go: a grid may have many.
     """
-    return [
-        (options, plan_run(workspace, features_for(options, embeddings), find_head(options.head), options))
-        for options in grid.cells()
-    ]
+
+    def run_id(options: TrainOptions) -> str:
+        plan = plan_run(workspace, features_for(options, embeddings), find_head(options.head), options)
+        return plan.settings.run_id
+
+    return [(options, run_id(options)) for options in grid.cells()]
 
 
 def features_for(options: TrainOptions, embeddings: Embeddings | None) -> Embeddings | None:

@@ -39,7 +39,7 @@ def run_experiment(
         raise UsageError(message)
     planned = plan_grid(workspace, embeddings, grid)
     there = set(workspace.runs)
-    todo = [options for options, plan in planned if plan.settings.run_id not in there]
+    todo = [options for options, run_id in planned if run_id not in there]
     amounts = " and ".join(map(str, grid.subjects))
     console.say(
         f"{counted(len(grid.heads), 'head')} on {amounts} labelled subjects, {counted(grid.draws, 'draw')}: "
@@ -58,7 +58,7 @@ def run_experiment(
                 if reason is not None:
                     failed.append(f"{_alias(options)}: {reason}")
     runs = workspace.runs
-    found = [runs[plan.settings.run_id] for _, plan in planned if plan.settings.run_id in runs]
+    found = [runs[run_id] for _, run_id in planned if run_id in runs]
     if found:
         console.results_table(tabulate(found))
         _say_standings(standings(found))

@@ -71,7 +71,7 @@ class TrainingOptions:
     batch_size: int = 8
     #: Of each scene.
     subjects: int = 2
-    #: Every so-manieth step sees its pictures at twice their size, and a quarter of the scenes and masks; 0 for none.
+    #: One step in so many sees pictures at twice their size, and a quarter of the scenes and masks; 0 for none.
     fine_every: int = 2
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
