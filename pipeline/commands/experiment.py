@@ -41,8 +41,9 @@ def run_experiment(
     there = set(workspace.runs)
     todo = [options for options, run_id in planned if run_id not in there]
     amounts = " and ".join(map(str, grid.subjects))
+    subjects = "subject" if grid.subjects == (1,) else "subjects"
     console.say(
-        f"{counted(len(grid.heads), 'head')} on {amounts} labelled {'subject' if grid.subjects == (1,) else 'subjects'}, {counted(grid.draws, 'draw')}: "
+        f"{counted(len(grid.heads), 'head')} on {amounts} labelled {subjects}, {counted(grid.draws, 'draw')}: "
         f"{counted(len(planned), 'run')}, {len(planned) - len(todo)} of them there already"
     )
     if dry_run:
