@@ -11,10 +11,37 @@ from torch.nn import functional as F
 from .base import Head, HeadContext, seeded
 
 # Channels at the embedding's grid, twice as fine, and four times.
-_WIDTHS = (64, 32, 32)
+WIDTHS = (64, 32, 32)
 _NORM_GROUPS = 8
 # Whole channels of the embedding that a step does without: a head on few slices otherwise leans on some of them.
 _DROPPED = 0.1
+
+
+class LeanDecoder(nn.Module):
+    """3x3 convolutions on the embedding, and one after each of two bilinear up-scalings.
+
+    Parameters
+    ----------
+    channels
+        Of the embedding.
+    widths
+        Channels at the embedding's grid, twice as fine, and four times as fine; each a multiple of 8.
+    """
+
+    def __init__(self, *, channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        coarse, *finer = widths
+        self.projection = nn.Sequential(nn.Dropout2d(_DROPPED), nn.Conv2d(channels, coarse, kernel_size=1))
+        self.context = nn.Sequential(convolution(coarse, coarse), convolution(coarse, coarse))
+        self.refinements = nn.ModuleList(convolution(wide, narrow) for wide, narrow in zip(widths, finer, strict=False))
+
+    def forward(self, features_BChw: Tensor) -> Tensor:
+        """Return the finest grid, (B, last of the widths, 4 h, 4 w)."""
+        grid: Tensor = self.projection(features_BChw.float())
+        grid = grid + self.context(grid)
+        for refinement in self.refinements:
+            grid = refinement(F.interpolate(grid, scale_factor=2, mode="bilinear", align_corners=False))
+        return grid
 
 
 class Cnn(Head):
@@ -34,20 +61,15 @@ class Cnn(Head):
     class_count
         Classes with background.
     widths
-        Channels at the embedding's grid, twice as fine, and four times as fine; each a multiple of 8.
+        Of `LeanDecoder`.
     """
 
     name: ClassVar[str] = "cnn"
 
-    def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = _WIDTHS) -> None:
+    def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         self.channels, self.class_count, self.widths = channels, class_count, tuple(widths)
-        coarse, *finer = self.widths
-        self.projection = nn.Sequential(nn.Dropout2d(_DROPPED), nn.Conv2d(channels, coarse, kernel_size=1))
-        self.context = nn.Sequential(_convolution(coarse, coarse), _convolution(coarse, coarse))
-        self.refinements = nn.ModuleList(
-            _convolution(wide, narrow) for wide, narrow in zip(self.widths, finer, strict=False)
-        )
+        self.decoder = LeanDecoder(channels=channels, widths=widths)
         self.classifier = nn.Conv2d(self.widths[-1], class_count, kernel_size=1)
 
     @classmethod
@@ -63,11 +85,7 @@ class Cnn(Head):
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""
-        grid = self.projection(features_BChw.float())
-        grid = grid + self.context(grid)
-        for refinement in self.refinements:
-            grid = refinement(F.interpolate(grid, scale_factor=2, mode="bilinear", align_corners=False))
-        logits: Tensor = self.classifier(grid)
+        logits: Tensor = self.classifier(self.decoder(features_BChw))
         return logits
 
 
@@ -129,9 +147,12 @@ class PublishedCnn(Head):
         return logits
 
 
-def _convolution(channels: int, width: int) -> nn.Sequential:
+def convolution(channels: int, width: int, *, stride: int = 1) -> nn.Sequential:
+    """Return a 3x3 convolution with its norm and activation; ``width`` is a multiple of 8."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), nn.GroupNorm(_NORM_GROUPS, width), nn.GELU()
+        nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(_NORM_GROUPS, width),
+        nn.GELU(),
     )
 
 

@@ -10,7 +10,7 @@ from samkit.heads.cnn import Cnn, PublishedCnn
 
 class TestCnn(HeadContract):
     head_class = Cnn
-    trained_parts = frozenset({"projection", "context", "refinements", "classifier"})
+    trained_parts = frozenset({"decoder", "classifier"})
 
 
 class TestPublishedCnn(HeadContract):
