@@ -16,7 +16,7 @@ from torch import Tensor
 from ..store.errors import FitDiverged
 from .base import Head, Seen
 from .losses import segmentation_loss
-from .recipes import FitOptions, Optimiser, Schedule
+from .recipes import BFLOAT16, FitOptions, Optimiser, Schedule
 
 _POLYNOMIAL_POWER = 0.9
 # AutoSAM's, scripts/main_autosam_seg.py:324.
@@ -131,8 +131,10 @@ def fit(
     for number in range(options.steps):
         features, labels = next(batches)
         rate = rates.before(number)
+        with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=options.precision == BFLOAT16):
+            logits = head(features)
         parts = segmentation_loss(
-            head(features),
+            logits.float(),
             labels,
             cross_entropy_weight=options.cross_entropy_weight,
             dice_weight=options.dice_weight,
@@ -150,11 +152,7 @@ def fit(
         optimiser.step()
         rates.after(number, float(parts.total.detach()))
         score = None
-        if (
-            validate is not None
-            and options.validate_every is not None
-            and ((number + 1) % options.validate_every == 0 or number + 1 == options.steps)
-        ):
+        if validate is not None and _is_validated(number, options):
             head.eval()
             score = validate(head)
             head.train()

@@ -15,9 +15,10 @@ from typing import Any, Self
 from ..store.runs import check_name
 from .losses import DiceRule
 
-__all__ = ["OWN", "RECIPES", "FitOptions", "Optimiser", "Schedule", "chosen_fit"]
+__all__ = ["BFLOAT16", "FLOAT32", "OWN", "RECIPES", "FitOptions", "Optimiser", "Schedule", "chosen_fit"]
 
 OWN = "own"
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 
 class Optimiser(StrEnum):
@@ -66,6 +67,9 @@ class FitOptions:
     validate_every: int | None = 25
     #: Validations without a better score before stopping.
     patience: int = 6
+    #: What a head's own products are computed in, float32 or bfloat16; its weights, its losses and what it predicts are
+    #: float32 in both.
+    precision: str = FLOAT32
 
     def for_rows(self, rows: int) -> Self:
         """Return the same with the steps that its epochs take over so many rows.
@@ -89,6 +93,8 @@ class FitOptions:
         kept = asdict(self)
         if self.epochs is not None:
             del kept["steps"]
+        if self.precision == FLOAT32:  # as runs from before there was a choice, which are these
+            del kept["precision"]
         return kept
 
 
@@ -131,6 +137,7 @@ def chosen_fit(
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    precision: str | None = None,
 ) -> FitOptions:
     """Return a head's own options or a paper's, changed where something else is asked for.
 
@@ -140,7 +147,7 @@ def chosen_fit(
         The head's, see `heads.base.Head.own_fit`.
     recipe
         ``own``, or a name among `RECIPES`.
-    steps, batch_size, learning_rate
+    steps, batch_size, learning_rate, precision
         None for what the recipe says. Steps take the place of its epochs.
 
     Raises
@@ -156,4 +163,5 @@ def chosen_fit(
         fit,
         batch_size=fit.batch_size if batch_size is None else batch_size,
         learning_rate=fit.learning_rate if learning_rate is None else learning_rate,
+        precision=fit.precision if precision is None else precision,
     )

@@ -133,6 +133,10 @@ WeightsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
+FitPrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="What a head's products are computed in: float32 (the default), bfloat16, or auto (the faster)."),
+]
 TilesOption = Annotated[
     bool,
     typer.Option(
@@ -447,6 +451,7 @@ def train_head_command(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Highest learning rate; default: the recipe's.")
     ] = None,
+    precision: FitPrecisionOption = None,
     device: DeviceOption = "cpu",
     memory: Annotated[
         int | None, typer.Option(help="Megabytes of features to keep in memory; above it they are streamed.")
@@ -485,14 +490,19 @@ def train_head_command(
         seed=seed,
         device=device,
         fit=chosen_fit(
-            find_head(head).own_fit, recipe, steps=steps, batch_size=batch_size, learning_rate=learning_rate
+            find_head(head).own_fit,
+            recipe,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            precision=_fit_precision(precision, device),
         ),
         memory_bytes=None if memory is None else memory * 1_000_000,
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
         views=views,
         fit_flags=[
             f"--{name.replace('_', '-')}"
-            for name in ("recipe", "steps", "batch_size", "learning_rate")
+            for name in ("recipe", "steps", "batch_size", "learning_rate", "precision")
             if _is_typed(context, name)
         ],
         head_options=({"gate": gate} if gate is not None else {}) | ({"faithful": "yes"} if faithful else {}),
@@ -520,6 +530,7 @@ def experiment_command(
     views: Annotated[str, typer.Option(help="Fit to views of the slices too, as in train-head.")] = "none",
     tiles: TilesOption = False,
     tile_overlap: TileOverlapOption = None,
+    precision: FitPrecisionOption = None,
     device: DeviceOption = "cpu",
     workers: Annotated[int | None, typer.Option(help="Runs at once; default: one a core, or one with a GPU.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")] = False,
@@ -540,8 +551,18 @@ def experiment_command(
         views=find_bank(views).texts,
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
         device=device,
+        precision=_fit_precision(precision, device),
     )
     return run_experiment(workspace, grid, encoder=encoder, workers=workers, dry_run=dry_run)
+
+
+def _fit_precision(precision: str | None, device: str) -> str | None:
+    """Return what a head is fitted in on a device, or None for what its recipe says."""
+    if precision is None:
+        return None
+    from ..stages.encoders.devices import find_device, resolve_precision
+
+    return resolve_precision(precision, find_device(device))
 
 
 def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:

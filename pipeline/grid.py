@@ -29,6 +29,8 @@ class Grid:
     views: tuple[str, ...] = AS_THEY_ARE
     tiles: float | None = None
     device: str = "cpu"
+    #: None for what the recipe says.
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("heads", self.heads), ("volumes", self.subjects)):
@@ -49,7 +51,7 @@ class Grid:
                 draw=draw,
                 split=self.split,
                 seed=self.seed,
-                fit=chosen_fit(find_head(head).own_fit, self.recipe, steps=self.steps),
+                fit=chosen_fit(find_head(head).own_fit, self.recipe, steps=self.steps, precision=self.precision),
                 device=self.device,
                 tiles=self.tiles if _sees_features(head) else None,
                 views=self.views if _sees_features(head) else AS_THEY_ARE,

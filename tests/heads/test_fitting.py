@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from samkit.heads.base import HeadContext, head_bytes
 from samkit.heads.fitting import Step, fit, learning_rate_at
 from samkit.heads.linear import Linear
-from samkit.heads.recipes import FitOptions, Optimiser, Schedule
+from samkit.heads.recipes import BFLOAT16, FLOAT32, FitOptions, Optimiser, Schedule
 
 options_and_steps = st.builds(
     FitOptions,
@@ -120,6 +121,31 @@ def test_a_separable_problem_is_learnt():
     correct = (head(features).argmax(dim=1) == labels).float().mean().item()
     assert correct > 0.95
     assert steps[-1].loss < steps[0].loss / 3
+
+
+class Spy(Linear):
+    """Tells what its logits were computed in."""
+
+    def forward(self, features_BChw):
+        self.computed_in = F.linear(features_BChw[0, :, 0], self.classifier[0].weight.new_ones(2, 4)).dtype
+        return super().forward(features_BChw)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [(FLOAT32, torch.float32), (BFLOAT16, torch.bfloat16)])
+def test_products_are_computed_in_the_precision_asked_for_and_weights_stay_float32(precision, dtype):
+    head = Spy(channels=16, class_count=2)
+    list(fit(head, toy_batches(), FitOptions(steps=1, precision=precision)))
+    assert head.computed_in == dtype
+    assert {parameter.dtype for parameter in head.parameters()} == {torch.float32}
+
+
+def test_bfloat16_learns_what_float32_does():
+    losses = {}
+    for precision in (FLOAT32, BFLOAT16):
+        steps = list(fit(built(), toy_batches(), FitOptions(steps=100, learning_rate=1e-2, precision=precision)))
+        losses[precision] = sum(step.loss for step in steps[-10:])
+    assert losses[BFLOAT16] == pytest.approx(losses[FLOAT32], rel=0.1)
+    assert losses[BFLOAT16] != losses[FLOAT32]
 
 
 def test_every_step_says_what_its_loss_is_made_of():

@@ -41,3 +41,8 @@ def test_an_unknown_recipe_is_refused_with_the_nearest():
 def test_draws_of_unlike_size_are_kept_under_one_name_where_epochs_decide():
     recipe = RECIPES["autosam-paper"]
     assert recipe.for_rows(10).to_json() == recipe.for_rows(99).to_json()
+
+
+def test_runs_from_before_there_was_a_precision_are_those_of_float32():
+    assert "precision" not in FitOptions().to_json()
+    assert FitOptions(precision="bfloat16").to_json()["precision"] == "bfloat16"
