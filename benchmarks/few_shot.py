@@ -4,7 +4,7 @@ Frozen `nano` at its own size and at twice that, beside the same architecture wi
 themselves as features, and beside a U-Net trained from nothing on the same draws; then box prompts without any
 training. On ACDC and hippocampus, which no training of samkit's has seen.
 
-few_shot.py --tune   try every setting of each head on each kind of features, on development subjects of ACDC
+few_shot.py --tune   try every setting of each head on `nano`, and of the U-Net, on development subjects of ACDC
 few_shot.py          score the development subjects, each head with its best setting
 few_shot.py --final  score the final subjects, once
 
@@ -27,22 +27,25 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from box_prompts import box_dice
 from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, keep
 from raw_pixels import RawPixels
 
-from samkit.heads.base import MASK_DECODER_FILE, Sees, find_head
+from samkit.heads.base import find_head
 from samkit.heads.feeding import AS_THEY_ARE
 from samkit.heads.recipes import FitOptions
 from samkit.heads.sampling import draw_subjects
 from samkit.heads.views import Bank
 from samkit.pipeline.commands.embed import embed_all
 from samkit.pipeline.console import counted, say
+from samkit.pipeline.trainers import train_cells
 from samkit.stages.encoders.base import Encoder
+from samkit.stages.encoders.devices import resolve_precision
 from samkit.stages.encoders.digests import file_sha256
 from samkit.stages.encoders.memory import keep_freed_memory
 from samkit.stages.encoders.nano import NANO
-from samkit.stages.train import TrainOptions, labelled_subjects, labelled_volumes, train
+from samkit.stages.train import TrainOptions, labelled_subjects, labelled_volumes, plan_run
 from samkit.store.embeddings import Embeddings
 from samkit.store.runs import Run
 from samkit.store.splits import Split
@@ -52,6 +55,16 @@ DATA = {"acdc": ACDC, "hippocampus": HIPPOCAMPUS}
 INGEST = {"acdc": [], "hippocampus": ["--labels", "1=anterior,2=posterior"]}
 # Pixels along a side of what is encoded; "none" is for heads that see the slices themselves.
 FEATURES = {"nano": 256, "nano-512": 512, "seeded": 256, "seeded-512": 512, "pixels": 256, "none": 0}
+# What is trained on each. On four times the cells, those alone that are quick and those that gain by them.
+HEADS = {
+    "nano": ("prototype", "ridge", "probe", "linear", "autosam", "cnn", "hybrid"),
+    "nano-512": ("ridge", "linear", "cnn", "hybrid"),
+    "seeded": ("ridge", "probe", "linear", "autosam", "cnn", "hybrid"),
+    "seeded-512": ("ridge", "linear", "hybrid"),
+    "pixels": ("ridge", "probe", "linear", "cnn"),
+    "none": ("unet",),
+}
+WORKERS = 2  # runs at once, each by one thread
 COUNTS, DRAWS = (1, 5), 5
 
 
@@ -66,7 +79,10 @@ BANK = Bank.parse(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """How a head is fitted."""
+    """How a head is fitted: by all of its subjects, for so many steps, in the faster precision of this machine.
+
+    No subject is kept to stop by: the rate falls to nothing over the steps, and a fifth of five subjects is dear.
+    """
 
     steps: int
     learning_rate: float
@@ -77,12 +93,13 @@ class Setting:
 
     @property
     def options(self) -> FitOptions:
-        """The same as options of a fit; no more often validated than twenty times."""
+        """The same as options of a fit."""
         return FitOptions(
             steps=self.steps,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
-            validate_every=max(20, self.steps // 20),
+            validate_every=None,
+            precision=resolve_precision("auto", torch.device("cpu")),
         )
 
 
@@ -107,18 +124,24 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting(steps=300, learning_rate=1e-3),
         Setting(steps=600, learning_rate=3e-3),
     ),
+    "hybrid": (
+        Setting(steps=300, learning_rate=3e-3),
+        Setting(steps=300, learning_rate=1e-3),
+        Setting(steps=600, learning_rate=3e-3),
+    ),
     "autosam": (
         Setting(steps=150, learning_rate=1e-3),
         Setting(steps=150, learning_rate=3e-4),
         Setting(steps=300, learning_rate=3e-4),
     ),
     "unet": (
-        Setting(steps=300, learning_rate=3e-3),
-        Setting(steps=300, learning_rate=1e-3),
-        Setting(steps=600, learning_rate=3e-3),
+        Setting(steps=400, learning_rate=3e-3, batch_size=4),
+        Setting(steps=600, learning_rate=3e-3, batch_size=4),
+        Setting(steps=600, learning_rate=1e-3, batch_size=4),
     ),
 }
-TUNED_ON, TUNED_DRAWS = "acdc", 2
+# On whatever else a head is trained, it is as it did best on `nano`.
+TUNED_ON, TUNED_FEATURES, TUNED_DRAWS = "acdc", ("nano", "none"), 2
 
 
 def main() -> None:
@@ -146,15 +169,17 @@ def _asked() -> argparse.Namespace:
     rounds.add_argument("--final", dest="round", action="store_const", const="final")
     parser.add_argument("--draws", type=int)
     parser.add_argument("--data", nargs="+", choices=DATA)
-    parser.add_argument("--features", nargs="+", choices=FEATURES, default=list(FEATURES))
+    parser.add_argument("--features", nargs="+", choices=FEATURES)
     parser.add_argument("--heads", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--counts", nargs="+", type=int, default=[*COUNTS])
     parser.add_argument("--weights", type=Path, default=NANO.own_weights, help="of nano: another training's")
     parser.add_argument("--folder", type=Path, help="where runs are kept, to go on later")
     asked = parser.parse_args()
-    draws, data = (TUNED_DRAWS, [TUNED_ON]) if asked.round == "tries" else (DRAWS, list(DATA))
-    asked.draws, asked.data = asked.draws or draws, asked.data or data
-    whole = (draws, data, list(FEATURES), list(SETTINGS), [*COUNTS], NANO.own_weights)
+    draws, data, features = DRAWS, list(DATA), list(FEATURES)
+    if asked.round == "tries":
+        draws, data, features = TUNED_DRAWS, [TUNED_ON], list(TUNED_FEATURES)
+    asked.draws, asked.data, asked.features = asked.draws or draws, asked.data or data, asked.features or features
+    whole = (draws, data, features, list(SETTINGS), [*COUNTS], NANO.own_weights)
     # What is tried in part is kept beside, so that it does not stand for the whole.
     asked.whole = (asked.draws, asked.data, asked.features, asked.heads, asked.counts, asked.weights) == whole
     if asked.round == "final" and not asked.whole:
@@ -164,13 +189,13 @@ def _asked() -> argparse.Namespace:
     return asked
 
 
-def chosen(features: str, head: str) -> Setting:
+def chosen(head: str) -> Setting:
     """Return the setting with the best mean Dice over counts and draws among those that `--tune` tried."""
     file = RESULTS / "few_shot_tries.json"
     tries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))[TUNED_ON] if file.exists() else {}
 
     def reached(setting: Setting) -> float:
-        by_count = tries.get(f"{features} {head}, {setting}", {})
+        by_count = next((tries[name] for name in tries if name.endswith(f" {head}, {setting}")), {})
         return statistics.mean(statistics.mean(found["dice"]) for found in by_count.values()) if by_count else 0.0
 
     return max(SETTINGS[head], key=reached)
@@ -225,17 +250,25 @@ class Study:
         numbers: dict[str, Any] = {}
         for features in self.asked.features:
             embeddings = self.embedded(features)
-            for head in self.asked.heads:
-                if not _fits(head, embeddings):
-                    continue
-                tunes = self.asked.round == "tries"
-                for setting in SETTINGS[head] if tunes else (chosen(features, head),):
-                    found = {count: self.scored(embeddings, head, setting, count) for count in self.asked.counts}
-                    numbers[f"{features} {head}, {setting}"] = found
-                    rows.append(
-                        [self.data, features, f"{head}, {setting}", *(_spread(one["dice"]) for one in found.values())]
-                    )
-                    say(" | ".join([*rows[-1], *(str(one["by_class"]) for one in found.values())]))
+            fits = [
+                (head, setting)
+                for head in HEADS[features]
+                if head in self.asked.heads
+                for setting in (SETTINGS[head] if self.asked.round == "tries" else (chosen(head),))
+            ]
+            cells = {
+                (head, setting, count): self.cells(embeddings, head, setting, count)
+                for head, setting in fits
+                for count in self.asked.counts
+            }
+            self.train(embeddings, [options for each in cells.values() for options in each])
+            for head, setting in fits:
+                found = {count: self.scored(embeddings, cells[head, setting, count]) for count in self.asked.counts}
+                numbers[f"{features} {head}, {setting}"] = found
+                rows.append(
+                    [self.data, features, f"{head}, {setting}", *(_spread(one["dice"]) for one in found.values())]
+                )
+                say(" | ".join([*rows[-1], *(str(one["by_class"]) for one in found.values())]))
             if features.startswith("nano") and embeddings is not None and self.asked.round != "tries":
                 boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
                 numbers[f"{features} boxes"], numbers["ellipses"] = boxes, ellipses
@@ -260,11 +293,10 @@ class Study:
             encoder = NANO.load(weights, size=FEATURES[features], precision="auto")
         return embed_all(self.workspace, encoder, None, wanted=wanted).embeddings
 
-    def scored(self, embeddings: Embeddings | None, head: str, setting: Setting, count: int) -> dict[str, Any]:
-        """Train a head on each draw and return what it scored."""
-        runs = []
-        for draw in range(self.asked.draws):
-            options = TrainOptions(
+    def cells(self, embeddings: Embeddings | None, head: str, setting: Setting, count: int) -> list[TrainOptions]:
+        """Return the runs of a head with so many subjects: one a draw."""
+        return [
+            TrainOptions(
                 head=head,
                 subjects=count,
                 draw=draw,
@@ -272,20 +304,31 @@ class Study:
                 fit=setting.options,
                 views=AS_THEY_ARE if embeddings is None else BANK.texts,
             )
-            runs.append(train(self.workspace, embeddings, find_head(head), options))
+            for draw in range(self.asked.draws)
+        ]
+
+    def train(self, embeddings: Embeddings | None, cells: Sequence[TrainOptions]) -> None:
+        """Train the runs that are not there yet."""
+        todo = [options for options in cells if self.run_id(embeddings, options) not in self.workspace.runs]
+        recipe_id = None if embeddings is None else embeddings.recipe.id
+        for options, reason in train_cells(self.workspace.path, recipe_id, todo, WORKERS):
+            if reason is not None:
+                message = f"{options.head}: {reason}"
+                raise RuntimeError(message)
+
+    def run_id(self, embeddings: Embeddings | None, options: TrainOptions) -> str:
+        """Return what a run is called."""
+        return plan_run(self.workspace, embeddings, find_head(options.head), options).settings.run_id
+
+    def scored(self, embeddings: Embeddings | None, cells: Sequence[TrainOptions]) -> dict[str, Any]:
+        """Return what the draws of a head scored."""
+        runs = [self.workspace.runs[self.run_id(embeddings, options)] for options in cells]
         return {
             "dice": [_mean_dice([run]) for run in runs],
             "by_class": {name: _mean_dice(runs, name) for name in self.workspace.label_names.values()},
             "fitting_seconds": statistics.mean(run.record["seconds"]["fitting"] for run in runs),
             "loss": [_curve(run) for run in runs],
         }
-
-
-def _fits(head: str, embeddings: Embeddings | None) -> bool:
-    found = find_head(head)
-    if embeddings is None or found.sees is Sees.SLICES:
-        return embeddings is None and found.sees is Sees.SLICES
-    return MASK_DECODER_FILE in embeddings.attachments or not found.needs_mask_decoder
 
 
 def _mean_dice(runs: Sequence[Run], class_name: str | None = None) -> float:
