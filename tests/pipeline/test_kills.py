@@ -27,13 +27,27 @@ def start(*arguments: object, stdout: int = subprocess.DEVNULL) -> subprocess.Po
 
 def kill_when(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
     """Send SIGKILL as soon as something is seen on disk."""
+    wait_until(process, happened)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def wait_until(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
+    """Wait until something is seen on disk."""
     until = time.monotonic() + SECONDS_TO_WAIT
     while not happened():
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < until, "what it was to be killed at never happened"
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+
+
+def a_worker_of(process: subprocess.Popen[bytes]) -> psutil.Process:
+    """Return one of the processes that work for a command, which others of its children only watch."""
+    return next(
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.name().startswith("python") and child.num_threads() > 3 and "spawn_main" in " ".join(child.cmdline())
+    )
 
 
 @pytest.fixture
@@ -59,6 +73,46 @@ def test_embed_killed_midway_goes_on_to_the_rows_of_an_uninterrupted_run(samkit,
     assert samkit(*embed, whole).code == 0
     finished, uninterrupted = rows_of(killed), rows_of(whole)
     assert all(np.array_equal(finished[name], rows) for name, rows in uninterrupted.items())
+
+
+GRID = ("experiment", "--heads", "linear,ridge", "--volumes", "1,2", "--draws", "2", "--steps", "150", "--workers", "2")
+
+
+def runs_of(workspace: Path) -> dict[str, str]:
+    """The head that each run of `GRID` ended with."""
+    runs = package.open_workspace(workspace).runs.values()
+    return {run.alias: run.record["head_sha256"] for run in runs if run.settings.training.get("steps", 150) == 150}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, finished):
+    """What `GRID` gives when nothing is killed."""
+    from samkit.pipeline.cli import run
+
+    workspace = tmp_path_factory.mktemp("grid") / "workspace"
+    shutil.copytree(finished.workspace, workspace)
+    assert run([*GRID, "--workspace", str(workspace)]) == 0
+    return runs_of(workspace)
+
+
+def test_a_grid_killed_midway_goes_on_with_the_runs_that_are_missing(samkit, job, grid):
+    process = start(*GRID, "--workspace", job.workspace)
+    kill_when(process, lambda: len(list(job.workspace.glob("runs/*/run.json"))) > 1)
+    there = len(runs_of(job.workspace))
+    assert 0 < there < len(grid)
+
+    ended = samkit(*GRID, *job.flag)
+    assert ended.code == 0
+    assert re.search(rf"8 runs, ({there}|{there + 1}|{there + 2}) of them there already", ended.said)
+    assert runs_of(job.workspace) == grid
+
+
+def test_a_run_whose_process_is_killed_is_begun_again_and_costs_nothing_else(job, grid):
+    process = start(*GRID, "--workspace", job.workspace)
+    wait_until(process, lambda: len(list(job.workspace.glob("runs/*/run.json"))) > 1)
+    a_worker_of(process).kill()
+    assert process.wait(2 * SECONDS_TO_WAIT) == 0
+    assert runs_of(job.workspace) == grid
 
 
 def test_train_head_killed_midway_leaves_no_run_and_then_makes_the_one_it_would_have_made(samkit, job, tmp_path):
@@ -119,16 +173,8 @@ def test_a_worker_that_is_killed_costs_only_its_shard(samkit, many_slices, tmp_p
         assert samkit("ingest", many_slices, "--workspace", workspace).code == 0
     embed = ("embed", "--size", "128", "--workers", "2", "--workspace")
     process = start(*embed, killed, stdout=subprocess.PIPE)
-    until = time.monotonic() + SECONDS_TO_WAIT
-    while not any(killed.glob("embeddings/*/journal/[!.]*.json")):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.01)
-    victim = next(
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if child.name().startswith("python") and child.num_threads() > 3 and "spawn_main" in " ".join(child.cmdline())
-    )
-    victim.kill()
+    wait_until(process, lambda: any(killed.glob("embeddings/*/journal/[!.]*.json")))
+    a_worker_of(process).kill()
     said = process.communicate(timeout=2 * SECONDS_TO_WAIT)[0].decode()
     assert process.returncode == 0, said
     assert samkit(*embed, whole).code == 0
