@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samkit.heads.feeding import frame_of
-from samkit.heads.frame import Frame
+from samkit.heads.prompting import Prompts, boxes_around, boxes_in_square
 from samkit.stages.encoders.nano import NANO
-from samkit.stages.encoders.prompting import Prompts, boxes_around
 from samkit.stages.train import labelled_volumes
 from samkit.store.embeddings import Embeddings
 from samkit.store.workspace import Workspace
@@ -50,7 +49,7 @@ def box_dice(
             if not len(seen):
                 continue
             boxes = _moved(boxes_around(torch.from_numpy(masks[seen])), masks.shape[1:], random)
-            logits, _ = decoder(rows[seen].float(), Prompts.of_boxes(_on_the_square(boxes, frame)))
+            logits, _ = decoder(rows[seen].float(), Prompts.of_boxes(boxes_in_square(boxes, frame)))
             answered = frame.logits_to_slice(logits[:, :1])[:, 0] > 0
             by_box[name].append(_dice(answered.numpy(), masks[seen]))
             by_ellipse[name].append(_dice(_ellipses(boxes, masks.shape[1:]).numpy(), masks[seen]))
@@ -67,14 +66,6 @@ def _moved(boxes_N4: Tensor, shape: tuple[int, ...], random: np.random.Generator
     corners = (boxes_N4 + torch.from_numpy(moves)).unflatten(1, (2, 2))
     corners = corners.clamp(torch.zeros(2), torch.tensor([shape[1] - 1, shape[0] - 1])).float()
     return corners.sort(dim=1).values.flatten(1)
-
-
-def _on_the_square(boxes_N4: Tensor, frame: Frame) -> Tensor:
-    """Return the boxes around the same pixels where the encoder saw them: their outer edges are scaled."""
-    rows, columns = frame.inner_px
-    scale = torch.tensor([columns / frame.columns, rows / frame.rows]).repeat(2)
-    outside = torch.tensor([0.0, 0.0, 1.0, 1.0])
-    return (boxes_N4 + outside) * scale - outside
 
 
 def _ellipses(boxes_N4: Tensor, shape: tuple[int, ...]) -> Tensor:

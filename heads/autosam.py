@@ -75,7 +75,7 @@ class AutoSam(Head):
     def build(cls, context: HeadContext) -> Self:
         """Build a fresh head, from the encoder's mask decoder where there is one, else from the seed."""
         source = context.mask_decoder
-        mlp_width = _MLP_WIDTH if source is None else source.decoder["transformer.layers.0.mlp.lin1.weight"].shape[0]
+        mlp_width = _MLP_WIDTH if source is None else source.mlp_width
         with seeded(context.seed):
             head = cls(channels=context.input_shape[0], class_count=context.class_count, mlp_width=mlp_width)
             if source is not None:
@@ -110,3 +110,20 @@ class AutoSam(Head):
         mask_token = self.hypernetwork(answered[:, :, 1])
         finest = upscaled(self.output_upscaling, cells)  # B, K, h w, 4, 4, C / 8
         return as_picture(torch.einsum("bkc,bknijc->bknij", mask_token, finest), height, width)
+
+
+class SamAuto(AutoSam):
+    """`AutoSam` as it begins: no prompt and no training, so that what it answers is chance.
+
+    Source: the row "SAM without fine-tuning" of SAM-LST (arXiv 2306.12737), Dice 1.73 %, whose class tokens are random
+    numbers; here they are SAM's, moved a little.
+
+    Nothing is trained, and no subject is drawn.
+    """
+
+    name: ClassVar[str] = "sam-auto"
+    zero_shot = True
+
+    def __init__(self, *, channels: int, class_count: int, mlp_width: int = _MLP_WIDTH) -> None:
+        super().__init__(channels=channels, class_count=class_count, mlp_width=mlp_width)
+        self.requires_grad_(requires_grad=False)

@@ -47,12 +47,24 @@ class MaskDecoderWeights:
     position_matrix: Tensor
     #: (C,), what SAM adds to the embedding when there is no mask prompt.
     no_mask: Tensor
+    #: SAM's names without the ``prompt_encoder.`` prefix; empty where rows were embedded before prompts were kept.
+    prompt_encoder: Mapping[str, Tensor] = field(default_factory=dict)
     #: False where the numbers come from a seed, not from training.
     trained: bool
 
+    @property
+    def mlp_width(self) -> int:
+        """Of the transformer's MLP."""
+        return self.decoder["transformer.layers.0.mlp.lin1.weight"].shape[0]
+
     def to_bytes(self) -> bytes:
         """Return the weights as one safetensors file."""
-        tensors = {f"decoder.{name}": tensor.detach().cpu().contiguous() for name, tensor in self.decoder.items()}
+        tensors = {
+            # Copies: the file refuses tensors that share memory, as those of prompts may with the two below.
+            f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
+            for part, named in (("decoder", self.decoder), ("prompt_encoder", self.prompt_encoder))
+            for name, tensor in named.items()
+        }
         tensors["position_matrix"] = self.position_matrix.detach().cpu().contiguous()
         tensors["no_mask"] = self.no_mask.detach().cpu().contiguous()
         return save_safetensors(tensors, metadata={"trained": json.dumps(self.trained)})
@@ -63,10 +75,13 @@ class MaskDecoderWeights:
         tensors = load_safetensors(data)
         header_length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + header_length])["__metadata__"]
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
         return cls(
-            decoder={
-                name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if name.startswith("decoder.")
-            },
+            decoder=part("decoder."),
+            prompt_encoder=part("prompt_encoder."),
             position_matrix=tensors["position_matrix"],
             no_mask=tensors["no_mask"],
             trained=json.loads(metadata["trained"]),
@@ -106,6 +121,8 @@ class Sees(Enum):
     SLICES = "slices"
     #: Both, the slices in the encoder's frame: `FeaturesAndSlices`.
     FEATURES_AND_SLICES = "features and slices"
+    #: Features, and the boxes of the reference: a bound, not a method. `FeaturesAndBoxes`.
+    FEATURES_AND_BOXES = "features and boxes of the reference"
 
     @property
     def features(self) -> bool:
@@ -134,7 +151,21 @@ class FeaturesAndSlices(NamedTuple):
         return FeaturesAndSlices(self.features[which], self.slices[which])
 
 
-Seen = Tensor | FeaturesAndSlices
+class FeaturesAndBoxes(NamedTuple):
+    """What a head that is prompted is given."""
+
+    features: Tensor
+    """(B, C, h, w), any float kind."""
+    boxes: Tensor
+    """(B, K - 1, 4), a box for each class but background: first column and row, last column and row, the middles of
+    their pixels as shares of the encoder's square; not a number where the slice does not show the class."""
+
+    def to(self, device: torch.device) -> FeaturesAndBoxes:
+        """Return both on a device."""
+        return FeaturesAndBoxes(self.features.to(device), self.boxes.to(device))
+
+
+Seen = Tensor | FeaturesAndSlices | FeaturesAndBoxes
 """What is given to a head."""
 
 
@@ -153,6 +184,10 @@ class Head(nn.Module):
     sees: ClassVar[Sees] = Sees.FEATURES
     #: Whether it starts from the encoder's own mask decoder: without one, training would begin from random numbers.
     needs_mask_decoder: ClassVar[bool] = False
+    #: Whether it has a CNN that begins from weights of somebody else's, where there are any.
+    takes_cnn_weights: ClassVar[bool] = False
+    #: Whether it is scored as it is built: no subject is drawn for it, and nothing is fitted.
+    zero_shot: ClassVar[bool] = False
     #: What can be chosen of it, the default first: ``gate`` and the like.
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: How it is fitted unless something else is asked for.

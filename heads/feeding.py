@@ -20,9 +20,10 @@ from ..store.embeddings import Embeddings
 from ..store.errors import InputError, MissingEmbeddings
 from ..store.keys import RowKey
 from ..store.slices import SliceFinder, Volume
-from .base import LOGIT_CELLS_PER_FEATURE_CELL, SLICE_PX_PER_FEATURE_CELL, FeaturesAndSlices, Seen
+from .base import LOGIT_CELLS_PER_FEATURE_CELL, SLICE_PX_PER_FEATURE_CELL, FeaturesAndBoxes, FeaturesAndSlices, Seen
 from .classes import class_values, to_class_index
 from .frame import Frame
+from .prompting import boxes_around, boxes_in_square
 from .tiling import DEFAULT_OVERLAP, Tile, Tiling, row_keys
 from .views import View, image_of, words_for
 
@@ -161,6 +162,34 @@ class StoredFeaturesAndSlices:
 
     def __getitem__(self, rows: slice) -> FeaturesAndSlices:
         return FeaturesAndSlices(torch.from_numpy(self._features[rows]), self._slices.read(self._keys[rows]))
+
+
+class StoredFeaturesAndBoxes:
+    """As `StoredFeatures`, for heads that are prompted: with the box of each class around the reference."""
+
+    def __init__(self, embeddings: Embeddings, volume: Volume, label_values: Sequence[int]) -> None:
+        self._features = StoredFeatures(embeddings, volume.row_keys())
+        self._frame = frame_of(volume, embeddings)
+        self._volume, self._values = volume, label_values
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, rows: slice) -> FeaturesAndBoxes:
+        label = self._volume.read_label()
+        assert label is not None  # only labelled volumes are scored
+        return FeaturesAndBoxes(torch.from_numpy(self._features[rows]), self._boxes(label[rows]))
+
+    def _boxes(self, label_BHW: NDArray[np.unsignedinteger]) -> torch.Tensor:
+        """Return (B, classes, 4) as shares of the encoder's square, not a number where there is none of a class."""
+        boxes = torch.full((len(label_BHW), len(self._values), 4), torch.nan)
+        for number, value in enumerate(self._values):
+            masks = torch.from_numpy(label_BHW == value)
+            shown = masks.flatten(1).any(dim=1)
+            if shown.any():
+                within = boxes_in_square(boxes_around(masks[shown]), self._frame)
+                boxes[shown, number] = (within + 0.5) / self._frame.input_px
+        return boxes
 
 
 class LabelledSlices:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ..store.embeddings import Embeddings
 from ..store.errors import GeometryMismatch, UsageError
 from ..store.slices import Volume
-from .base import FeaturesAndSlices, Head, Sees
+from .base import FeaturesAndBoxes, FeaturesAndSlices, Head, Sees
 from .classes import class_values
-from .feeding import StoredFeatures, StoredFeaturesAndSlices, frame_of
+from .feeding import StoredFeatures, StoredFeaturesAndBoxes, StoredFeaturesAndSlices, frame_of
 from .frame import Frame
 from .tiling import Span, Tiling, blend_weights, row_keys
 
@@ -23,13 +23,14 @@ from .tiling import Span, Tiling, blend_weights, row_keys
 _SLICES_AT_ONCE = 8
 
 
-Rows = NDArray[Any] | FeaturesAndSlices
+Rows = NDArray[Any] | FeaturesAndSlices | FeaturesAndBoxes
 
 
 class FeatureRows(Protocol):
     """Rows of what a head sees: an array of features, (C, h, w) each, or what reads them when they are asked for.
 
-    `feeding.StoredFeatures`, and for heads that see slices too `feeding.StoredFeaturesAndSlices`.
+    `feeding.StoredFeatures`, for heads that see slices too `feeding.StoredFeaturesAndSlices`, and for those that are
+    prompted `feeding.StoredFeaturesAndBoxes`.
     """
 
     def __len__(self) -> int:
@@ -130,13 +131,22 @@ def segment_volume(
     Raises
     ------
     UsageError
-        For a head on features, without embeddings.
+        For a head on features, without embeddings, or for one that is prompted, without a label.
     """
     if head.sees is Sees.SLICES:
         return _segment_slices(head, volume, label_names)
     if embeddings is None:
         message = f"{head.name} sees features, and no embeddings were given to segment {volume.id} by."
         raise UsageError(message)
+    if head.sees is Sees.FEATURES_AND_BOXES:
+        if not volume.labelled:
+            message = (
+                f"{head.name} is prompted with boxes around the reference, and {volume.id} has no label: it is a bound "
+                f"to compare with. Predict with a run of another head: samkit status"
+            )
+            raise UsageError(message)
+        boxes = StoredFeaturesAndBoxes(embeddings, volume, class_values(label_names)[1:])
+        return segment(head, boxes, frame_of(volume, embeddings), label_names)
     keys = row_keys(volume, tiling)
     features: FeatureRows = StoredFeatures(embeddings, keys)
     if head.sees is Sees.FEATURES_AND_SLICES and embeddings.row_shape is not None:
@@ -202,6 +212,7 @@ def _bands(
 
 def _tile_logits(head: Head, rows: Rows, count: int, tile: Frame) -> Iterator[torch.Tensor]:
     """Yield each tile's logits on its own pixels, (classes, rows, columns): one at a time, because they are large."""
+    assert not isinstance(rows, FeaturesAndBoxes)  # boxes may lie across tiles, so that there are none
     for first in range(0, count, _SLICES_AT_ONCE):
         some = slice(first, first + _SLICES_AT_ONCE)
         for logits in _answer(head, rows.rows(some) if isinstance(rows, FeaturesAndSlices) else rows[some]):
@@ -232,7 +243,9 @@ def _blended(parts: Iterable[torch.Tensor], spans: Sequence[Span], *, axis: int)
 
 
 def _answer(head: Head, rows: Rows) -> torch.Tensor:
-    seen = rows if isinstance(rows, FeaturesAndSlices) else torch.from_numpy(np.ascontiguousarray(rows))
+    seen = (
+        rows if isinstance(rows, FeaturesAndSlices | FeaturesAndBoxes) else torch.from_numpy(np.ascontiguousarray(rows))
+    )
     logits: torch.Tensor = head(seen.to(head.device))
     return logits
 

@@ -73,6 +73,7 @@ class Ladder(Head):
     name: ClassVar[str] = "ladder"
     sees = Sees.FEATURES_AND_SLICES
     needs_mask_decoder = True
+    takes_cnn_weights = True
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "gate": tuple(Gate),
         "faithful": ("no", "yes"),
@@ -124,7 +125,7 @@ class Ladder(Head):
         """Build a fresh head: its decoder from the encoder's, its CNN from ImageNet's weights where there are any."""
         options = check_options(cls, context.options)
         source, start = context.mask_decoder, context.cnn_weights
-        mlp_width = _MLP_WIDTH if source is None else source.decoder["transformer.layers.0.mlp.lin1.weight"].shape[0]
+        mlp_width = _MLP_WIDTH if source is None else source.mlp_width
         with seeded(context.seed):
             head = cls(
                 channels=context.input_shape[0],

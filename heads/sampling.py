@@ -41,6 +41,10 @@ class Draw:
         return tuple(subject for subject in self.subjects if subject != self.validation)
 
 
+NO_DRAW = Draw(number=0, subjects=(), validation=None)
+"""Of a head that is scored as it is built."""
+
+
 def make_split(subjects: Iterable[str], *, name: str = "default", seed: int = 0) -> Split:
     """Part labelled subjects into a pool and a test part.
 

@@ -434,7 +434,12 @@ def train_head_command(
         str, typer.Argument(help="autosam, cnn, linear, probe; ridge and prototype take one pass; unet sees slices.")
     ],
     *,
-    volumes: Annotated[int, typer.Option(help="Labelled subjects to draw; a subject brings all of its volumes.")],
+    volumes: Annotated[
+        int,
+        typer.Option(
+            help="Labelled subjects to draw; a subject brings all of its volumes. 0 for sam-box and sam-auto."
+        ),
+    ],
     draws: Annotated[int, typer.Option(help="How many different draws to train on.")] = 1,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     encoder: Annotated[

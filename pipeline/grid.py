@@ -43,23 +43,32 @@ class Grid:
                 raise UsageError(message)
 
     def cells(self) -> list[TrainOptions]:
-        """Return the options of every run: draw after draw, so that a grid that is stopped compares what it has."""
-        return [
-            TrainOptions(
-                head=head,
-                subjects=subjects,
-                draw=draw,
-                split=self.split,
-                seed=self.seed,
-                fit=chosen_fit(find_head(head).own_fit, self.recipe, steps=self.steps, precision=self.precision),
-                device=self.device,
-                tiles=self.tiles if _sees_features(head) else None,
-                views=self.views if _sees_features(head) else AS_THEY_ARE,
-            )
+        """Return the options of every run: draw after draw, so that a grid that is stopped compares what it has.
+
+        A head that is not trained is one run, of no subject.
+        """
+        as_they_are = [self._cell(head, 0, 0) for head in self.heads if find_head(head).zero_shot]
+        return as_they_are + [
+            self._cell(head, subjects, draw)
             for draw in range(self.draws)
             for subjects in self.subjects
             for head in self.heads
+            if not find_head(head).zero_shot
         ]
+
+    def _cell(self, head: str, subjects: int, draw: int) -> TrainOptions:
+        of_features = _sees_features(head)
+        return TrainOptions(
+            head=head,
+            subjects=subjects,
+            draw=draw,
+            split=self.split,
+            seed=self.seed,
+            fit=chosen_fit(find_head(head).own_fit, self.recipe, steps=self.steps, precision=self.precision),
+            device=self.device,
+            tiles=self.tiles if of_features else None,
+            views=self.views if of_features and subjects else AS_THEY_ARE,
+        )
 
     @property
     def needs_features(self) -> bool:

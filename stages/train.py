@@ -35,7 +35,7 @@ from ..heads.losses import IGNORED
 from ..heads.metrics import judge
 from ..heads.patches import LabelledPatches, patch_shape
 from ..heads.recipes import FitOptions
-from ..heads.sampling import Draw, draw_subjects, make_split, scored_subjects
+from ..heads.sampling import NO_DRAW, Draw, draw_subjects, make_split, scored_subjects
 from ..heads.tiling import Tiling
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
@@ -139,7 +139,7 @@ def labelled_volumes(workspace: Workspace, subjects: Sequence[str]) -> list[Volu
 
 
 def _ingest_recipe_of(training: Sequence[Volume], others: Iterable[Volume]) -> dict[str, Any]:
-    """Return how the first training volume was ingested, with which volume was chosen wherever there were several.
+    """Return how the first of these volumes was ingested, with which volume was chosen wherever there were several.
 
     Those that it was trained on come first, but a 3-D one says nothing of it.
     """
@@ -173,12 +173,12 @@ def plan_run(
     _check_fits(head_class, embeddings, options)
     tiling = None if embeddings is None else tiling_of(embeddings, options.tiles)
     split = split_of(workspace, options.split)
-    draw, test = _parts(workspace, embeddings, split, options)
+    draw, test = _parts(workspace, embeddings, split, head_class, options)
     if split != workspace.split(split.name):
         # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
         split = workspace.keep_split(split)
-        draw, test = _parts(workspace, embeddings, split, options)
-    solved = issubclass(head_class, SolvedHead)
+        draw, test = _parts(workspace, embeddings, split, head_class, options)
+    solved = issubclass(head_class, SolvedHead) or head_class.zero_shot
     if solved or options.fit.validate_every is None:  # there is nothing to stop, so that no subject is kept for it
         draw = replace(draw, validation=None)
     input_shape = None if embeddings is None else embeddings.row_shape
@@ -246,7 +246,7 @@ def train(
         with_slices = head_class.sees is Sees.FEATURES_AND_SLICES
         return LabelledSlices(embeddings, volumes, memory_bytes, tiling, views=views, with_slices=with_slices)
 
-    training = labelled(draw.training, options.views)
+    training = None if head.zero_shot else labelled(draw.training, options.views)
     seconds = {"features": time.perf_counter() - started}
 
     started = time.perf_counter()
@@ -256,7 +256,9 @@ def train(
         validation = _validator(labelled([draw.validation]), len(workspace.label_names), device)
     steps: list[Step] = []
     with _repeatable(options.seed, device):
-        if isinstance(head, SolvedHead):
+        if training is None:
+            head.to(device).eval()
+        elif isinstance(head, SolvedHead):
             head.to(device).solve(_told(training, device, progress))
             head.eval()
         else:
@@ -289,9 +291,9 @@ def train(
         "trainable_parameters": head.parameter_count(),
         "training_slices": sum(len(volume.slice_digests) for volume in labelled_volumes(workspace, draw.training)),
         # More than the slices where large ones were cut into tiles.
-        "training_rows": len(training),
+        "training_rows": 0 if training is None else len(training),
         "training_volumes": [volume.id for volume in labelled_volumes(workspace, draw.training)],
-        "features_streamed": training.streamed,
+        "features_streamed": training is not None and training.streamed,
         "peak_memory_bytes": peak_memory_bytes(),
         "device": options.device,
         "head_sha256": hashlib.sha256(weights).hexdigest(),
@@ -299,7 +301,9 @@ def train(
         "torch_version": torch.__version__,
         "encoder_recipe": None if embeddings is None else embeddings.recipe.to_json(),
         "encoder_trained": embeddings is None or embeddings.trained,
-        "ingest_recipe": _ingest_recipe_of(labelled_volumes(workspace, draw.training), workspace.volumes.values()),
+        "ingest_recipe": _ingest_recipe_of(
+            labelled_volumes(workspace, draw.training) or plan.test, workspace.volumes.values()
+        ),
         "files": {name: bytes_digest(content) for name, content in sorted(files.items())},
     }
     manifest = {"settings": settings.to_json(), "record": record, "scores": [one.to_json() for one in scored]}
@@ -333,10 +337,16 @@ def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
 
 
 def _parts(
-    workspace: Workspace, embeddings: Embeddings | None, split: Split, options: TrainOptions
+    workspace: Workspace,
+    embeddings: Embeddings | None,
+    split: Split,
+    head_class: type[Head],
+    options: TrainOptions,
 ) -> tuple[Draw, list[Volume]]:
     """Return the draw and the volumes to be scored, all of them embedded: refused before the minutes of fitting."""
-    draw = draw_subjects(split, options.subjects, options.draw, labelled_subjects(workspace))
+    draw = NO_DRAW
+    if not head_class.zero_shot:
+        draw = draw_subjects(split, options.subjects, options.draw, labelled_subjects(workspace))
     test = _test_volumes(workspace, split)
     if embeddings is not None:
         tiling = tiling_of(embeddings, options.tiles)
@@ -349,6 +359,23 @@ def _parts(
 
 def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: TrainOptions) -> None:
     """Refuse a head that cannot be trained on these embeddings, or without any."""
+    if head_class.zero_shot and (options.subjects, options.draw, options.views) != (0, 0, AS_THEY_ARE):
+        message = (
+            f"{options.head} is scored as it is, without training: it draws no subject and sees no views. Ask for "
+            f"--volumes 0, and leave --views and --draws out."
+        )
+        raise UsageError(message)
+    if head_class.sees is Sees.FEATURES_AND_BOXES:
+        if options.tiles is not None:
+            message = f"--tiles: {options.head} is prompted with boxes, which may lie across tiles. Leave the flag out."
+            raise UsageError(message)
+        decoder = None if embeddings is None else mask_decoder_of(embeddings)
+        if embeddings is not None and decoder is not None and not decoder.prompt_encoder:
+            message = (
+                f"{options.head} needs SAM's prompt encoder, and {embeddings.folder.name} was made without it, by an "
+                f"earlier samkit or from a checkpoint without one. Embed again into a fresh workspace: samkit embed"
+            )
+            raise UsageError(message)
     if head_class.sees is Sees.SLICES:
         if embeddings is not None or options.tiles is not None or options.views != AS_THEY_ARE:
             message = (

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ...heads.base import Sees, load_head
+from ...heads.base import Sees, find_head, load_head
 from ...heads.feeding import check_embedded, tiling_of
 from ...heads.tiling import Tiling, row_keys
 from ...stages.embed import load_recipe
@@ -78,6 +78,12 @@ def run_predict(workspace_path: str, *, run_name: str, source: Path | None, opti
     workspace = open_workspace(workspace_path)
     run = workspace.runs.find(run_name)
     if source is not None:
+        if find_head(run.settings.head).sees is Sees.FEATURES_AND_BOXES:
+            message = (
+                f"{run.id} is prompted with boxes around the reference, which files to be predicted do not have: it is "
+                f"a bound to compare with. Take a run of another head: samkit status"
+            )
+            raise UsageError(message)
         _check_outside(workspace, options.output)
         options = replace(options, layout=_volume_as_in(run, options.layout))
         with SourceReaders() as readers, found_in(source, options.layout, options.output, readers) as found:

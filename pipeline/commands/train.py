@@ -9,7 +9,7 @@ from pathlib import Path
 from ...heads.base import Sees, SolvedHead, check_options, find_head
 from ...heads.feeding import tiling_of
 from ...heads.recipes import FitOptions
-from ...heads.sampling import draw_subjects, listed_subjects, removed_subjects, scored_subjects
+from ...heads.sampling import NO_DRAW, draw_subjects, listed_subjects, removed_subjects, scored_subjects
 from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
@@ -51,17 +51,21 @@ def run_train(
     """
     keep_freed_memory()
     head_class = find_head(head)
-    if fit_flags and issubclass(head_class, SolvedHead):
-        message = f"{', '.join(fit_flags)}: {head} is solved in one pass, without steps. Leave it out."
+    if fit_flags and (head_class.zero_shot or issubclass(head_class, SolvedHead)):
+        how = "is not trained" if head_class.zero_shot else "is solved in one pass, without steps"
+        message = f"{', '.join(fit_flags)}: {head} {how}. Leave it out."
         raise UsageError(message)
-    if subjects < 1:
+    if head_class.zero_shot and (subjects, draws) != (0, 1):
+        message = f"{head} is scored as it is, without training: give --volumes 0, and leave --draws out."
+        raise UsageError(message)
+    if subjects < 1 and not head_class.zero_shot:
         message = f"--volumes {subjects}: give at least 1 labelled subject."
         raise UsageError(message)
     if draws < 1:
         message = f"--draws {draws}: give at least 1."
         raise UsageError(message)
     check_options(head_class, head_options or {})
-    if head_class.sees is not Sees.FEATURES_AND_SLICES and cnn_weights is not None:
+    if not head_class.takes_cnn_weights and cnn_weights is not None:
         message = f"--cnn-weights {cnn_weights}: {head} has no CNN that begins from weights. Leave the flag out."
         raise UsageError(message)
     find_device(device)
@@ -75,7 +79,7 @@ def run_train(
     bank = find_bank(views)
     parted = split_of(workspace, split)
     present = labelled_subjects(workspace)
-    first = draw_subjects(parted, subjects, 0, present)
+    first = NO_DRAW if head_class.zero_shot else draw_subjects(parted, subjects, 0, present)
     scored = scored_subjects(parted, present)
     volumes = len(labelled_volumes(workspace, first.subjects))
     if gone := removed_subjects([*parted.pool, *parted.test], present):
@@ -83,12 +87,16 @@ def run_train(
             f"removed, or without a label now, and so neither drawn nor scored: {listed_subjects(gone)}. Runs from "
             f"before that compare with those from now on only where they did not use them: samkit status tells"
         )
-    console.say(
-        f"{head} on {_described(embeddings)}: {subjects} of {len({*parted.pool} & present)} subjects "
-        f"({counted(volumes, 'labelled volume')} in the first draw), "
-        f"scored on {counted(len(scored), 'test subject')}"
+    trained_on = (
+        "not trained"
+        if head_class.zero_shot
+        else f"{subjects} of {len({*parted.pool} & present)} subjects ({counted(volumes, 'labelled volume')} in the "
+        f"first draw)"
     )
-    if head_class.sees is Sees.FEATURES_AND_SLICES and cnn_weights is None:
+    console.say(f"{head} on {_described(embeddings)}: {trained_on}, scored on {counted(len(scored), 'test subject')}")
+    if head_class.sees is Sees.FEATURES_AND_BOXES:
+        console.say(f"{head} is given boxes around the test subjects' reference: a bound to compare with, no method")
+    if head_class.takes_cnn_weights and cnn_weights is None:
         console.say(
             f"{head}: its CNN begins from random numbers, the paper's from ImageNet's: --cnn-weights "
             f"resnet18-f37072fd.pth"
@@ -117,7 +125,8 @@ def run_train(
             run = train(workspace, embeddings, head_class, options, progress=bar.reach)
         runs.append(run)
         told = f"{sum(run.record['seconds'].values()):.1f} s" if run.id not in before else "was there already"
-        console.say(f"draw {draw}: trained on {', '.join(run.record['training_volumes'])}; {run.id}, {told}")
+        trained = f"draw {draw}: trained on {', '.join(run.record['training_volumes'])}; " if subjects else ""
+        console.say(f"{trained}{run.id}, {told}")
     console.results_table(tabulate(runs))
     flag = workspace_flag(workspace_path)
     console.say(f"next: samkit report{flag}, or samkit predict {runs[0].id} --output masks{flag}")

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...heads.base import LOGIT_CELLS_PER_FEATURE_CELL
+from ...heads.prompting import PromptedDecoder, Prompts, boxes_around, jittered, points_on
 from ...store.errors import UsageError
 from ..synthesis.pictures import PictureBatch
 from ..synthesis.shapes import Kind
-from .prompting import PromptedDecoder, Prompts, boxes_around, jittered, points_on
 
 # A prompted part covers such a share of the picture at least: half a cell of an embedding of 16 x 16.
 _SMALLEST_PART = 0.002

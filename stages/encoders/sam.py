@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...heads.base import MaskDecoderWeights, seeded
+from ...heads.prompting import PromptedDecoder
 from ...heads.sam_modules import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from ...store.errors import UsageError, WeightsError
 from ...store.keys import Recipe
@@ -27,7 +28,6 @@ from .checkpoints import read_checkpoint
 from .devices import find_device, resolve_precision
 from .digests import file_sha256, tensors_sha256
 from .pixels import check_size, pixel_rule, prepare
-from .prompting import PromptedDecoder
 from .sam_forward import SamForward
 
 # Names of kernel paths. Where the order of the arithmetic changes, so does the name: rows of one compute class are
@@ -96,7 +96,7 @@ class SamModel:
             compute_precision=resolve_precision(precision, target),
             storage_precision=storage_precision,
         )
-        decoder = self._decoder(parts["mask_decoder"], tensors, weights)
+        decoder = self._decoder(parts, tensors, weights)
         return SamEncoder(parts["image_encoder"], recipe, target, patch_px=self.patch_px, mask_decoder=decoder)
 
     def prompted_decoder(self, weights: Path, *, size: int | None = None) -> PromptedDecoder:
@@ -216,13 +216,17 @@ class SamModel:
         return resized
 
     def _decoder(
-        self, architecture: nn.Module, tensors: Mapping[str, Tensor], file: Path | None
+        self, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], file: Path | None
     ) -> MaskDecoderWeights | None:
         """Return SAM's mask decoder, None where the checkpoint is an image encoder alone; what others added is left."""
+
+        def of(part: str) -> dict[str, Tensor]:
+            named = {name: f"{part}.{name}" for name in parts[part].state_dict()}
+            return {name: tensors[long] for name, long in named.items() if long in tensors}
+
         matrix = tensors.get("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")
         no_mask = tensors.get("prompt_encoder.no_mask_embed.weight")
-        expected = architecture.state_dict()
-        decoder = {name: tensors[f"mask_decoder.{name}"] for name in expected if f"mask_decoder.{name}" in tensors}
+        expected, decoder = parts["mask_decoder"].state_dict(), of("mask_decoder")
         if not decoder or matrix is None or no_mask is None:
             return None
         wrong = [name for name in expected if name not in decoder or decoder[name].shape != expected[name].shape]
@@ -233,7 +237,13 @@ class SamModel:
                 f"save its state dict without mask_decoder.*"
             )
             raise WeightsError(message)
-        return MaskDecoderWeights(decoder=decoder, position_matrix=matrix, no_mask=no_mask[0], trained=file is not None)
+        return MaskDecoderWeights(
+            decoder=decoder,
+            position_matrix=matrix,
+            no_mask=no_mask[0],
+            prompt_encoder=of("prompt_encoder"),
+            trained=file is not None,
+        )
 
 
 class SamEncoder:

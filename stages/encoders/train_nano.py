@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ...heads.base import seeded
+from ...heads.prompting import PromptedDecoder
 from ...store.errors import FitDiverged, SamkitError, UsageError
 from ...store.local import LocalPlace
 from ..synthesis.pictures import PictureBatch, Pictures
@@ -37,7 +38,6 @@ from .memory import keep_freed_memory
 from .nano import NANO
 from .nano_objective import ObjectiveWeights, Questions
 from .pixels import prepare
-from .prompting import PromptedDecoder
 from .sam import SamModel
 from .starting_values import start_encoder, start_mask_decoder
 

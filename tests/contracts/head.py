@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from samkit.heads.base import (
+    FeaturesAndBoxes,
     FeaturesAndSlices,
     Head,
     HeadContext,
@@ -28,7 +29,7 @@ from samkit.heads.losses import IGNORED
 
 def changed(seen: Seen, how: Callable[[Tensor], Tensor]) -> Seen:
     """Return what is seen with each of its tensors changed."""
-    return FeaturesAndSlices(*map(how, seen)) if isinstance(seen, FeaturesAndSlices) else how(seen)
+    return how(seen) if isinstance(seen, Tensor) else type(seen)(*map(how, seen))
 
 
 def taken(seen: Seen, rows: slice) -> Seen:
@@ -177,6 +178,36 @@ class PairHeadContract(FittedHeadContract):
         head, seen = self.built(), self.seen()
         assert isinstance(seen, FeaturesAndSlices)
         assert not torch.allclose(head(seen), head(seen._replace(slices=seen.slices.flip(-1))))
+
+
+class ZeroShotHeadContract(AnyHeadContract):
+    """Of heads that are scored as they are built: inherit, and set ``head_class``."""
+
+    input_shape = (32, 4, 4)
+    finer = 4
+
+    def test_nothing_of_it_is_trained(self):
+        assert self.head_class.zero_shot
+        assert self.built().parameter_count() == 0
+
+
+class BoxHeadContract(ZeroShotHeadContract):
+    """Of heads that are prompted with boxes: inherit, and set ``head_class``."""
+
+    def seen(self, count: int = 2, *, height: int | None = None, width: int | None = None) -> Seen:
+        features = super().seen(count, height=height, width=width)
+        assert isinstance(features, Tensor)
+        # Exact in float16 too.
+        boxes = torch.tensor([0.25, 0.125, 0.75, 0.5]).repeat(count, self.class_count - 1, 1)
+        return FeaturesAndBoxes(features, boxes)
+
+    def test_it_sees_features_and_boxes(self):
+        assert self.head_class.sees is Sees.FEATURES_AND_BOXES
+
+    def test_logits_depend_on_the_boxes(self):
+        head, seen = self.built(), self.seen()
+        assert isinstance(seen, FeaturesAndBoxes)
+        assert not torch.allclose(head(seen), head(seen._replace(boxes=seen.boxes / 2)))
 
 
 class SolvedHeadContract(AnyHeadContract):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from contracts.head import HeadContract
+from contracts.head import HeadContract, ZeroShotHeadContract
 
-from samkit.heads.autosam import AutoSam
+from samkit.heads.autosam import AutoSam, SamAuto
 from samkit.heads.base import HeadContext, MaskDecoderWeights
 from samkit.heads.sam_modules import MaskDecoder, TwoWayTransformer
 
@@ -34,6 +34,10 @@ def built_from(weights, class_count=3, seed=0):
 class TestAutoSam(HeadContract):
     head_class = AutoSam
     trained_parts = frozenset({"class_tokens", "transformer", "output_upscaling", "hypernetwork", "no_mask"})
+
+
+class TestSamAuto(ZeroShotHeadContract):
+    head_class = SamAuto
 
 
 class TestAutoSamFromAMaskDecoder(TestAutoSam):
@@ -141,3 +145,10 @@ def test_classes_do_not_attend_to_each_other():
     after = head(features)
     torch.testing.assert_close(after[:, :2], before[:, :2], rtol=1e-5, atol=1e-6)
     assert not torch.allclose(after[:, 2], before[:, 2])
+
+
+def test_without_training_it_answers_as_autosam_begins():
+    weights = weights_of(sam_decoder())
+    context = HeadContext(input_shape=(CHANNELS, 4, 4), class_count=3, mask_decoder=weights)
+    features = torch.randn(1, CHANNELS, 4, 4)
+    assert torch.equal(SamAuto.build(context).eval()(features), AutoSam.build(context).eval()(features))

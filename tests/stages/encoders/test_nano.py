@@ -5,9 +5,9 @@ import torch
 from contracts.encoder import EncoderContract
 from safetensors.torch import load_file
 
+from samkit.heads.prompting import Prompts
 from samkit.stages.encoders.digests import file_sha256
 from samkit.stages.encoders.nano import NANO
-from samkit.stages.encoders.prompting import Prompts
 
 
 class TestNano(EncoderContract):

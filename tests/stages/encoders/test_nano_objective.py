@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from samkit.heads.prompting import PromptedDecoder, boxes_around, jittered, points_on
 from samkit.heads.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
 from samkit.stages.encoders.nano_objective import (
     ObjectiveWeights,
@@ -22,7 +23,6 @@ from samkit.stages.encoders.nano_objective import (
     prototype_loss,
     solved_loss,
 )
-from samkit.stages.encoders.prompting import PromptedDecoder, boxes_around, jittered, points_on
 from samkit.stages.synthesis.pictures import Pictures
 
 

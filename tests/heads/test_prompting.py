@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from samkit.heads.prompting import PromptedDecoder, Prompts
 from samkit.heads.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
-from samkit.stages.encoders.prompting import PromptedDecoder, Prompts
 
 CHANNELS, GRID, SIDE = 32, 4, 64
 POINTS = torch.tensor([[[10.0, 20.0], [40.0, 5.0]], [[0.0, 63.0], [31.0, 32.0]], [[7.0, 7.0], [50.0, 50.0]]])

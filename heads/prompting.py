@@ -15,7 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ...heads.sam_modules import MaskDecoder, PromptEncoder
+from .frame import Frame
+from .sam_modules import MaskDecoder, PromptEncoder
 
 
 class PointKind(IntEnum):
@@ -156,6 +157,17 @@ def boxes_around(masks_NHW: Tensor) -> Tensor:
 
     (top, bottom), (left, right) = ends(rows), ends(columns)
     return torch.stack([left, top, right, bottom], dim=1).float()
+
+
+def boxes_in_square(boxes_N4: Tensor, frame: Frame) -> Tensor:
+    """Return boxes on a slice's pixels where the encoder sees them, in pixels of its square.
+
+    The outer edges are moved, so that a box around the whole slice is one around the whole of what is seen.
+    """
+    rows, columns = frame.inner_px
+    scale = torch.tensor([columns / frame.columns, rows / frame.rows]).repeat(2)
+    outside = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    return (boxes_N4 + outside) * scale - outside
 
 
 def jittered(boxes_N4: Tensor, share: float, most_px: float, random: torch.Generator) -> Tensor:
