@@ -3,11 +3,13 @@
 base       what a head is, what it is built from, how one is loaded
 autosam    SAM's mask decoder without prompts
 cnn        3x3 convolutions, lean or as published
+hybrid     these convolutions, and the slice beside their finest grid
 ladder     SAM-LST: a CNN on the slice, gated into the embedding
 linear     a light up-convolution
 probe      one weighted sum of the features a class
 ridge      the best linear head for squared errors, solved at once
 prototype  the floor: the nearest class mean, nothing trained
+sam_box    SAM itself, prompted with boxes of the reference: a bound, not trained
 unet       the baseline without an encoder: trained from nothing on the slices
 feeding    features and labels of some volumes, from memory or streamed
 patches    the same for heads that see slices: augmented patches
@@ -27,6 +29,7 @@ averages   many volumes, many draws: means in the order that is fair
 sam_modules   the segment-anything package's parts, importable beside any torch
 two_way       its two-way transformer, asked for all classes of a slice at once
 upscaling     its up-scaling, cell by cell
+prompting     its mask decoder, prompted with points, boxes and earlier masks, many images at once
 
 Nothing here knows a file format or an encoder.
 """

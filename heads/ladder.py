@@ -174,7 +174,7 @@ class Ladder(Head):
     @property
     def told(self) -> dict[str, float]:
         """The gate's share of SAM, for the record of each step."""
-        return {"gate": float(self._share)}
+        return {"gate": float(self._share.detach())}
 
     @property
     def _share(self) -> Tensor:

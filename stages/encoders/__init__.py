@@ -7,7 +7,6 @@ sam_forward  their forward pass, in an order of arithmetic that is faster and eq
 nano         the same modules at a small size: the default that needs no download
 transformers_models  SAM 2.1, SAM-HQ, DINOv2 and other ViTs, from folders of the Hugging Face hub
 
-prompting    SAM's mask decoder, prompted with points, boxes and earlier masks
 train_nano   trains nano on random pictures, in a folder that any interruption leaves usable
 nano_objective    what it asks of an embedding: prompts, parts, and likeness across subjects
 starting_values   what it begins with, so that it learns in an hour
