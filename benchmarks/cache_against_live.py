@@ -39,7 +39,7 @@ TARGET = 20
 def main() -> None:
     """Measure and keep."""
     with tempfile.TemporaryDirectory() as folder:
-        workspace = _workspace(Path(folder))
+        workspace = sampled_workspace(Path(folder))
         encoder = find_encoder("sam_vit_b").load(None, size=INPUT_PX)
         embeddings = embed_all(workspace, encoder, None).embeddings
         volumes = list(workspace.volumes.values())
@@ -75,7 +75,8 @@ def main() -> None:
     keep("cache_against_live", title, ["head", "live s", "cached s", "times faster", "losses differ by"], rows, numbers)
 
 
-def _workspace(folder: Path) -> Workspace:
+def sampled_workspace(folder: Path) -> Workspace:
+    """Return a workspace of two labelled volumes, ingested."""
     source = sample(folder / "source", volumes=2)
     path = folder / "workspace"
     for _ in ingest(path, find_sources(source, LayoutOptions(id_key=b"benchmark")), IngestOptions()):

@@ -18,6 +18,7 @@ BENCHMARKS = (
     "encoder",
     "embed",
     "cache_against_live",
+    "head_steps",
     "few_shot",
 )
 

@@ -10,7 +10,8 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 CURVES = {
-    "asked of every cell, loss": ("kind", "place", "border", "likeness"),
+    "asked of every cell, loss": ("kind", "place", "border", "picture"),
+    "asked across subjects, loss": ("likeness", "solved"),
     "asked of prompts, IoU": ("box_iou", "click_iou", "corrected_iou"),
 }
 
@@ -19,10 +20,11 @@ def main() -> None:
     """Draw and write."""
     log = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "nano-training.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    figure, axes = plt.subplots(1, len(CURVES), figsize=(11, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, len(CURVES), figsize=(14, 3.6), layout="constrained")
     for axis, (title, names) in zip(axes, CURVES.items(), strict=True):
         for name in names:
-            axis.plot([line["step"] for line in lines], [line[name] for line in lines], label=name.replace("_iou", ""))
+            told = [line for line in lines if name in line]
+            axis.plot([line["step"] for line in told], [line[name] for line in told], label=name.replace("_iou", ""))
         axis.set(title=title, xlabel="step")
         axis.legend()
         axis.grid(alpha=0.3)

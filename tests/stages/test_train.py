@@ -495,19 +495,56 @@ def test_what_is_refused_makes_no_split(tmp_path, tiny):
 # The whole thing learns ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", [None, NANO.own_weights], ids=["seeded", "own"])
-def test_a_head_on_the_embedded_encoder_overfits_a_small_body(tmp_path, weights):
+def a_small_body(path):
+    """A workspace of two subjects of the same pixels: what a head is scored on is what it was trained on."""
     phantom = draw_subject(3, shape=(6, 64, 64), spacing_mm=(20.0, 5.0, 5.0))
     image = np.clip(phantom.image / np.percentile(phantom.image, 99.5), 0, 1).astype(np.float16)[:, None]
-    workspace = Workspace.create(tmp_path / "workspace", dict(phantom.label_names))
-    # Two subjects of the same pixels: what the head is scored on is what it was trained on.
+    workspace = Workspace.create(path, dict(phantom.label_names))
     for subject in ("one", "two"):
         add_volume(workspace, subject, image, phantom.label)
-    embeddings = embed(workspace, NANO.load(weights))
-    fit = FitOptions(steps=150, batch_size=6, learning_rate=1e-2)
-    run = train(workspace, embeddings, Linear, TrainOptions(head="linear", subjects=1, draw=0, fit=fit))
-    dice = [score["dice"] for score in run.scores[0]["scores"]]
-    assert np.mean(dice) > 0.8, dice
+    return workspace
+
+
+def overfitted(workspace, embeddings, head, **fit):
+    """The mean Dice of a head on the volume that it was trained on."""
+    options = TrainOptions(head=head, subjects=1, draw=0, fit=FitOptions(**fit))
+    run = train(workspace, embeddings, find_head(head), options)
+    return np.mean([score["dice"] for score in run.scores[0]["scores"]])
+
+
+def test_a_head_on_the_seeded_encoder_overfits_a_small_body(tmp_path):
+    workspace = a_small_body(tmp_path / "workspace")
+    embeddings = embed(workspace, NANO.load(None))
+    assert overfitted(workspace, embeddings, "linear", steps=150, batch_size=6, learning_rate=1e-2) > 0.8
+
+
+@pytest.fixture(scope="module")
+def body(tmp_path_factory):
+    workspace = a_small_body(tmp_path_factory.mktemp("body") / "workspace")
+    return workspace, embed(workspace, NANO.load(NANO.own_weights))
+
+
+@pytest.mark.parametrize(
+    ("head", "steps", "rate"),
+    [
+        ("autosam", 150, 1e-3),
+        ("cnn", 200, 5e-3),
+        ("cnn-published", 100, 5e-4),
+        ("hybrid", 150, 5e-3),
+        ("ladder", 150, 1e-3),
+        ("linear", 300, 1e-2),
+        ("unet", 150, 3e-3),
+    ],
+)
+def test_each_head_overfits_one_volume(body, head, steps, rate):
+    workspace, embeddings = body
+    seen = None if head == "unet" else embeddings
+    assert overfitted(workspace, seen, head, steps=steps, batch_size=6, learning_rate=rate) > 0.95
+
+
+@pytest.mark.parametrize(("head", "steps"), [("probe", 300), ("ridge", 1), ("prototype", 1)])
+def test_a_weighted_sum_a_class_finds_every_organ_of_its_volume(body, head, steps):
+    assert overfitted(*body, head, steps=steps, batch_size=6, learning_rate=1e-2) > 0.5
 
 
 # Without an encoder ----------------------------------------------------------------------------------------------
