@@ -23,7 +23,6 @@ NAMES = {
     "nano": "`nano`",
     "nano-512": "`nano --size 512`",
     "seeded": "the same, numbers from a seed",
-    "seeded-512": "the same at 512, numbers from a seed",
     "pixels": "the pixels themselves",
     "none": "none",
 }
