@@ -256,6 +256,32 @@ def check_options(head: type[Head], asked: Mapping[str, str]) -> dict[str, str]:
     return {name: asked.get(name, values[0]) for name, values in head.options.items()}
 
 
+def parse_head(text: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the options of a head as they are typed together.
+
+    >>> parse_head("ladder:gate=fixed:faithful=yes")
+    ('ladder', {'gate': 'fixed', 'faithful': 'yes'})
+
+    Raises
+    ------
+    UsageError
+        For an option without a value.
+    """
+    name, *options = text.split(":")
+    for option in options:
+        if option.count("=") != 1:
+            message = f"{text!r}: give options as {name}:OPTION=VALUE, for example ladder:gate=fixed."
+            raise UsageError(message)
+    return name, dict(option.split("=") for option in options)
+
+
+def head_words(name: str, config: Mapping[str, Any]) -> str:
+    """Return a head as it is typed with the options that differ from their defaults, from its config."""
+    options = find_head(name).options
+    differing = [f":{one}={config[one]}" for one, values in options.items() if config.get(one, values[0]) != values[0]]
+    return name + "".join(differing)
+
+
 def head_names() -> list[str]:
     """Return the names of all installed heads."""
     return sorted(entry_points(group="samkit.heads").names)

@@ -133,6 +133,9 @@ WeightsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
+CnnWeightsOption = Annotated[
+    Path | None, typer.Option(help="Of ladder: torchvision's resnet18-f37072fd.pth; without, a random CNN.")
+]
 FitPrecisionOption = Annotated[
     str | None,
     typer.Option(help="What a head's products are computed in: float32 (the default), bfloat16, or auto (the faster)."),
@@ -476,9 +479,7 @@ def train_head_command(
     faithful: Annotated[
         bool, typer.Option("--faithful", help="Of ladder: class tokens random and frozen, as in the published code.")
     ] = False,
-    cnn_weights: Annotated[
-        Path | None, typer.Option(help="Of ladder: torchvision's resnet18-f37072fd.pth; without, a random CNN.")
-    ] = None,
+    cnn_weights: CnnWeightsOption = None,
 ) -> int:
     """Train a small head on a few labelled subjects and score it on the test subjects."""
     from ..heads.base import find_head
@@ -519,7 +520,10 @@ def train_head_command(
 def experiment_command(
     context: typer.Context,
     *,
-    heads: Annotated[str, typer.Option(help="Heads to compare, joined by commas: autosam,cnn,linear,ridge,unet.")],
+    heads: Annotated[
+        str,
+        typer.Option(help="Heads to compare, joined by commas, with options: autosam,ridge,unet,ladder:gate=fixed."),
+    ],
     volumes: Annotated[str, typer.Option(help="Numbers of labelled subjects, joined by commas.")] = "1,5",
     draws: Annotated[int, typer.Option(help="How many different draws of each number.")] = 5,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -535,6 +539,7 @@ def experiment_command(
     views: Annotated[str, typer.Option(help="Fit to views of the slices too, as in train-head.")] = "none",
     tiles: TilesOption = False,
     tile_overlap: TileOverlapOption = None,
+    cnn_weights: CnnWeightsOption = None,
     precision: FitPrecisionOption = None,
     device: DeviceOption = "cpu",
     workers: Annotated[int | None, typer.Option(help="Runs at once; default: one a core, or one with a GPU.")] = None,
@@ -557,6 +562,7 @@ def experiment_command(
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
         device=device,
         precision=_fit_precision(precision, device),
+        cnn_weights=cnn_weights,
     )
     return run_experiment(workspace, grid, encoder=encoder, workers=workers, dry_run=dry_run)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..heads.base import find_head
+from ..heads.base import find_head, parse_head
 from ..heads.feeding import AS_THEY_ARE
 from ..heads.recipes import OWN, chosen_fit
 from ..stages.train import TrainOptions, plan_run
@@ -17,6 +19,7 @@ from ..store.workspace import Workspace
 class Grid:
     """What is compared, and on what."""
 
+    #: As they are typed, with their options: ``ladder:gate=fixed``.
     heads: tuple[str, ...]
     #: Numbers of labelled subjects.
     subjects: tuple[int, ...]
@@ -31,6 +34,8 @@ class Grid:
     device: str = "cpu"
     #: None for what the recipe says.
     precision: str | None = None
+    #: A checkpoint for the CNN of the heads that have one.
+    cnn_weights: Path | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("heads", self.heads), ("volumes", self.subjects)):
@@ -47,25 +52,28 @@ class Grid:
 
         A head that is not trained is one run, of no subject.
         """
-        as_they_are = [self._cell(head, 0, 0) for head in self.heads if find_head(head).zero_shot]
+        chosen = [parse_head(text) for text in self.heads]
+        as_they_are = [self._cell(head, options, 0, 0) for head, options in chosen if find_head(head).zero_shot]
         return as_they_are + [
-            self._cell(head, subjects, draw)
+            self._cell(head, options, subjects, draw)
             for draw in range(self.draws)
             for subjects in self.subjects
-            for head in self.heads
+            for head, options in chosen
             if not find_head(head).zero_shot
         ]
 
-    def _cell(self, head: str, subjects: int, draw: int) -> TrainOptions:
+    def _cell(self, head: str, options: Mapping[str, str], subjects: int, draw: int) -> TrainOptions:
         of_features = _sees_features(head)
         return TrainOptions(
             head=head,
+            head_options=options,
             subjects=subjects,
             draw=draw,
             split=self.split,
             seed=self.seed,
             fit=chosen_fit(find_head(head).own_fit, self.recipe, steps=self.steps, precision=self.precision),
             device=self.device,
+            cnn_weights=self.cnn_weights if find_head(head).takes_cnn_weights else None,
             tiles=self.tiles if of_features else None,
             views=self.views if of_features and subjects else AS_THEY_ARE,
         )
@@ -73,7 +81,7 @@ class Grid:
     @property
     def needs_features(self) -> bool:
         """Whether any of the heads sees features."""
-        return any(_sees_features(head) for head in self.heads)
+        return any(_sees_features(parse_head(text)[0]) for text in self.heads)
 
 
 def plan_grid(workspace: Workspace, embeddings: Embeddings | None, grid: Grid) -> list[tuple[TrainOptions, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..heads.base import head_words
 from ..heads.comparison import Interval, bootstrap, dice_grid
 from ..heads.metrics import ScoredVolume
 from ..store.runs import Run
@@ -17,6 +18,7 @@ from ..store.runs import Run
 class Standing:
     """A head at one number of labelled subjects, beside the best head there: mean Dice over all classes."""
 
+    #: As it is typed, with the options that differ from their defaults.
     head: str
     subjects: int
     draws: int
@@ -31,7 +33,8 @@ def standings(runs: Iterable[Run]) -> list[Standing]:
     """Compare heads on the draws that all of them have, best first within each number of labelled subjects."""
     by_subjects: dict[int, dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
-        by_subjects[run.settings.subjects][run.settings.head][run.settings.draw] = run
+        head = head_words(run.settings.head, run.settings.head_config)
+        by_subjects[run.settings.subjects][head][run.settings.draw] = run
     return [one for subjects in sorted(by_subjects) for one in _standings(subjects, by_subjects[subjects])]
 
 

@@ -77,7 +77,8 @@ def _workers_for(device: str) -> int:
 
 
 def _alias(options: TrainOptions) -> str:
-    return f"{options.head}@{options.subjects}#{options.draw}"
+    words = "".join(f":{name}={value}" for name, value in options.head_options.items())
+    return f"{options.head}{words}@{options.subjects}#{options.draw}"
 
 
 def _say_standings(found: Sequence[Standing]) -> None:

@@ -77,6 +77,9 @@ def test_the_baseline_without_an_encoder_is_a_head_like_any_other(samkit, job):
     [
         (("--heads", "ridge,ridge"), "name each once"),
         (("--heads", "rigde"), "Did you mean 'ridge'?"),
+        (("--heads", "ladder:gate"), "give options as ladder:OPTION=VALUE"),
+        (("--heads", "ladder:gate=ajar"), "gate=ajar: ladder knows learned"),
+        (("--heads", "ridge:gate=fixed"), "ridge has no option of that name"),
         (("--heads", "ridge", "--volumes", "1,,5"), "give whole numbers joined by commas"),
         (("--heads", "ridge", "--volumes", "0"), "--volumes 0: give at least 1"),
         (("--heads", "ridge", "--volumes", "1,99"), "--volumes 99: the pool of split 'default' has 3"),
@@ -93,6 +96,15 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(samkit, job, flags
     assert ended.code in (1, 2)
     assert told in ended.said
     assert len(package.open_workspace(job.workspace).runs) == before
+
+
+def test_a_head_with_other_options_is_another_head_of_the_grid(samkit, job):
+    grid = ("--heads", "ladder,ladder:gate=fixed:faithful=yes", "--volumes", "1", "--draws", "1", "--steps", "1")
+    ended = samkit("experiment", *grid, *job.flag)
+    assert ended.code == 0
+    assert "ladder:gate=fixed:faithful=yes" in ended.said
+    runs = [run for run in package.open_workspace(job.workspace).runs.values() if run.settings.head == "ladder"]
+    assert {run.settings.head_config["gate"] for run in runs} == {"learned", "fixed"}
 
 
 @pytest.mark.parametrize("convention", ["autosam", "transunet"])
