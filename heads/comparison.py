@@ -11,17 +11,18 @@ Conventions of the whole module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from .metrics import ScoredVolume
+from ..store.runs import Run
+from .base import head_words
+from .metrics import ScoredVolume
 
-__all__ = ["Interval", "bootstrap", "dice_grid"]
+__all__ = ["Interval", "Standing", "bootstrap", "dice_grid", "standings"]
 
 _RESAMPLES = 4000
 _COVERED = 0.95
@@ -37,6 +38,66 @@ class Interval:
     mean: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """A head at one number of labelled subjects, beside the best head there: mean Dice over all classes."""
+
+    head: str
+    subjects: int
+    draws: int
+    test_subjects: int
+    dice: Interval
+    #: The best one's less this one's, on the same draws and test subjects; None for the best itself.
+    behind: Interval | None
+    best: str
+
+
+def typed_head(run: Run) -> str:
+    """Return the head of a run as it is typed, with the options that differ from their defaults."""
+    return head_words(run.settings.head, run.settings.head_config)
+
+
+def standings(runs: Iterable[Run], name: Callable[[Run], str] = typed_head) -> list[Standing]:
+    """Compare heads on the draws that all of them have, best first within each number of labelled subjects.
+
+    Parameters
+    ----------
+    runs
+        No more than one of a name in each draw of a split. Those of different splits are never compared.
+    name
+        What a run's head is told by.
+    """
+    groups: dict[tuple[int, str], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+    for run in runs:
+        settings = run.settings
+        groups[settings.subjects, settings.split_digest][name(run)][settings.draw] = run
+    return [one for (subjects, split) in sorted(groups) for one in _standings(subjects, groups[subjects, split])]
+
+
+def _standings(subjects: int, heads: Mapping[str, Mapping[int, Run]]) -> list[Standing]:
+    draws = sorted(set.intersection(*(set(of_draw) for of_draw in heads.values())))
+    scored = {
+        head: [[ScoredVolume.from_json(volume) for volume in of_draw[draw].scores] for draw in draws]
+        for head, of_draw in heads.items()
+    }
+    test = sorted({volume.subject for of_head in scored.values() for volumes in of_head for volume in volumes})
+    grids = {head: dice_grid(of_head, test) for head, of_head in scored.items()}
+    told = {head: interval for head, grid in grids.items() if (interval := bootstrap(grid)) is not None}
+    ordered: Sequence[str] = sorted(told, key=lambda head: -told[head].mean)
+    return [
+        Standing(
+            head=head,
+            subjects=subjects,
+            draws=len(draws),
+            test_subjects=int(np.isfinite(grids[head]).any(axis=0).sum()),
+            dice=told[head],
+            behind=None if head == ordered[0] else bootstrap(grids[ordered[0]] - grids[head]),
+            best=ordered[0],
+        )
+        for head in ordered
+    ]
 
 
 def dice_grid(draws: Sequence[Iterable[ScoredVolume]], subjects: Sequence[str]) -> Grid:

@@ -7,7 +7,6 @@ train    embeddings + labels -> runs/<run>/
 predict  embeddings + a run  -> masks on the source's own grid
          (mask_files: where masks go, which formats fit their sources, and what they must never take the place of)
 report   runs                -> report/
-compare  runs                -> which head is better, and how sure that is
 conventions  runs            -> scores by a paper's own rules
 verify   embeddings          -> how far stored rows are from what the encoder answers
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean_over_classes, over_draws
+from ..heads.comparison import Standing, standings
 from ..heads.metrics import ScoredVolume
 from ..heads.views import words_for
 from ..store.documents import canonical_json, readable_json
@@ -313,11 +314,24 @@ def _page(workspace: Workspace, runs: Sequence[Run], left_out: Sequence[LeftOut]
         left_out=left_out,
         seeded=any(not row.encoder_trained for row in rows),
         test_subjects=len({volume["subject"] for run in runs for volume in run.scores}),
+        standings=_standings(runs, rows),
         pictures=[picture for run in _pictured(rows, workspace) for picture in _overlays(workspace, run)],
         code_version=code_version(),
         percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
         number=lambda value: "-" if value is None else f"{value:.1f}",
     )
+
+
+def _standings(runs: Sequence[Run], rows: Sequence[Row]) -> list[Standing]:
+    """Compare what the table tells apart, where there is more than one of it at a number of subjects."""
+    recipes = {row.recipe_id for row in rows}
+    names = {
+        run_id: row.told_head + (f" on {row.encoder} {row.recipe_id}" if len(recipes) > 1 else "")
+        for row in rows
+        for run_id in row.run_ids
+    }
+    found = standings(runs, lambda run: names[run.id])
+    return [one for one in found if sum(other.subjects == one.subjects for other in found) > 1]
 
 
 def _pictured(rows: Sequence[Row], workspace: Workspace) -> list[Run]:

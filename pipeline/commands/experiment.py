@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ...stages.compare import Standing, standings
+from ...heads.comparison import Standing, standings
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.report import tabulate

@@ -1,9 +1,11 @@
 """Intervals cover what they say they cover, and paired differences see what spreads hide."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from samkit.heads.comparison import bootstrap, dice_grid
+from samkit.heads.comparison import bootstrap, dice_grid, standings
 from samkit.heads.metrics import ClassScore, ScoredVolume
 
 
@@ -69,3 +71,34 @@ def test_a_difference_on_the_same_draws_is_seen_where_the_spread_hides_it():
     apart = bootstrap(better - worse)
     assert 0 < apart.low < 0.03 < apart.high
     assert bootstrap(better).low < bootstrap(worse).high
+
+
+def run(head, dice, *, draw=0, subjects=1, split="split", **config):
+    """What a comparison looks at in a run."""
+    settings = SimpleNamespace(head=head, head_config=config, draw=draw, subjects=subjects, split_digest=split)
+    return SimpleNamespace(
+        settings=settings, scores=[scored(subject, value).to_json() for subject, value in dice.items()]
+    )
+
+
+def test_the_best_head_stands_first_and_the_others_say_how_far_behind():
+    best, other = standings([run("ridge", {"a": 0.2, "b": 0.4}), run("linear", {"a": 0.5, "b": 0.6})])
+    assert (best.head, best.behind) == ("linear", None)
+    assert other.behind.mean == pytest.approx(0.25)
+
+
+def test_only_draws_that_all_heads_have_are_compared():
+    found = standings([run("ridge", {"a": 0.2}), run("linear", {"a": 0.3}), run("linear", {"a": 0.9}, draw=1)])
+    assert {one.head: (one.draws, one.dice.mean) for one in found} == {"ridge": (1, 0.2), "linear": (1, 0.3)}
+
+
+def test_subjects_of_different_splits_and_numbers_are_never_compared():
+    found = standings(
+        [run("ridge", {"a": 0.2}), run("linear", {"a": 0.3}, split="other"), run("linear", {"a": 1}, subjects=5)]
+    )
+    assert [one.behind for one in found] == [None] * 3
+
+
+def test_a_head_with_other_options_is_another():
+    found = standings([run("ladder", {"a": 0.2}, gate="fixed"), run("ladder", {"a": 0.3}, gate="learned")])
+    assert [one.head for one in found] == ["ladder", "ladder:gate=fixed"]

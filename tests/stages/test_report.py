@@ -255,6 +255,29 @@ def test_experiments_that_differ_in_a_setting_never_mix_and_say_in_which(samkit,
     assert "linear (seed 0, steps 3)" in (copied / "report/index.html").read_text()
 
 
+def test_heads_of_the_same_draws_are_compared_with_the_best(samkit, copied):
+    assert samkit("train-head", "ridge", "--volumes", "1", "--draws", "2", "--workspace", copied).code == 0
+    assert samkit("report", "--workspace", copied).code == 0
+    page = (copied / "report/index.html").read_text()
+    section = page.partition("Which is better")[2].partition("<h2>")[0]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
+    rows = [cells[first : first + 10] for first in range(0, len(cells), 10)]
+    dice = {
+        row["head"]: f"{100 * row['dice']['mean']:.1f}"
+        for row in table_rows(copied)
+        if row["subjects"] == 1 and row["class_name"] == "all classes"
+    }
+    assert {row[1]: row[4] for row in rows} == dice
+    best, other = rows
+    assert (best[0], best[2], best[7:]) == ("1", "2", ["-", "-", "-"])
+    assert float(other[7]) == pytest.approx(float(best[4]) - float(other[4]), abs=0.11)
+    assert float(other[8]) <= float(other[7]) <= float(other[9])
+
+
+def test_where_nothing_can_be_compared_nothing_is(page):
+    assert "Which is better" not in page
+
+
 def test_runs_scored_on_other_volumes_never_mix(samkit, copied):
     """As after a run was copied in from before a label was mended: the same head, another test set."""
     runs = list(package.open_workspace(copied).runs.values())
