@@ -6,16 +6,18 @@ included, for tables that are compared with that paper's.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from ..store.errors import UsageError
 from ..store.runs import check_name
 from .losses import DiceRule
 
-__all__ = ["BFLOAT16", "FLOAT32", "OWN", "RECIPES", "FitOptions", "Optimiser", "Schedule", "chosen_fit"]
+__all__ = ["BFLOAT16", "FLOAT32", "OWN", "RECIPES", "FitOptions", "Optimiser", "Schedule", "chosen_fit", "swept"]
 
 OWN = "own"
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
@@ -165,3 +167,42 @@ def chosen_fit(
         learning_rate=fit.learning_rate if learning_rate is None else learning_rate,
         precision=fit.precision if precision is None else precision,
     )
+
+
+# What can differ between heads that are given the same batches.
+_SWEPT: Mapping[str, type] = {"learning-rate": float, "steps": int, "weight-decay": float}
+_LEAST = {"learning-rate": 0, "steps": 1, "weight-decay": 0}
+
+
+def swept(fit: FitOptions, sweeps: Sequence[str]) -> tuple[FitOptions, ...]:
+    """Return a fit with every combination of the values that are named.
+
+    >>> [(one.learning_rate, one.steps) for one in swept(FitOptions(), ["learning-rate=1e-3,1e-2", "steps=50"])]
+    [(0.001, 50), (0.01, 50)]
+
+    Parameters
+    ----------
+    sweeps
+        ``NAME=VALUE,VALUE`` each, of learning-rate, steps and weight-decay: what the batches do not depend on.
+
+    Raises
+    ------
+    UsageError
+        For another name, or a value that is no positive number.
+    """
+    choices: dict[str, list[Any]] = {}
+    for text in sweeps:
+        name, _, values = text.partition("=")
+        check_name("sweep", name, list(_SWEPT))
+        try:
+            choices[name] = [_SWEPT[name](value) for value in values.split(",")]
+        except ValueError:
+            choices[name] = []
+        if not choices[name] or not all(_LEAST[name] <= value < math.inf for value in choices[name]):
+            message = f"--sweep {text}: give numbers joined by commas, for example --sweep learning-rate=1e-3,3e-3."
+            raise UsageError(message)
+    if "steps" in choices:
+        fit = replace(fit, epochs=None)
+    names = [name.replace("-", "_") for name in choices]
+    combined = [dict(zip(names, values, strict=True)) for values in itertools.product(*choices.values())]
+    return tuple(replace(fit, **changed) for changed in combined)

@@ -459,6 +459,13 @@ def train_head_command(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Highest learning rate; default: the recipe's.")
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train a run for each value in one pass over the features: learning-rate=1e-3,3e-3; also steps and "
+            "weight-decay. Several: every combination."
+        ),
+    ] = None,
     precision: FitPrecisionOption = None,
     device: DeviceOption = "cpu",
     memory: Annotated[
@@ -483,7 +490,7 @@ def train_head_command(
 ) -> int:
     """Train a small head on a few labelled subjects and score it on the test subjects."""
     from ..heads.base import find_head
-    from ..heads.recipes import chosen_fit
+    from ..heads.recipes import chosen_fit, swept
     from .commands.train import run_train
 
     return run_train(
@@ -495,20 +502,23 @@ def train_head_command(
         split=split,
         seed=seed,
         device=device,
-        fit=chosen_fit(
-            find_head(head).own_fit,
-            recipe,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            precision=_fit_precision(precision, device),
+        fits=swept(
+            chosen_fit(
+                find_head(head).own_fit,
+                recipe,
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                precision=_fit_precision(precision, device),
+            ),
+            sweep or [],
         ),
         memory_bytes=None if memory is None else memory * 1_000_000,
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
         views=views,
         fit_flags=[
             f"--{name.replace('_', '-')}"
-            for name in ("recipe", "steps", "batch_size", "learning_rate", "precision")
+            for name in ("recipe", "steps", "batch_size", "learning_rate", "sweep", "precision")
             if _is_typed(context, name)
         ],
         head_options=({"gate": gate} if gate is not None else {}) | ({"faithful": "yes"} if faithful else {}),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -230,89 +231,44 @@ def train(
     MissingEmbeddings
         Slices, or tiles of slices, that have not been embedded.
     """
-    plan = plan_run(workspace, embeddings, head_class, options)
-    settings, draw, tiling, head = plan.settings, plan.draw, plan.tiling, plan.head
-    if settings.run_id in workspace.runs:
-        return workspace.runs[settings.run_id]
-    memory_bytes = options.memory_bytes
-    if memory_bytes is None:
-        memory_bytes = int(free_memory_bytes(torch.device("cpu")) * _MEMORY_SHARE)
-    started = time.perf_counter()
+    return train_together(workspace, embeddings, head_class, [options], progress=progress)[0]
 
-    def labelled(subjects: Sequence[str], views: Sequence[str] = AS_THEY_ARE) -> LabelledInput:
-        volumes = labelled_volumes(workspace, subjects)
-        if embeddings is None:
-            return LabelledPatches(volumes)
-        with_slices = head_class.sees is Sees.FEATURES_AND_SLICES
-        return LabelledSlices(embeddings, volumes, memory_bytes, tiling, views=views, with_slices=with_slices)
 
-    training = None if head.zero_shot else labelled(draw.training, options.views)
-    seconds = {"features": time.perf_counter() - started}
+def train_together(
+    workspace: Workspace,
+    embeddings: Embeddings | None,
+    head_class: type[Head],
+    options: Sequence[TrainOptions],
+    *,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> list[Run]:
+    """Train runs that differ in how they are fitted and in nothing that is read, in one pass over the features.
 
-    started = time.perf_counter()
-    device = torch.device(options.device)
-    validation = None
-    if draw.validation is not None:
-        validation = _validator(labelled([draw.validation]), len(workspace.label_names), device)
-    steps: list[Step] = []
-    with _repeatable(options.seed, device):
-        if training is None:
-            head.to(device).eval()
-        elif isinstance(head, SolvedHead):
-            head.to(device).solve(_told(training, device, progress))
-            head.eval()
-        else:
-            batches = training.batches(options.fit.batch_size, options.seed, device)
-            budget = options.fit.for_rows(len(training)).steps
-            for step in fit(head.to(device), batches, options.fit, rows=len(training), validate=validation):
-                steps.append(step)
-                progress("fitting", step.number + 1, budget)
-    seconds["fitting"] = time.perf_counter() - started
+    Each is bitwise the run that `train` makes of it alone: rows are read once and given to all heads in turn, each of
+    which goes on with random numbers of its own.
 
-    started = time.perf_counter()
-    scored = []
-    # All of the run waits in memory, because its folder appears whole. Predictions wait as they are kept, compressed
-    # label maps: a few kB a slice (zstd of planes of few values), small beside the features of one volume.
-    files: dict[str, bytes] = {}
-    for number, volume in enumerate(plan.test):
-        prediction = segment_volume(head, volume, workspace.label_names, embeddings, tiling)
-        files |= inside(f"predictions/{volume.id}", array_files(prediction))
-        scored.append(judge(volume, prediction))
-        progress("scoring", number + 1, len(plan.test))
-    seconds["scoring"] = time.perf_counter() - started
-    weights = head_bytes(head)
-    files["head.safetensors"] = weights
-    files["steps.json"] = readable_json([step.to_json() for step in steps])
-    record = {
-        # By this runs are ordered: times of files do not survive a copy.
-        "finished": round(time.time(), 3),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "steps": len(steps),
-        "trainable_parameters": head.parameter_count(),
-        "training_slices": sum(len(volume.slice_digests) for volume in labelled_volumes(workspace, draw.training)),
-        # More than the slices where large ones were cut into tiles.
-        "training_rows": 0 if training is None else len(training),
-        "training_volumes": [volume.id for volume in labelled_volumes(workspace, draw.training)],
-        "features_streamed": training is not None and training.streamed,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "device": options.device,
-        "head_sha256": hashlib.sha256(weights).hexdigest(),
-        "code_version": code_version(),
-        "torch_version": torch.__version__,
-        "encoder_recipe": None if embeddings is None else embeddings.recipe.to_json(),
-        "encoder_trained": embeddings is None or embeddings.trained,
-        "ingest_recipe": _ingest_recipe_of(
-            labelled_volumes(workspace, draw.training) or plan.test, workspace.volumes.values()
-        ),
-        "files": {name: bytes_digest(content) for name, content in sorted(files.items())},
-    }
-    manifest = {"settings": settings.to_json(), "record": record, "scores": [one.to_json() for one in scored]}
-    # The last file: on an object store it is what tells that the run is there.
-    files["run.json"] = sealed_json(manifest)
-    folder = workspace.path / "runs" / settings.run_id
-    # The same run, trained by somebody else meanwhile, stays.
-    folder.publish_folder(files, keep=(folder / "run.json").exists)
-    return workspace.runs[settings.run_id]
+    Parameters
+    ----------
+    options
+        Alike but for ``fit``, and in that of one batch size.
+
+    Other parameters, and what is raised, are those of `train`.
+    """
+    first = options[0]
+    if any(replace(one, fit=first.fit) != first or one.fit.batch_size != first.fit.batch_size for one in options):
+        message = "runs are trained together where they differ in rates and decay alone, on the same batches."
+        raise UsageError(message)
+    plans = [plan_run(workspace, embeddings, head_class, one) for one in options]
+    there = workspace.runs
+    todo = {plan.settings.run_id: (plan, one) for plan, one in zip(plans, options, strict=True)}
+    todo = {run_id: pair for run_id, pair in todo.items() if run_id not in there}
+    if todo:
+        material = _material(workspace, embeddings, head_class, plans[0], first)
+        fitted = _fitted(list(todo.values()), material, torch.device(first.device), progress)
+        for (plan, _), result in zip(todo.values(), fitted, strict=True):
+            _score_and_keep(plan, first.device, material, result, progress)
+    runs = workspace.runs
+    return [runs[plan.settings.run_id] for plan in plans]
 
 
 def read_cnn_weights(file: Path) -> CnnWeights:
@@ -334,6 +290,145 @@ def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
 
 
 # -- parts -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Material:
+    """What runs are made from, and how long it took to read."""
+
+    workspace: Workspace
+    embeddings: Embeddings | None
+    #: None for a head that is not trained.
+    training: LabelledInput | None
+    #: Of the subject that is kept to stop by, where there is one.
+    validate: Callable[[Head], float] | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Fitted:
+    """What fitting one head told; the head itself is the plan's."""
+
+    steps: list[Step]
+    seconds: float
+
+
+def _material(
+    workspace: Workspace,
+    embeddings: Embeddings | None,
+    head_class: type[Head],
+    plan: RunPlan,
+    options: TrainOptions,
+) -> _Material:
+    memory_bytes = options.memory_bytes
+    if memory_bytes is None:
+        memory_bytes = int(free_memory_bytes(torch.device("cpu")) * _MEMORY_SHARE)
+
+    def labelled(subjects: Sequence[str], views: Sequence[str] = AS_THEY_ARE) -> LabelledInput:
+        volumes = labelled_volumes(workspace, subjects)
+        if embeddings is None:
+            return LabelledPatches(volumes)
+        with_slices = head_class.sees is Sees.FEATURES_AND_SLICES
+        return LabelledSlices(embeddings, volumes, memory_bytes, plan.tiling, views=views, with_slices=with_slices)
+
+    started = time.perf_counter()
+    training = None if head_class.zero_shot else labelled(plan.draw.training, options.views)
+    seconds = time.perf_counter() - started
+    validate = None
+    if plan.draw.validation is not None:
+        classes = len(workspace.label_names)
+        validate = _validator(labelled([plan.draw.validation]), classes, torch.device(options.device))
+    return _Material(workspace=workspace, embeddings=embeddings, training=training, validate=validate, seconds=seconds)
+
+
+def _fitted(
+    pairs: Sequence[tuple[RunPlan, TrainOptions]], material: _Material, device: torch.device, progress: Progress
+) -> list[_Fitted]:
+    """Fit heads in place, a step of each in turn."""
+    training, (_, first) = material.training, pairs[0]
+    heads = [plan.head.to(device) for plan, _ in pairs]
+    told: list[list[Step]] = [[] for _ in pairs]
+    seconds = [0.0] * len(pairs)
+    started = time.perf_counter()
+    with _repeatable(first.seed, device):
+        if training is None:
+            heads[0].eval()
+        elif isinstance(heads[0], SolvedHead):
+            heads[0].solve(_told(training, device, progress))
+            heads[0].eval()
+        else:
+            batches = tee(training.batches(first.fit.batch_size, first.seed, device), len(pairs))
+            fits = {
+                number: fit(heads[number], batches[number], one.fit, rows=len(training), validate=material.validate)
+                for number, (_, one) in enumerate(pairs)
+            }
+            del batches  # what a head that has stopped early did not take would be kept for it
+            budget = max(one.fit.for_rows(len(training)).steps for _, one in pairs)
+            randomness = [_random_state(device)] * len(pairs)
+            while fits:
+                for number in list(fits):
+                    began = time.perf_counter()
+                    _set_random_state(randomness[number], device)
+                    step = next(fits[number], None)
+                    randomness[number] = _random_state(device)
+                    seconds[number] += time.perf_counter() - began
+                    if step is None:
+                        del fits[number]
+                    else:
+                        told[number].append(step)
+                progress("fitting", max(map(len, told)), budget)
+    if len(pairs) == 1:
+        seconds = [time.perf_counter() - started]
+    return [_Fitted(steps=steps, seconds=taken) for steps, taken in zip(told, seconds, strict=True)]
+
+
+def _score_and_keep(plan: RunPlan, device: str, material: _Material, fitted: _Fitted, progress: Progress) -> None:
+    """Score a fitted head on the test subjects, and write the run: its folder appears whole."""
+    settings, draw, head, training = plan.settings, plan.draw, plan.head, material.training
+    workspace, embeddings = material.workspace, material.embeddings
+    started = time.perf_counter()
+    scored = []
+    # All of the run waits in memory, because its folder appears whole. Predictions wait as they are kept, compressed
+    # label maps: a few kB a slice (zstd of planes of few values), small beside the features of one volume.
+    files: dict[str, bytes] = {}
+    for number, volume in enumerate(plan.test):
+        prediction = segment_volume(head, volume, workspace.label_names, embeddings, plan.tiling)
+        files |= inside(f"predictions/{volume.id}", array_files(prediction))
+        scored.append(judge(volume, prediction))
+        progress("scoring", number + 1, len(plan.test))
+    seconds = {"features": material.seconds, "fitting": fitted.seconds, "scoring": time.perf_counter() - started}
+    weights = head_bytes(head)
+    files["head.safetensors"] = weights
+    files["steps.json"] = readable_json([step.to_json() for step in fitted.steps])
+    record = {
+        # By this runs are ordered: times of files do not survive a copy.
+        "finished": round(time.time(), 3),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "steps": len(fitted.steps),
+        "trainable_parameters": head.parameter_count(),
+        "training_slices": sum(len(volume.slice_digests) for volume in labelled_volumes(workspace, draw.training)),
+        # More than the slices where large ones were cut into tiles.
+        "training_rows": 0 if training is None else len(training),
+        "training_volumes": [volume.id for volume in labelled_volumes(workspace, draw.training)],
+        "features_streamed": training is not None and training.streamed,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "device": device,
+        "head_sha256": hashlib.sha256(weights).hexdigest(),
+        "code_version": code_version(),
+        "torch_version": torch.__version__,
+        "encoder_recipe": None if embeddings is None else embeddings.recipe.to_json(),
+        "encoder_trained": embeddings is None or embeddings.trained,
+        "ingest_recipe": _ingest_recipe_of(
+            labelled_volumes(workspace, draw.training) or plan.test, workspace.volumes.values()
+        ),
+        "files": {name: bytes_digest(content) for name, content in sorted(files.items())},
+    }
+    manifest = {"settings": settings.to_json(), "record": record, "scores": [one.to_json() for one in scored]}
+    # The last file: on an object store it is what tells that the run is there.
+    files["run.json"] = sealed_json(manifest)
+    folder = workspace.path / "runs" / settings.run_id
+    # The same run, trained by somebody else meanwhile, stays.
+    folder.publish_folder(files, keep=(folder / "run.json").exists)
 
 
 def _parts(
@@ -449,3 +544,16 @@ def _repeatable(seed: int, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(mode=before)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return where torch's random numbers are: of the processor, and of the device where that has its own."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    """Go on with the random numbers from where `_random_state` found them."""
+    of_processor, of_device = state
+    torch.set_rng_state(of_processor)
+    if of_device is not None:
+        torch.cuda.set_rng_state(of_device, device)

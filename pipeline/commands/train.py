@@ -14,7 +14,7 @@ from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.report import tabulate
-from ...stages.train import TrainOptions, labelled_subjects, labelled_volumes, split_of, train
+from ...stages.train import TrainOptions, labelled_subjects, labelled_volumes, split_of, train_together
 from ...store.embeddings import Embeddings
 from ...store.errors import UsageError
 from ...store.slices import Volume
@@ -36,7 +36,7 @@ def run_train(
     split: str,
     seed: int,
     device: str,
-    fit: FitOptions,
+    fits: Sequence[FitOptions],
     memory_bytes: int | None,
     tiles: float | None = None,
     views: str = "none",
@@ -47,7 +47,8 @@ def run_train(
     """Train a head on each draw, score it, and print the table of this head.
 
     ``tiles`` is the overlap of the tiles that planes larger than the encoder's input are cut into, None for resized;
-    ``views`` a bank as it is typed. ``fit_flags`` are those of ``fit`` that were typed.
+    ``views`` a bank as it is typed. ``fits`` are how: each makes a run of every draw, in one
+    pass over the features; ``fit_flags`` are those flags of them that were typed.
     """
     keep_freed_memory()
     head_class = find_head(head)
@@ -107,26 +108,30 @@ def run_train(
     runs = []
     before = set(workspace.runs)
     for draw in range(draws):
-        options = TrainOptions(
-            head=head,
-            subjects=subjects,
-            draw=draw,
-            split=split,
-            seed=seed,
-            fit=fit,
-            device=device,
-            memory_bytes=memory_bytes,
-            tiles=tiles,
-            views=bank.texts,
-            head_options=head_options or {},
-            cnn_weights=cnn_weights,
-        )
-        with console.progress_bar("fitting", fit.steps, "steps") as bar:
-            run = train(workspace, embeddings, head_class, options, progress=bar.reach)
-        runs.append(run)
-        told = f"{sum(run.record['seconds'].values()):.1f} s" if run.id not in before else "was there already"
-        trained = f"draw {draw}: trained on {', '.join(run.record['training_volumes'])}; " if subjects else ""
-        console.say(f"{trained}{run.id}, {told}")
+        options = [
+            TrainOptions(
+                head=head,
+                subjects=subjects,
+                draw=draw,
+                split=split,
+                seed=seed,
+                fit=fit,
+                device=device,
+                memory_bytes=memory_bytes,
+                tiles=tiles,
+                views=bank.texts,
+                head_options=head_options or {},
+                cnn_weights=cnn_weights,
+            )
+            for fit in fits
+        ]
+        with console.progress_bar("fitting", max(fit.steps for fit in fits), "steps") as bar:
+            of_draw = train_together(workspace, embeddings, head_class, options, progress=bar.reach)
+        for run in of_draw:
+            told = f"{sum(run.record['seconds'].values()):.1f} s" if run.id not in before else "was there already"
+            trained = f"draw {draw}: trained on {', '.join(run.record['training_volumes'])}; " if subjects else ""
+            console.say(f"{trained}{run.id}, {told}")
+        runs += of_draw
     console.results_table(tabulate(runs))
     flag = workspace_flag(workspace_path)
     console.say(f"next: samkit report{flag}, or samkit predict {runs[0].id} --output masks{flag}")

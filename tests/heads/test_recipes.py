@@ -2,7 +2,7 @@
 
 import pytest
 
-from samkit.heads.recipes import OWN, RECIPES, FitOptions, Optimiser, chosen_fit
+from samkit.heads.recipes import OWN, RECIPES, FitOptions, Optimiser, chosen_fit, swept
 from samkit.store.errors import UsageError
 
 
@@ -46,3 +46,34 @@ def test_draws_of_unlike_size_are_kept_under_one_name_where_epochs_decide():
 def test_runs_from_before_there_was_a_precision_are_those_of_float32():
     assert "precision" not in FitOptions().to_json()
     assert FitOptions(precision="bfloat16").to_json()["precision"] == "bfloat16"
+
+
+def test_a_sweep_is_every_combination_of_its_values():
+    fits = swept(FitOptions(steps=9), ["learning-rate=1e-3,1e-2", "weight-decay=0,0.1"])
+    assert {(fit.learning_rate, fit.weight_decay) for fit in fits} == {(1e-3, 0), (1e-3, 0.1), (1e-2, 0), (1e-2, 0.1)}
+    assert {fit.steps for fit in fits} == {9}
+
+
+def test_without_a_sweep_there_is_one_fit():
+    assert swept(FitOptions(), []) == (FitOptions(),)
+
+
+def test_steps_that_are_swept_take_the_place_of_epochs():
+    assert [fit.for_rows(1000).steps for fit in swept(RECIPES["autosam-paper"], ["steps=5,6"])] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("learning_rate=1", "Did you mean 'learning-rate'"),
+        ("batch-size=1,2", "unknown sweep 'batch-size'"),
+        ("learning-rate", "give numbers joined by commas"),
+        ("learning-rate=fast", "give numbers joined by commas"),
+        ("learning-rate=nan", "give numbers joined by commas"),
+        ("steps=0", "give numbers joined by commas"),
+        ("steps=1.5", "give numbers joined by commas"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(text, told):
+    with pytest.raises(UsageError, match=told):
+        swept(FitOptions(), [text])

@@ -1,6 +1,7 @@
 """A run repeats bitwise, learns, and never sees what it is scored on."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from samkit.heads.sampling import draw_subjects
 from samkit.heads.tiling import Tiling, row_keys
 from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
-from samkit.stages.train import TrainOptions, labelled_volumes, split_of, train
+from samkit.stages.train import TrainOptions, labelled_volumes, split_of, train, train_together
 from samkit.store.errors import MissingEmbeddings, UsageError
 from samkit.store.splits import Split
 from samkit.store.workspace import Workspace
@@ -77,6 +78,45 @@ def test_steps_make_no_other_run_of_a_solved_head(tmp_path, tiny):
         trained(workspace, embeddings, head="ridge", steps=6).id
         == trained(workspace, embeddings, head="ridge", steps=7).id
     )
+
+
+@pytest.mark.parametrize("head", ["linear", "cnn", "unet"])
+def test_heads_trained_together_are_bitwise_those_trained_alone(tmp_path, tiny, head):
+    together, alone = (workspace_of_boxes(tmp_path / name, subjects=5) for name in ("together", "alone"))
+    chosen = [
+        replace(options(head=head, subjects=3), fit=FitOptions(steps=steps, batch_size=2, learning_rate=rate))
+        for steps, rate in ((4, 1e-2), (6, 1e-3), (6, 1e-2))
+    ]
+    seen = {place: None if head == "unet" else embed(place, tiny) for place in (together, alone)}
+    runs = train_together(together, seen[together], find_head(head), chosen)
+    expected = [train(alone, seen[alone], find_head(head), one) for one in chosen]
+    assert [head_file(run) for run in runs] == [head_file(run) for run in expected]
+    assert [run.id for run in runs] == [run.id for run in expected]
+    assert len({head_file(run) for run in runs}) == 3
+
+
+def test_heads_trained_together_read_each_batch_once(tmp_path, tiny, monkeypatch):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    embeddings = embed(workspace, tiny)
+    read = []
+    batches = LabelledSlices.batches
+
+    def counted(self, *arguments):
+        for batch in batches(self, *arguments):
+            read.append(batch)
+            yield batch
+
+    monkeypatch.setattr(LabelledSlices, "batches", counted)
+    chosen = [replace(options(), fit=FitOptions(steps=5, batch_size=2, learning_rate=rate)) for rate in (1e-2, 1e-3)]
+    train_together(workspace, embeddings, Linear, chosen)
+    assert len(read) == 5
+
+
+def test_what_is_trained_together_shares_its_batches(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace")
+    chosen = [options(), replace(options(), fit=FitOptions(steps=6, batch_size=4))]
+    with pytest.raises(UsageError, match="on the same batches"):
+        train_together(workspace, embed(workspace, tiny), Linear, chosen)
 
 
 def test_another_seed_gives_another_head(tmp_path, tiny):
