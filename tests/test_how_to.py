@@ -56,7 +56,7 @@ CASES = [(page.name, words) for page in PAGES for words in commands(page)]
 
 
 def test_the_pages_and_their_commands_are_found():
-    assert {"several-gpus.md", "slurm.md", "dask.md", "kubernetes.md"} <= {page.name for page in PAGES}
+    assert {"few-shot.md", "several-gpus.md", "slurm.md", "dask.md", "kubernetes.md"} <= {page.name for page in PAGES}
     assert {"embed"} <= {words[1] for _, words in CASES if words[0] == "samkit"}
     assert {"worker", "scheduler"} <= {words[1] for _, words in CASES if words[0] == "dask"}
 
