@@ -17,9 +17,22 @@ from ..store.errors import UsageError
 from ..store.runs import check_name
 from .losses import DiceRule
 
-__all__ = ["BFLOAT16", "FLOAT32", "OWN", "RECIPES", "FitOptions", "Optimiser", "Schedule", "chosen_fit", "swept"]
+__all__ = [
+    "BFLOAT16",
+    "FLOAT32",
+    "OWN",
+    "RECIPES",
+    "VALIDATE_EVERY",
+    "FitOptions",
+    "Optimiser",
+    "Schedule",
+    "chosen_fit",
+    "swept",
+]
 
 OWN = "own"
+VALIDATE_EVERY = 25
+"""Steps between validations, where there are any."""
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 
@@ -66,7 +79,7 @@ class FitOptions:
     dice_weight: float = 1.0
     dice_rule: DiceRule = DiceRule.PRESENT
     #: Validation happens this often, where there is a validation subject; None keeps none and ends with the last step.
-    validate_every: int | None = 25
+    validate_every: int | None = VALIDATE_EVERY
     #: Validations without a better score before stopping.
     patience: int = 6
     #: What a head's own products are computed in, float32 or bfloat16; its weights, its losses and what it predicts are
@@ -140,6 +153,7 @@ def chosen_fit(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     precision: str | None = None,
+    validation: bool | None = None,
 ) -> FitOptions:
     """Return a head's own options or a paper's, changed where something else is asked for.
 
@@ -151,6 +165,8 @@ def chosen_fit(
         ``own``, or a name among `RECIPES`.
     steps, batch_size, learning_rate, precision
         None for what the recipe says. Steps take the place of its epochs.
+    validation
+        Whether one subject of a draw of three or more is kept to stop by; None for what the recipe says.
 
     Raises
     ------
@@ -161,6 +177,8 @@ def chosen_fit(
     fit = own if recipe == OWN else RECIPES[recipe]
     if steps is not None:
         fit = replace(fit, steps=steps, epochs=None)
+    if validation is not None:
+        fit = replace(fit, validate_every=(fit.validate_every or VALIDATE_EVERY) if validation else None)
     return replace(
         fit,
         batch_size=fit.batch_size if batch_size is None else batch_size,

@@ -136,6 +136,14 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
 CnnWeightsOption = Annotated[
     Path | None, typer.Option(help="Of ladder: torchvision's resnet18-f37072fd.pth; without, a random CNN.")
 ]
+ValidationOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--validation/--no-validation",
+        help="Keep one subject of a draw of three or more to stop by; default: the recipe's (all are fitted to).",
+        show_default=False,
+    ),
+]
 FitPrecisionOption = Annotated[
     str | None,
     typer.Option(help="What a head's products are computed in: float32 (the default), bfloat16, or auto (the faster)."),
@@ -466,6 +474,7 @@ def train_head_command(
             "weight-decay. Several: every combination."
         ),
     ] = None,
+    validation: ValidationOption = None,
     precision: FitPrecisionOption = None,
     device: DeviceOption = "cpu",
     memory: Annotated[
@@ -510,6 +519,7 @@ def train_head_command(
                 batch_size=batch_size,
                 learning_rate=learning_rate,
                 precision=_fit_precision(precision, device),
+                validation=validation,
             ),
             sweep or [],
         ),
@@ -518,7 +528,7 @@ def train_head_command(
         views=views,
         fit_flags=[
             f"--{name.replace('_', '-')}"
-            for name in ("recipe", "steps", "batch_size", "learning_rate", "sweep", "precision")
+            for name in ("recipe", "steps", "batch_size", "learning_rate", "sweep", "validation", "precision")
             if _is_typed(context, name)
         ],
         head_options=({"gate": gate} if gate is not None else {}) | ({"faithful": "yes"} if faithful else {}),
@@ -550,6 +560,7 @@ def experiment_command(
     tiles: TilesOption = False,
     tile_overlap: TileOverlapOption = None,
     cnn_weights: CnnWeightsOption = None,
+    validation: ValidationOption = None,
     precision: FitPrecisionOption = None,
     device: DeviceOption = "cpu",
     workers: Annotated[int | None, typer.Option(help="Runs at once; default: one a core, or one with a GPU.")] = None,
@@ -572,6 +583,7 @@ def experiment_command(
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
         device=device,
         precision=_fit_precision(precision, device),
+        validation=validation,
         cnn_weights=cnn_weights,
     )
     return run_experiment(workspace, grid, encoder=encoder, workers=workers, dry_run=dry_run)

@@ -34,6 +34,8 @@ class Grid:
     device: str = "cpu"
     #: None for what the recipe says.
     precision: str | None = None
+    #: Whether one subject of a draw of three or more is kept to stop by; None for what the recipe says.
+    validation: bool | None = None
     #: A checkpoint for the CNN of the heads that have one.
     cnn_weights: Path | None = None
 
@@ -71,7 +73,13 @@ class Grid:
             draw=draw,
             split=self.split,
             seed=self.seed,
-            fit=chosen_fit(find_head(head).own_fit, self.recipe, steps=self.steps, precision=self.precision),
+            fit=chosen_fit(
+                find_head(head).own_fit,
+                self.recipe,
+                steps=self.steps,
+                precision=self.precision,
+                validation=self.validation,
+            ),
             device=self.device,
             cnn_weights=self.cnn_weights if find_head(head).takes_cnn_weights else None,
             tiles=self.tiles if of_features else None,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from samkit.heads.recipes import OWN, RECIPES, FitOptions, Optimiser, chosen_fit, swept
+from samkit.heads.recipes import OWN, RECIPES, VALIDATE_EVERY, FitOptions, Optimiser, chosen_fit, swept
 from samkit.store.errors import UsageError
 
 
@@ -77,3 +77,11 @@ def test_steps_that_are_swept_take_the_place_of_epochs():
 def test_a_sweep_that_cannot_be_is_refused(text, told):
     with pytest.raises(UsageError, match=told):
         swept(FitOptions(), [text])
+
+
+def test_a_subject_to_stop_by_is_kept_where_it_is_asked_for():
+    without = FitOptions(validate_every=None)
+    assert chosen_fit(without).validate_every is None
+    assert chosen_fit(without, validation=True).validate_every == VALIDATE_EVERY
+    assert chosen_fit(FitOptions(validate_every=7), validation=True).validate_every == 7
+    assert chosen_fit(FitOptions(), validation=False).validate_every is None
