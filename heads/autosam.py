@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Head, HeadContext, seeded
+from .recipes import FitOptions
 from .sam_modules import MLP, PositionEmbeddingRandom, TwoWayTransformer, output_upscaling
 from .two_way import two_way
 from .upscaling import as_picture, upscaled
@@ -55,6 +56,7 @@ class AutoSam(Head):
     """
 
     name: ClassVar[str] = "autosam"
+    own_fit = FitOptions(steps=150, learning_rate=1e-3, validate_every=None)
     needs_mask_decoder = True
 
     def __init__(self, *, channels: int, class_count: int, mlp_width: int = _MLP_WIDTH) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import Head, HeadContext, seeded
+from .recipes import FitOptions
 
 # Channels at the embedding's grid, twice as fine, and four times.
 WIDTHS = (64, 32, 32)
@@ -65,6 +66,7 @@ class Cnn(Head):
     """
 
     name: ClassVar[str] = "cnn"
+    own_fit = FitOptions(steps=300, learning_rate=1e-3, validate_every=None)
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .base import FeaturesAndSlices, Head, HeadContext, Sees, seeded
 from .cnn import WIDTHS, LeanDecoder, convolution
+from .recipes import FitOptions
 
 # Channels of the slice half as fine, and a quarter: the stem is shallow, so that a few slices are enough to train it.
 _STEM_WIDTHS = (16, 32)
@@ -37,6 +38,7 @@ class Hybrid(Head):
     """
 
     name: ClassVar[str] = "hybrid"
+    own_fit = FitOptions(steps=300, learning_rate=3e-3, validate_every=None)
     sees = Sees.FEATURES_AND_SLICES
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import Head, HeadContext, seeded
+from .recipes import FitOptions
 from .sam_modules import output_upscaling
 from .upscaling import as_picture, upscaled
 
@@ -30,6 +31,7 @@ class Linear(Head):
     """
 
     name: ClassVar[str] = "linear"
+    own_fit = FitOptions(steps=300, learning_rate=3e-3, validate_every=None)
 
     def __init__(self, *, channels: int, class_count: int) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import LOGIT_CELLS_PER_FEATURE_CELL, Head, HeadContext, seeded
+from .recipes import FitOptions
 
 
 class Probe(Head):
@@ -27,6 +28,7 @@ class Probe(Head):
     """
 
     name: ClassVar[str] = "probe"
+    own_fit = FitOptions(steps=300, learning_rate=1e-2, validate_every=None)
 
     def __init__(self, *, channels: int, class_count: int) -> None:
         super().__init__()

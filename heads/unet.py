@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import Head, HeadContext, Sees, seeded
+from .recipes import FitOptions
 
 # 1.9 million parameters; doubled, 7.8 million, see the card of the embedded encoder for what that changes.
 _WIDTHS = (16, 32, 64, 128, 256)
@@ -43,6 +44,7 @@ class UNet(Head):
     """
 
     name: ClassVar[str] = "unet"
+    own_fit = FitOptions(steps=600, batch_size=4, learning_rate=1e-3, validate_every=None)
     sees = Sees.SLICES
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = _WIDTHS) -> None:

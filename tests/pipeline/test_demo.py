@@ -12,17 +12,15 @@ from samkit.store.errors import UsageError
 
 
 def test_a_small_demo_does_the_whole_job(tmp_path, capsys):
-    code = run_demo(
-        tmp_path, subjects=8, shape=(4, 48, 44), spacing_mm=(20.0, 6.0, 6.0), linear_steps=2, autosam_steps=1
-    )
+    code = run_demo(tmp_path, subjects=8, shape=(4, 48, 44), spacing_mm=(20.0, 6.0, 6.0), steps=2)
     said = capsys.readouterr().out
     assert code == 0
-    for verb in ("ingest", "embed", "train-head linear", "train-head autosam", "predict", "status", "report"):
+    for verb in ("ingest", "embed", "experiment", "train-head autosam", "predict", "status", "report"):
         assert f"$ samkit {verb}" in said
     assert (tmp_path / "workspace/report/index.html").exists()
     (mask,) = (tmp_path / "masks").glob("*.nii.gz")
     assert nib.load(mask).shape == (44, 48, 4)
-    assert len(package.open_workspace(tmp_path / "workspace").runs) == 8
+    assert len(package.open_workspace(tmp_path / "workspace").runs) == 13
     assert np.isfinite(nib.load(mask).affine).all()
 
 
