@@ -17,6 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 CARD = ROOT / "stages" / "encoders" / "nano.md"
 BEGIN, END = "<!-- made by benchmarks/nano_card.py from benchmarks/results: begin -->", "<!-- end -->"
 ROUNDS = ("development", "final")
+TRIES = "tries"
 DATA = ("acdc", "hippocampus")
 COUNTS = ("1", "5")
 NAMES = {
@@ -45,12 +46,18 @@ def proof() -> str:
     rounds = {name: kept(name) for name in kept_rounds()}
     if not rounds:
         return "Not measured yet with these weights; the tries below are what is known of them."
-    return "\n\n".join(part for data in DATA for part in (_heads(data, rounds), *_boxes(data, rounds)))
+    return "\n\n".join(
+        part
+        for data in DATA
+        if any(data in told for told in rounds.values())
+        for part in (_heads(data, rounds), *_boxes(data, rounds))
+    )
 
 
 def kept_rounds() -> list[str]:
-    """Return the rounds that were scored."""
-    return [name for name in ROUNDS if (RESULTS / f"few_shot_{name}.json").exists()]
+    """Return the rounds that were scored; the tries where there is no other yet."""
+    there = [name for name in (*ROUNDS, TRIES) if (RESULTS / f"few_shot_{name}.json").exists()]
+    return [name for name in there if name != TRIES or there == [TRIES]]
 
 
 def kept(name: str) -> dict[str, Any]:
@@ -68,13 +75,13 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
         f"|---|---|{'---|' * len(columns)}",
     ]
     runs = dict.fromkeys(
-        key for told in rounds.values() for key in told[data] if not key.endswith(("boxes", "ellipses"))
+        key for told in rounds.values() for key in told.get(data, {}) if not key.endswith(("boxes", "ellipses"))
     )
     for key in runs:
         features, _, head = key.partition(" ")
         name, _, setting = head.partition(", ")
         cells = [
-            _percent(told[data][key][count]["dice"]) if key in told[data] else ""
+            _percent(told[data][key][count]["dice"]) if key in told.get(data, {}) else ""
             for told in rounds.values()
             for count in COUNTS
         ]
@@ -84,7 +91,7 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
 
 def _boxes(data: str, rounds: dict[str, Any]) -> Iterator[str]:
     for name, told in rounds.items():
-        for key, boxes in told[data].items():
+        for key, boxes in told.get(data, {}).items():
             features, _, what = key.partition(" ")
             if what != "boxes":
                 continue
