@@ -76,7 +76,7 @@ def train(folder: Path, data: Path, *flags: str) -> Path:
         for command in (
             ["ingest", str(data), *flags, *ws],
             ["embed", "--size", "64", *ws],
-            ["train-head", "linear", "--volumes", "1", "--steps", "30", *ws],
+            ["train-head", "linear", "--volumes", "1", "--steps", "60", "--learning-rate", "0.01", *ws],
         ):
             assert run(command) == 0
     return folder / "workspace"
