@@ -47,7 +47,8 @@ class MaskDecoderWeights:
     position_matrix: Tensor
     #: (C,), what SAM adds to the embedding when there is no mask prompt.
     no_mask: Tensor
-    #: SAM's names without the ``prompt_encoder.`` prefix; empty where rows were embedded before prompts were kept.
+    #: SAM's names without the ``prompt_encoder.`` prefix; empty where the checkpoint has not all of it, or rows were
+    #: embedded before it was kept.
     prompt_encoder: Mapping[str, Tensor] = field(default_factory=dict)
     #: False where the numbers come from a seed, not from training.
     trained: bool

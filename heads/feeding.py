@@ -170,15 +170,15 @@ class StoredFeaturesAndBoxes:
     def __init__(self, embeddings: Embeddings, volume: Volume, label_values: Sequence[int]) -> None:
         self._features = StoredFeatures(embeddings, volume.row_keys())
         self._frame = frame_of(volume, embeddings)
-        self._volume, self._values = volume, label_values
+        label = volume.read_label()
+        assert label is not None  # only labelled volumes are prompted
+        self._label, self._values = label, label_values
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, rows: slice) -> FeaturesAndBoxes:
-        label = self._volume.read_label()
-        assert label is not None  # only labelled volumes are scored
-        return FeaturesAndBoxes(torch.from_numpy(self._features[rows]), self._boxes(label[rows]))
+        return FeaturesAndBoxes(torch.from_numpy(self._features[rows]), self._boxes(self._label[rows]))
 
     def _boxes(self, label_BHW: NDArray[np.unsignedinteger]) -> torch.Tensor:
         """Return (B, classes, 4) as shares of the encoder's square, not a number where there is none of a class."""

@@ -256,7 +256,10 @@ def train_together(
     """
     first = options[0]
     if any(replace(one, fit=first.fit) != first or one.fit.batch_size != first.fit.batch_size for one in options):
-        message = "runs are trained together where they differ in rates and decay alone, on the same batches."
+        message = (
+            "runs are trained together where they differ in steps, rates and decay alone, on the same batches. Train "
+            "the others by themselves, with stages.train.train."
+        )
         raise UsageError(message)
     plans = [plan_run(workspace, embeddings, head_class, one) for one in options]
     there = workspace.runs

@@ -237,11 +237,13 @@ class SamModel:
                 f"save its state dict without mask_decoder.*"
             )
             raise WeightsError(message)
+        prompt_encoder = of("prompt_encoder")
+        whole = prompt_encoder.keys() == parts["prompt_encoder"].state_dict().keys()
         return MaskDecoderWeights(
             decoder=decoder,
             position_matrix=matrix,
             no_mask=no_mask[0],
-            prompt_encoder=of("prompt_encoder"),
+            prompt_encoder=prompt_encoder if whole else {},
             trained=file is not None,
         )
 
