@@ -22,11 +22,11 @@ from samkit.heads.feeding import LabelledSlices
 from samkit.heads.fitting import Step, fit
 from samkit.heads.recipes import FitOptions
 from samkit.pipeline.commands.embed import embed_all
-from samkit.stages.embed import SliceFinder
 from samkit.stages.encoders.base import Encoder, find_encoder
 from samkit.stages.ingest import IngestOptions, ingest
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
 from samkit.stages.train import mask_decoder_of
+from samkit.store.slices import SliceFinder
 from samkit.store.workspace import Workspace, open_workspace
 
 HEADS = ("linear", "autosam")
@@ -44,7 +44,7 @@ def main() -> None:
         embeddings = embed_all(workspace, encoder, None).embeddings
         volumes = list(workspace.volumes.values())
         slices = LabelledSlices(embeddings, volumes, memory_bytes=1 << 40)
-        found = SliceFinder(volumes)
+        found = SliceFinder({volume.id: volume for volume in volumes})
         keys = [key for volume in volumes for key in volume.row_keys()]
         images = [torch.from_numpy(found.read(key)[None]) for key in keys]
         options = FitOptions(steps=STEPS, batch_size=BATCH)

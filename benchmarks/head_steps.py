@@ -26,10 +26,10 @@ from samkit.heads.base import Head, HeadContext, Seen, Sees, find_head
 from samkit.heads.feeding import LabelledSlices
 from samkit.heads.losses import segmentation_loss
 from samkit.pipeline.commands.embed import embed_all
-from samkit.stages.embed import SliceFinder
 from samkit.stages.encoders.base import find_encoder
 from samkit.stages.encoders.memory import keep_freed_memory
 from samkit.stages.train import mask_decoder_of
+from samkit.store.slices import SliceFinder
 
 HEADS = ("probe", "linear", "cnn", "hybrid", "autosam", "ladder", "cnn-published")
 BATCH = 2
@@ -64,7 +64,7 @@ def measured(folder: Path, size: int) -> tuple[list[list[str]], dict[str, Any]]:
     volumes = list(workspace.volumes.values())[:1]
     keys = [key for volume in volumes for key in volume.row_keys()]
     embeddings = embed_all(workspace, encoder, None, wanted=keys).embeddings
-    found = SliceFinder(volumes)
+    found = SliceFinder({volume.id: volume for volume in volumes})
     prepared = [encoder.prepare(torch.from_numpy(found.read(key)[None])) for key in keys[: BATCH * ENCODED]]
     batches = [torch.cat(prepared[first : first + BATCH]) for first in range(0, len(prepared), BATCH)]
     live = {
