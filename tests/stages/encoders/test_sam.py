@@ -222,6 +222,14 @@ def test_what_others_added_to_the_decoder_is_left_out(tmp_path, file):
     assert decoder.decoder.keys() == TINY.load(file).mask_decoder.decoder.keys()
 
 
+def test_the_prompt_encoder_is_kept_where_the_checkpoint_has_all_of_it(tmp_path, file):
+    whole = TINY.load(file).mask_decoder.prompt_encoder
+    assert torch.equal(whole["not_a_point_embed.weight"], tensors()["prompt_encoder.not_a_point_embed.weight"])
+    fewer = tensors()
+    del fewer["prompt_encoder.not_a_point_embed.weight"]
+    assert TINY.load(checkpoint(tmp_path, fewer)).mask_decoder.prompt_encoder == {}
+
+
 def test_a_mask_decoder_with_parts_missing_is_refused_with_a_name(tmp_path):
     fewer = tensors()
     del fewer["mask_decoder.iou_token.weight"]
