@@ -59,8 +59,8 @@ FEATURES = {"nano": 256, "nano-512": 512, "seeded": 256, "pixels": 256, "none": 
 HEADS = {
     "nano": ("prototype", "ridge", "probe", "linear", "autosam", "cnn", "hybrid"),
     "nano-512": ("ridge", "hybrid"),
-    "seeded": ("prototype", "ridge", "probe", "linear", "autosam", "cnn", "hybrid"),
-    "pixels": ("ridge", "probe", "linear", "cnn"),
+    "seeded": ("ridge", "probe", "linear", "autosam", "hybrid"),
+    "pixels": ("ridge", "probe", "linear"),
     "none": ("unet",),
 }
 # Hippocampus has planes of some 50 pixels, which twice the encoder's size would only magnify.
@@ -113,11 +113,16 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "probe": (Setting(steps=300, learning_rate=1e-2), Setting(steps=300, learning_rate=3e-3)),
     "linear": (Setting(steps=300, learning_rate=3e-3), Setting(steps=300, learning_rate=1e-3)),
     "cnn": (Setting(steps=300, learning_rate=3e-3), Setting(steps=300, learning_rate=1e-3)),
-    "hybrid": (Setting(steps=300, learning_rate=3e-3), Setting(steps=300, learning_rate=1e-3)),
+    "hybrid": (
+        Setting(steps=300, learning_rate=3e-3),
+        Setting(steps=300, learning_rate=1e-3),
+        Setting(steps=600, learning_rate=1e-3),
+    ),
     "autosam": (Setting(steps=150, learning_rate=1e-3), Setting(steps=150, learning_rate=3e-4)),
     "unet": (
         Setting(steps=600, learning_rate=3e-3, batch_size=4),
         Setting(steps=600, learning_rate=1e-3, batch_size=4),
+        Setting(steps=600, learning_rate=3e-4, batch_size=4),
     ),
 }
 # On whatever else a head is trained, it is as it did best on `nano`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SECONDS_TO_START = 60.0
+_STARTED = re.compile(r"Running on (http://127\.0\.0\.1:\d+)\s")
 
 #: What s3fs and boto read; the server takes any key.
 CREDENTIALS = {
@@ -23,22 +24,18 @@ CREDENTIALS = {
 @contextmanager
 def s3_server(log: Path) -> Iterator[str]:
     """Run moto's server on a free port and give its address; every request is a line of ``log``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    # A port of the server's own choosing: one that was looked for before it started can be taken meanwhile, and a
+    # connection to one where nobody listens can be answered by itself.
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
     with log.open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         try:
             until = time.monotonic() + SECONDS_TO_START
-            while True:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+            while (started := _STARTED.search(log.read_text(errors="replace"))) is None:
                 assert process.poll() is None, log.read_text(errors="replace")
                 assert time.monotonic() < until, "the S3 server did not start"
                 time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}"
+            yield started[1]
         finally:
             process.kill()
             process.wait()
