@@ -122,7 +122,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "unet": (
         Setting(steps=600, learning_rate=3e-3, batch_size=4),
         Setting(steps=600, learning_rate=1e-3, batch_size=4),
-        Setting(steps=600, learning_rate=3e-4, batch_size=4),
+        Setting(steps=1200, learning_rate=1e-3, batch_size=4),
     ),
 }
 # On whatever else a head is trained, it is as it did best on `nano`.
