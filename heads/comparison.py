@@ -45,7 +45,8 @@ class Standing:
     """A head at one number of labelled subjects, beside the best head there: mean Dice over all classes."""
 
     head: str
-    subjects: int
+    #: How many subjects were drawn; of frames with that word.
+    amount: str
     draws: int
     test_subjects: int
     dice: Interval
@@ -69,14 +70,14 @@ def standings(runs: Iterable[Run], name: Callable[[Run], str] = typed_head) -> l
     name
         What a run's head is told by.
     """
-    groups: dict[tuple[int, str], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+    groups: dict[tuple[int, str, str], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         settings = run.settings
-        groups[settings.subjects, settings.split_digest][name(run)][settings.draw] = run
-    return [one for (subjects, split) in sorted(groups) for one in _standings(subjects, groups[subjects, split])]
+        groups[settings.subjects, settings.amount, settings.split_digest][name(run)][settings.draw] = run
+    return [one for key in sorted(groups) for one in _standings(key[1], groups[key])]
 
 
-def _standings(subjects: int, heads: Mapping[str, Mapping[int, Run]]) -> list[Standing]:
+def _standings(amount: str, heads: Mapping[str, Mapping[int, Run]]) -> list[Standing]:
     draws = sorted(set.intersection(*(set(of_draw) for of_draw in heads.values())))
     scored = {
         head: [[ScoredVolume.from_json(volume) for volume in of_draw[draw].scores] for draw in draws]
@@ -89,7 +90,7 @@ def _standings(subjects: int, heads: Mapping[str, Mapping[int, Run]]) -> list[St
     return [
         Standing(
             head=head,
-            subjects=subjects,
+            amount=amount,
             draws=len(draws),
             test_subjects=int(np.isfinite(grids[head]).any(axis=0).sum()),
             dice=told[head],

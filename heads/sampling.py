@@ -10,7 +10,9 @@ and what is scored are those of its subjects that are present.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+import itertools
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..store.errors import UsageError
@@ -21,6 +23,8 @@ from ..store.splits import Split
 TEST_SHARE = 0.3
 # From three labelled subjects on, one can be spared for early stopping.
 SUBJECTS_FOR_VALIDATION = 3
+SUBJECTS, FRAMES = "subjects", "frames"
+"""What a draw counts: patients with all their labelled volumes, or labelled volumes one by one."""
 # A message names so many subjects, and counts the rest.
 _NAMED = 5
 
@@ -32,8 +36,15 @@ class Draw:
     number: int
     #: All drawn subjects, in the order of the draw.
     subjects: tuple[str, ...]
+    #: Of these subjects, the labelled volumes that were drawn one by one; None where each brings all it has.
+    volumes: tuple[str, ...] | None = None
     #: The one kept for early stopping, or None.
     validation: str | None
+
+    @property
+    def count(self) -> int:
+        """How many subjects, or volumes where these were drawn."""
+        return len(self.subjects if self.volumes is None else self.volumes)
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -45,19 +56,35 @@ NO_DRAW = Draw(number=0, subjects=(), validation=None)
 """Of a head that is scored as it is built."""
 
 
-def make_split(subjects: Iterable[str], *, name: str = "default", seed: int = 0) -> Split:
+def make_split(
+    subjects: Iterable[str],
+    *,
+    name: str = "default",
+    seed: int = 0,
+    test_share: float = TEST_SHARE,
+    strata: Mapping[str, str] | None = None,
+) -> Split:
     """Part labelled subjects into a pool and a test part.
 
     Parameters
     ----------
     subjects
         Labelled subjects; at least two.
+    test_share
+        Of the subjects, between 0 and 1: so many are kept for the score, but at least one, and not all.
+    strata
+        A group of each subject, by which both parts are composed alike: each group gives its share to the test part,
+        rounded so that their sum is what it would be without groups (largest remainders).
 
     Raises
     ------
     UsageError
-        With fewer than two subjects there is nothing to score on.
+        With fewer than two subjects there is nothing to score on; for a share that leaves a part empty; or a subject
+        without a group.
     """
+    if not 0 < test_share < 1:
+        message = f"--test-share {test_share:g}: give a share between 0 and 1, for example 0.3."
+        raise UsageError(message)
     ordered = _ordered(subjects, f"split/{seed}")
     if len(ordered) < 2:
         message = (
@@ -66,9 +93,63 @@ def make_split(subjects: Iterable[str], *, name: str = "default", seed: int = 0)
             f"give the rule with `samkit ingest --subject REGEX`."
         )
         raise UsageError(message)
-    test_count = min(len(ordered) - 1, max(1, round(TEST_SHARE * len(ordered))))
-    test, pool = ordered[:test_count], ordered[test_count:]
+    test_count = min(len(ordered) - 1, max(1, round(test_share * len(ordered))))
+    test = _taken_alike(ordered, {} if strata is None else strata, test_count)
+    pool = set(ordered) - test
     return Split(name=name, seed=seed, pool=tuple(sorted(pool)), test=tuple(sorted(test)))
+
+
+def _taken_alike(ordered: Sequence[str], strata: Mapping[str, str], count: int) -> set[str]:
+    """Take the first subjects of each group, of every group the same share; without groups the first of all."""
+    if strata and (without := [subject for subject in ordered if subject not in strata]):
+        message = f"no group is known of {listed_subjects(sorted(without))}: name one for every labelled subject."
+        raise UsageError(message)
+    groups: dict[str, list[str]] = {}
+    for subject in ordered:
+        groups.setdefault(strata.get(subject, ""), []).append(subject)
+    exact = {group: count * len(members) / len(ordered) for group, members in groups.items()}
+    taken = {group: math.floor(share) for group, share in exact.items()}
+    # Of equal remainders the group whose subject comes first: by the seed, not by its name.
+    by_remainder = sorted(groups, key=lambda group: taken[group] - exact[group])
+    for group in by_remainder[: count - sum(taken.values())]:
+        taken[group] += 1
+    return {subject for group, members in groups.items() for subject in members[: taken[group]]}
+
+
+def import_split(
+    parts: Mapping[str, str], subject_of: Mapping[str, str], *, name: str = "default", seed: int = 0
+) -> Split:
+    """Return the split that somebody else has made.
+
+    Parameters
+    ----------
+    parts
+        ``pool``, ``test`` or ``unused`` by the name of a subject or a volume.
+    subject_of
+        The subject of each labelled volume of the workspace, by the volume's id. Those that ``parts`` does not name
+        are left unused; names that it does not know are kept, because they may be ingested later.
+
+    Raises
+    ------
+    UsageError
+        When a subject would be in two parts, or nobody who is here would be drawn or scored.
+    """
+    present = set(subject_of.values())
+    found: dict[str, set[str]] = {"pool": set(), "test": set(), "unused": set()}
+    for told, part in parts.items():
+        found[part].add(subject_of.get(told, told))
+    for one, other in itertools.combinations(found, 2):
+        if both := found[one] & found[other]:
+            message = f"{listed_subjects(sorted(both))}: in the part {one} and in {other}. A subject belongs to one."
+            raise UsageError(message)
+    for part in ("pool", "test"):
+        if not found[part] & present:
+            there = listed_subjects(sorted(present)) if present else "no labelled subject"
+            named = f" names {listed_subjects(sorted(found[part]))}" if found[part] else " is empty"
+            message = f"the part {part}{named}: no labelled subject that is here, where there is {there}."
+            raise UsageError(message)
+    found["unused"] |= present - found["pool"] - found["test"]
+    return Split(name=name, seed=seed, **{part: tuple(sorted(subjects)) for part, subjects in found.items()})
 
 
 def draw_subjects(split: Split, count: int, number: int, present: Collection[str]) -> Draw:
@@ -107,6 +188,36 @@ def draw_subjects(split: Split, count: int, number: int, present: Collection[str
     subjects = tuple(_ordered(pool, f"draw/{split.seed}/{number}")[:count])
     # The last of the draw validates, so that the smaller draws inside it train on the same subjects.
     return Draw(number=number, subjects=subjects, validation=subjects[-1] if count >= SUBJECTS_FOR_VALIDATION else None)
+
+
+def draw_frames(split: Split, count: int, number: int, subject_of: Mapping[str, str]) -> Draw:
+    """Draw ``count`` labelled volumes of the pool's subjects one by one, as studies do that count frames.
+
+    Parameters
+    ----------
+    split, number
+        As of `draw_subjects`.
+    count
+        Labelled volumes, at least 1.
+    subject_of
+        The subject of each labelled volume of the workspace, by the volume's id.
+
+    Raises
+    ------
+    UsageError
+        When the pool's subjects have fewer volumes than asked for.
+    """
+    pool = [volume for volume, subject in subject_of.items() if subject in set(split.pool)]
+    if not 1 <= count <= len(pool):
+        asked = f" Ask for 1 to {len(pool)}." if pool else ""
+        message = (
+            f"--volumes {count} --count {FRAMES}: the subjects of the pool of split {split.name!r} have {len(pool)} "
+            f"labelled volumes.{asked}"
+        )
+        raise UsageError(message)
+    volumes = tuple(_ordered(pool, f"draw/{split.seed}/{number}")[:count])
+    subjects = tuple(dict.fromkeys(subject_of[volume] for volume in volumes))
+    return Draw(number=number, subjects=subjects, volumes=volumes, validation=None)
 
 
 def scored_subjects(split: Split, present: Collection[str]) -> tuple[str, ...]:

@@ -78,6 +78,13 @@ class ViewsFor(StrEnum):
     all = "all"
 
 
+class Counted(StrEnum):
+    """What --volumes counts."""
+
+    subjects = "subjects"
+    frames = "frames"
+
+
 class ConventionChoice(StrEnum):
     """Whose rules scores are counted by; see `heads.conventions`."""
 
@@ -133,6 +140,10 @@ WeightsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
+CountOption = Annotated[
+    Counted,
+    typer.Option(help="What --volumes counts: patients with all their labelled volumes, or those one by one."),
+]
 CnnWeightsOption = Annotated[
     Path | None, typer.Option(help="Of ladder: torchvision's resnet18-f37072fd.pth; without, a random CNN.")
 ]
@@ -438,6 +449,42 @@ def embed_command(
     )
 
 
+@app.command("split")
+def split_command(
+    name: Annotated[
+        str | None, typer.Argument(help="Of the split, for --split elsewhere; without it, all are listed.")
+    ] = None,
+    *,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    test_share: Annotated[
+        float | None, typer.Option(help="Share of the labelled subjects that is kept for the score. Default: 0.3.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of who is kept, and of every draw. Default: 0.")] = None,
+    stratify: Annotated[
+        str | None,
+        typer.Option(
+            help="Compose both parts alike: by the classes in a subject's label maps (labels), or by a column of a "
+            "table that names subjects: FILE.csv:COLUMN."
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Take it from a file: a CSV of subject and part (pool, test, unused), a JSON with lists of these, or "
+            "nnU-Net's splits_final.json.",
+        ),
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="For --from: which of several splits in the file.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Make a named split of the labelled subjects into those to draw from and those to score on, or show them."""
+    from .commands.split import SplitRule, run_split
+
+    rule = SplitRule(test_share=test_share, seed=seed, stratify=stratify, source=source, fold=fold)
+    return run_split(workspace, name, rule, as_json=as_json)
+
+
 @app.command("train-head")
 def train_head_command(
     context: typer.Context,
@@ -451,6 +498,7 @@ def train_head_command(
             help="Labelled subjects to draw; a subject brings all of its volumes. 0 for sam-box and sam-auto."
         ),
     ],
+    count: CountOption = Counted.subjects,
     draws: Annotated[int, typer.Option(help="How many different draws to train on.")] = 1,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     encoder: Annotated[
@@ -500,40 +548,41 @@ def train_head_command(
     """Train a small head on a few labelled subjects and score it on the test subjects."""
     from ..heads.base import find_head
     from ..heads.recipes import chosen_fit, swept
+    from ..stages.train import TrainOptions
     from .commands.train import run_train
 
-    return run_train(
-        workspace,
+    fits = swept(
+        chosen_fit(
+            find_head(head).own_fit,
+            recipe,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            precision=_fit_precision(precision, device),
+            validation=validation,
+        ),
+        sweep or [],
+    )
+    wanted = TrainOptions(
         head=head,
+        head_options=({"gate": gate} if gate is not None else {}) | ({"faithful": "yes"} if faithful else {}),
         subjects=volumes,
-        draws=draws,
-        encoder=encoder,
+        counted=count.value,
+        draw=0,
         split=split,
         seed=seed,
+        fit=fits[0],
         device=device,
-        fits=swept(
-            chosen_fit(
-                find_head(head).own_fit,
-                recipe,
-                steps=steps,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                precision=_fit_precision(precision, device),
-                validation=validation,
-            ),
-            sweep or [],
-        ),
         memory_bytes=None if memory is None else memory * 1_000_000,
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
-        views=views,
-        fit_flags=[
-            f"--{name.replace('_', '-')}"
-            for name in ("recipe", "steps", "batch_size", "learning_rate", "sweep", "validation", "precision")
-            if _is_typed(context, name)
-        ],
-        head_options=({"gate": gate} if gate is not None else {}) | ({"faithful": "yes"} if faithful else {}),
         cnn_weights=cnn_weights,
     )
+    fit_flags = [
+        f"--{name.replace('_', '-')}"
+        for name in ("recipe", "steps", "batch_size", "learning_rate", "sweep", "validation", "precision")
+        if _is_typed(context, name)
+    ]
+    return run_train(workspace, wanted, draws=draws, encoder=encoder, fits=fits, views=views, fit_flags=fit_flags)
 
 
 @app.command("experiment")
@@ -545,6 +594,7 @@ def experiment_command(
         typer.Option(help="Heads to compare, joined by commas, with options: autosam,ridge,unet,ladder:gate=fixed."),
     ],
     volumes: Annotated[str, typer.Option(help="Numbers of labelled subjects, joined by commas.")] = "1,5",
+    count: CountOption = Counted.subjects,
     draws: Annotated[int, typer.Option(help="How many different draws of each number.")] = 5,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     encoder: Annotated[
@@ -574,6 +624,7 @@ def experiment_command(
     grid = Grid(
         heads=tuple(heads.split(",")),
         subjects=_whole_numbers("--volumes", volumes),
+        counted=count.value,
         draws=draws,
         recipe=recipe,
         steps=steps,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PIPE_COLUMNS = 160
 # Below this the table of results leaves out what a reader can do without: the files of `report` have all of it.
 _ALL_RESULTS_COLUMNS = 100
-_SPARED_RESULTS = ("volumes", "IoU %", "fit s")
+_SPARED_RESULTS = ("volumes", "IoU %", "fit s", "MB")
 # Where long names leave no room even so.
 _SPARED_NEXT = ("ASSD", "HD95")
 
@@ -141,14 +141,14 @@ def results_table(rows: Sequence[Row]) -> None:
         return "-" if value is None else f"{value:.1f}"
 
     columns = ["head", "class", "subjects", "volumes", "draws"]
-    columns += ["Dice %", "± sd", "worst", "IoU %", "HD95", "ASSD", "missed", "fit s"]
+    columns += ["Dice %", "± sd", "worst", "IoU %", "HD95", "ASSD", "missed", "fit s", "MB"]
     recipes = dict.fromkeys((row.encoder, row.recipe_id, row.encoder_trained, row.distance_unit) for row in rows)
     for encoder, recipe_id, trained, unit in recipes:
         cells = [
             [
                 row.told_head,
                 row.class_name,
-                str(row.subjects),
+                row.amount,
                 str(row.volumes),
                 str(row.draws),
                 percent(row.dice.mean),
@@ -159,6 +159,7 @@ def results_table(rows: Sequence[Row]) -> None:
                 number(row.assd.mean),
                 str(row.prediction_empty),
                 number(row.fitting_seconds),
+                f"{row.peak_memory_bytes / 1e6:.0f}",
             ]
             for row in rows
             if (row.recipe_id, row.distance_unit) == (recipe_id, unit)

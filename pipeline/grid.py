@@ -9,6 +9,7 @@ from pathlib import Path
 from ..heads.base import find_head, parse_head
 from ..heads.feeding import AS_THEY_ARE
 from ..heads.recipes import OWN, chosen_fit
+from ..heads.sampling import SUBJECTS
 from ..stages.train import TrainOptions, plan_run
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
@@ -21,8 +22,10 @@ class Grid:
 
     #: As they are typed, with their options: ``ladder:gate=fixed``.
     heads: tuple[str, ...]
-    #: Numbers of labelled subjects.
+    #: Numbers of labelled subjects, or of frames.
     subjects: tuple[int, ...]
+    #: Which of the two.
+    counted: str = SUBJECTS
     draws: int
     recipe: str = OWN
     #: Of every head that takes steps; None for what the recipe says.
@@ -70,6 +73,7 @@ class Grid:
             head=head,
             head_options=options,
             subjects=subjects,
+            counted=self.counted if subjects else SUBJECTS,
             draw=draw,
             split=self.split,
             seed=self.seed,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from ..heads.base import head_words
 from ..heads.conventions import Convention, LabelledCase, mean_by
 from ..store.errors import DamagedStore
 from ..store.runs import Run
@@ -19,7 +20,8 @@ class ConventionRow:
 
     encoder: str
     head: str
-    subjects: int
+    #: How many subjects were drawn; of frames with that word.
+    amount: str
     draws: int
     class_name: str
     #: Of draws, n - 1; None for one draw.
@@ -31,17 +33,16 @@ class ConventionRow:
 
 
 def tabulate_by(convention: Convention, runs: Iterable[Run], workspace: Workspace) -> list[ConventionRow]:
-    """Score runs again by a paper's rules, draws of one head and number of subjects together.
+    """Score runs again by a paper's rules, the draws of one experiment together.
 
     Raises
     ------
     DamagedStore
         When a volume that was scored has no label any more, or a prediction is not what was kept.
     """
-    groups: dict[tuple[str, str, str, int], list[Run]] = defaultdict(list)
+    groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        settings = run.settings
-        groups[settings.encoder, settings.recipe_id, settings.head, settings.subjects].append(run)
+        groups[run.settings.experiment].append(run)
     return [row for group in groups.values() for row in _rows(convention, group, workspace)]
 
 
@@ -51,8 +52,8 @@ def _rows(convention: Convention, group: Sequence[Run], workspace: Workspace) ->
         dice = [one.dice for one in means]
         yield ConventionRow(
             encoder=group[0].settings.encoder,
-            head=group[0].settings.head,
-            subjects=group[0].settings.subjects,
+            head=head_words(group[0].settings.head, group[0].settings.head_config),
+            amount=group[0].settings.amount,
             draws=len(group),
             class_name=means[0].class_name,
             dice=fmean(dice),

@@ -27,12 +27,12 @@ from ..store.keys import Recipe, RowKey
 from ..store.places import Place
 from ..store.precision import EXACT, StoredRows
 from ..store.prefetch import Prefetched
-from ..store.provenance import code_version, peak_memory_bytes
+from ..store.provenance import code_version
 from ..store.slices import SliceFinder
 from ..store.workspace import Workspace, open_workspace
 from .encoders.base import Encoder, find_encoder
 from .encoders.compute import ComputeClass, choose_compute, device_kind, too_small
-from .encoders.memory import is_out_of_memory
+from .encoders.memory import is_out_of_memory, peak_memory_bytes
 
 # Slices that wait for the encoder: a few dozen of 512 x 512, at most.
 _AHEAD_BYTES = 64 << 20

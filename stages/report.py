@@ -19,7 +19,7 @@ from ..heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean
 from ..heads.comparison import Standing, standings
 from ..heads.metrics import ScoredVolume
 from ..heads.views import words_for
-from ..store.documents import canonical_json, readable_json
+from ..store.documents import readable_json
 from ..store.errors import DamagedStore, MissingRun
 from ..store.keys import content_id
 from ..store.places import Place
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ALL_CLASSES = "all classes"
-# What differs between the draws of one experiment; all else that decides a result is the experiment.
-_OF_A_DRAW = ("draw", "drawn", "validation", "drawn_volumes")
 # A message names so many runs, and counts the rest.
 _NAMED = 3
 _DIGITS = 6
@@ -61,9 +59,11 @@ class Row:
     head: str
     #: What tells this experiment from others of one head and number of subjects ("steps 45"), else empty.
     head_settings: str
-    #: Labelled subjects drawn.
+    #: How many were drawn.
     subjects: int
-    #: Labelled volumes of those subjects, in the first draw.
+    #: Of what: ``subjects``, or ``frames``, which are labelled volumes one by one.
+    counted: str
+    #: Labelled volumes drawn, in the first draw.
     volumes: int
     draws: int
     class_name: str
@@ -81,8 +81,15 @@ class Row:
     false_positives: int
     #: Mean seconds to fit the head.
     fitting_seconds: float
+    #: Of the process, the largest of the draws: what the machine needs for one run.
+    peak_memory_bytes: int
     trainable_parameters: int
     run_ids: tuple[str, ...]
+
+    @property
+    def amount(self) -> str:
+        """How many were drawn, as people are told: ``5``, or ``5 frames``."""
+        return str(self.subjects) if self.counted == "subjects" else f"{self.subjects} {self.counted}"
 
     @property
     def told_head(self) -> str:
@@ -116,7 +123,7 @@ def reportable(workspace: Workspace) -> tuple[list[Run], list[LeftOut]]:
             left_out.append(_left_out(run, reason))
             continue
         # The same draw twice: a drawn subject got another labelled volume in between.
-        place = (_experiment(run), run.settings.draw)
+        place = (run.settings.experiment, run.settings.draw)
         if place in newest:
             left_out.append(
                 _left_out(newest.pop(place), f"the same draw was trained again, on other volumes: {run.id}")
@@ -143,11 +150,11 @@ def tabulate(runs: Iterable[Run]) -> list[Row]:
     """
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[_experiment(run)].append(run)
+        groups[run.settings.experiment].append(run)
     if not groups:
         message = "there are no runs to report on. Train one: samkit train-head linear --volumes 1"
         raise MissingRun(message)
-    ordered = sorted(groups.values(), key=lambda group: (group[0].settings.subjects, group[0].settings.head))
+    ordered = sorted(groups.values(), key=lambda group: _place_of(group[0].settings))
     told = _differences([group[0].settings for group in ordered])
     return [
         row
@@ -193,21 +200,19 @@ def _left_out(run: Run, reason: str) -> LeftOut:
     return LeftOut(run_id=run.id, alias=run.alias, reason=reason)
 
 
-def _experiment(run: Run) -> str:
-    """Return a name for all that decides a run's result, save its draw and what the draw brought."""
-    settings = run.settings.to_json()
-    return canonical_json({name: value for name, value in settings.items() if name not in _OF_A_DRAW})
+def _place_of(settings: RunSettings) -> tuple[int, str, str]:
+    return settings.subjects, settings.amount, settings.head
 
 
 def _differences(experiments: Sequence[RunSettings]) -> list[str]:
     """Say of each experiment how it differs from others of its head, recipe and number of subjects, or nothing."""
-    alike: dict[tuple[str, str, int], list[dict[str, str]]] = defaultdict(list)
+    alike: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
     flat = [_flat_settings(settings) for settings in experiments]
     for settings, values in zip(experiments, flat, strict=True):
-        alike[settings.head, settings.recipe_id, settings.subjects].append(values)
+        alike[settings.head, settings.recipe_id, settings.amount].append(values)
     told = []
     for settings, values in zip(experiments, flat, strict=True):
-        others = alike[settings.head, settings.recipe_id, settings.subjects]
+        others = alike[settings.head, settings.recipe_id, settings.amount]
         told.append(
             ", ".join(
                 f"{name} {value}" for name, value in values.items() if {other.get(name) for other in others} != {value}
@@ -253,6 +258,7 @@ def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
                 head=first.settings.head,
                 head_settings=head_settings,
                 subjects=first.settings.subjects,
+                counted=first.settings.counted,
                 volumes=len(first.settings.drawn_volumes),
                 draws=len(group),
                 class_name=name,
@@ -267,6 +273,7 @@ def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
                 prediction_empty=sum(mean.prediction_empty for mean in means),
                 false_positives=sum(mean.reference_empty for mean in means),
                 fitting_seconds=float(np.mean([run.record["seconds"]["fitting"] for run in group])),
+                peak_memory_bytes=max(run.record["peak_memory_bytes"] for run in group),
                 trainable_parameters=first.record["trainable_parameters"],
                 run_ids=tuple(run.id for run in group),
             )
@@ -331,7 +338,7 @@ def _standings(runs: Sequence[Run], rows: Sequence[Row]) -> list[Standing]:
         for run_id in row.run_ids
     }
     found = standings(runs, lambda run: names[run.id])
-    return [one for one in found if sum(other.subjects == one.subjects for other in found) > 1]
+    return [one for one in found if sum(other.amount == one.amount for other in found) > 1]
 
 
 def _pictured(rows: Sequence[Row], workspace: Workspace) -> list[Run]:

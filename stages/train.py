@@ -36,20 +36,20 @@ from ..heads.losses import IGNORED
 from ..heads.metrics import judge
 from ..heads.patches import LabelledPatches, patch_shape
 from ..heads.recipes import FitOptions
-from ..heads.sampling import NO_DRAW, Draw, draw_subjects, make_split, scored_subjects
+from ..heads.sampling import FRAMES, NO_DRAW, SUBJECTS, Draw, draw_frames, draw_subjects, make_split, scored_subjects
 from ..heads.tiling import Tiling
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
-from ..store.provenance import code_version, peak_memory_bytes
-from ..store.runs import NO_ENCODER, Run, RunSettings
+from ..store.provenance import code_version
+from ..store.runs import NO_ENCODER, Run, RunSettings, check_name
 from ..store.slices import Volume
 from ..store.splits import Split
 from ..store.workspace import Workspace
 from .encoders.checkpoints import read_resnet
 from .encoders.digests import file_sha256
-from .encoders.memory import free_memory_bytes
+from .encoders.memory import forget_peak_memory, free_memory_bytes, peak_memory_bytes
 
 # Features of the draw are kept in memory when they take no more than this share of what is free.
 _MEMORY_SHARE = 0.5
@@ -64,8 +64,10 @@ class TrainOptions:
     """What the user chooses of a run."""
 
     head: str
-    #: Labelled subjects to draw.
+    #: How many to draw.
     subjects: int
+    #: Of what: `sampling.SUBJECTS`, or `sampling.FRAMES`, labelled volumes one by one.
+    counted: str = SUBJECTS
     draw: int
     split: str = "default"
     seed: int = 0
@@ -88,7 +90,8 @@ def split_of(workspace: Workspace, name: str = "default") -> Split:
     labelled = labelled_subjects(workspace)
     kept = workspace.split(name)
     if kept is None and name != "default":
-        message = f"no split {name!r} in {workspace.path}. Without --split the default one is made."
+        there = f"It has {', '.join(workspace.splits)}. " if workspace.splits else ""
+        message = f"no split {name!r} in {workspace.path}. {there}Make it: samkit split {name}"
         raise UsageError(message)
     return make_split(labelled, name=name) if kept is None else kept.joined_by(labelled)
 
@@ -111,11 +114,12 @@ def settings_of(
         recipe_id=NO_ENCODER if embeddings is None else embeddings.recipe.id,
         split=split.name,
         split_digest=split.digest,
-        subjects=len(draw.subjects),
+        subjects=draw.count,
+        counted=options.counted,
         draw=draw.number,
         drawn=draw.subjects,
         validation=draw.validation,
-        drawn_volumes=_contents(labelled_volumes(workspace, draw.subjects)),
+        drawn_volumes=_contents(drawn_volumes(workspace, draw)),
         scored_volumes=_contents(_test_volumes(workspace, split)),
         label_names=workspace.label_names,
         training=fitting,
@@ -137,6 +141,38 @@ def labelled_volumes(workspace: Workspace, subjects: Sequence[str]) -> list[Volu
         if volume.labelled and volume.subject in of_subject:
             of_subject[volume.subject].append(volume)
     return [volume for subject in subjects for volume in of_subject[subject]]
+
+
+def draw_of(workspace: Workspace, split: Split, options: TrainOptions) -> Draw:
+    """Return what is drawn for a run.
+
+    Raises
+    ------
+    UsageError
+        When there are fewer than asked for.
+    """
+    check_name("count", options.counted, [SUBJECTS, FRAMES])
+    if options.counted == SUBJECTS:
+        return draw_subjects(split, options.subjects, options.draw, labelled_subjects(workspace))
+    if options.fit.validate_every is not None:
+        message = (
+            f"--count {FRAMES}: frames are drawn one by one, so that no subject is left to stop by. Leave out "
+            f"--validation, or count subjects."
+        )
+        raise UsageError(message)
+    subject_of = {volume.id: volume.subject for volume in workspace.volumes.values() if volume.labelled}
+    return draw_frames(split, options.subjects, options.draw, subject_of)
+
+
+def drawn_volumes(workspace: Workspace, draw: Draw) -> list[Volume]:
+    """Return the labelled volumes of a draw, that of the validation subject included."""
+    volumes = labelled_volumes(workspace, draw.subjects)
+    return volumes if draw.volumes is None else [volume for volume in volumes if volume.id in draw.volumes]
+
+
+def training_volumes(workspace: Workspace, draw: Draw) -> list[Volume]:
+    """Return the labelled volumes of a draw that a head is fitted to."""
+    return [volume for volume in drawn_volumes(workspace, draw) if volume.subject in draw.training]
 
 
 def _ingest_recipe_of(training: Sequence[Volume], others: Iterable[Volume]) -> dict[str, Any]:
@@ -185,7 +221,7 @@ def plan_run(
     input_shape = None if embeddings is None else embeddings.row_shape
     head = head_class.build(
         HeadContext(
-            input_shape=input_shape or patch_shape(labelled_volumes(workspace, draw.training)),
+            input_shape=input_shape or patch_shape(training_volumes(workspace, draw)),
             class_count=1 + len(workspace.label_names),
             mask_decoder=None if embeddings is None else mask_decoder_of(embeddings),
             cnn_weights=None if options.cnn_weights is None else read_cnn_weights(options.cnn_weights),
@@ -266,6 +302,7 @@ def train_together(
     todo = {plan.settings.run_id: (plan, one) for plan, one in zip(plans, options, strict=True)}
     todo = {run_id: pair for run_id, pair in todo.items() if run_id not in there}
     if todo:
+        forget_peak_memory()  # a worker trains many runs
         material = _material(workspace, embeddings, head_class, plans[0], first)
         fitted = _fitted(list(todo.values()), material, torch.device(first.device), progress)
         for (plan, _), result in zip(todo.values(), fitted, strict=True):
@@ -327,20 +364,21 @@ def _material(
     if memory_bytes is None:
         memory_bytes = int(free_memory_bytes(torch.device("cpu")) * _MEMORY_SHARE)
 
-    def labelled(subjects: Sequence[str], views: Sequence[str] = AS_THEY_ARE) -> LabelledInput:
-        volumes = labelled_volumes(workspace, subjects)
+    def labelled(volumes: Sequence[Volume], views: Sequence[str] = AS_THEY_ARE) -> LabelledInput:
         if embeddings is None:
             return LabelledPatches(volumes)
         with_slices = head_class.sees is Sees.FEATURES_AND_SLICES
         return LabelledSlices(embeddings, volumes, memory_bytes, plan.tiling, views=views, with_slices=with_slices)
 
     started = time.perf_counter()
-    training = None if head_class.zero_shot else labelled(plan.draw.training, options.views)
+    training = None if head_class.zero_shot else labelled(training_volumes(workspace, plan.draw), options.views)
     seconds = time.perf_counter() - started
     validate = None
     if plan.draw.validation is not None:
         classes = len(workspace.label_names)
-        validate = _validator(labelled([plan.draw.validation]), classes, torch.device(options.device))
+        validate = _validator(
+            labelled(labelled_volumes(workspace, [plan.draw.validation])), classes, torch.device(options.device)
+        )
     return _Material(workspace=workspace, embeddings=embeddings, training=training, validate=validate, seconds=seconds)
 
 
@@ -409,10 +447,10 @@ def _score_and_keep(plan: RunPlan, device: str, material: _Material, fitted: _Fi
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": len(fitted.steps),
         "trainable_parameters": head.parameter_count(),
-        "training_slices": sum(len(volume.slice_digests) for volume in labelled_volumes(workspace, draw.training)),
+        "training_slices": sum(len(volume.slice_digests) for volume in training_volumes(workspace, draw)),
         # More than the slices where large ones were cut into tiles.
         "training_rows": 0 if training is None else len(training),
-        "training_volumes": [volume.id for volume in labelled_volumes(workspace, draw.training)],
+        "training_volumes": [volume.id for volume in training_volumes(workspace, draw)],
         "features_streamed": training is not None and training.streamed,
         "peak_memory_bytes": peak_memory_bytes(),
         "device": device,
@@ -421,9 +459,7 @@ def _score_and_keep(plan: RunPlan, device: str, material: _Material, fitted: _Fi
         "torch_version": torch.__version__,
         "encoder_recipe": None if embeddings is None else embeddings.recipe.to_json(),
         "encoder_trained": embeddings is None or embeddings.trained,
-        "ingest_recipe": _ingest_recipe_of(
-            labelled_volumes(workspace, draw.training) or plan.test, workspace.volumes.values()
-        ),
+        "ingest_recipe": _ingest_recipe_of(training_volumes(workspace, draw) or plan.test, workspace.volumes.values()),
         "files": {name: bytes_digest(content) for name, content in sorted(files.items())},
     }
     manifest = {"settings": settings.to_json(), "record": record, "scores": [one.to_json() for one in scored]}
@@ -442,25 +478,24 @@ def _parts(
     options: TrainOptions,
 ) -> tuple[Draw, list[Volume]]:
     """Return the draw and the volumes to be scored, all of them embedded: refused before the minutes of fitting."""
-    draw = NO_DRAW
-    if not head_class.zero_shot:
-        draw = draw_subjects(split, options.subjects, options.draw, labelled_subjects(workspace))
+    draw = NO_DRAW if head_class.zero_shot else draw_of(workspace, split, options)
     test = _test_volumes(workspace, split)
     if embeddings is not None:
         tiling = tiling_of(embeddings, options.tiles)
         check_embedded(embeddings, test, what="test", tiling=tiling)
-        check_embedded(embeddings, labelled_volumes(workspace, draw.subjects), what="drawn", tiling=tiling)
-        training = labelled_volumes(workspace, draw.training)
+        check_embedded(embeddings, drawn_volumes(workspace, draw), what="drawn", tiling=tiling)
+        training = training_volumes(workspace, draw)
         check_embedded(embeddings, training, what="drawn", tiling=tiling, views=options.views)
     return draw, test
 
 
 def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: TrainOptions) -> None:
     """Refuse a head that cannot be trained on these embeddings, or without any."""
-    if head_class.zero_shot and (options.subjects, options.draw, options.views) != (0, 0, AS_THEY_ARE):
+    asked = (options.subjects, options.counted, options.draw, options.views)
+    if head_class.zero_shot and asked != (0, SUBJECTS, 0, AS_THEY_ARE):
         message = (
-            f"{options.head} is scored as it is, without training: it draws no subject and sees no views. Ask for "
-            f"--volumes 0, and leave --views and --draws out."
+            f"{options.head} is scored as it is, without training: it draws nobody and sees no views. Ask for "
+            f"--volumes 0, and leave --count, --views and --draws out."
         )
         raise UsageError(message)
     if head_class.sees is Sees.FEATURES_AND_BOXES:

@@ -1,10 +1,8 @@
-"""What every record says of how it was made: code version and peak memory."""
+"""What every record says of how it was made."""
 
 from __future__ import annotations
 
-import resource
 import subprocess
-import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,10 +25,3 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return released
     return f"{released}+{found.stdout.strip()}"
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest resident size this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024

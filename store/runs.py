@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from .documents import bytes_digest, parse_json, read_json, unsealed
+from .documents import bytes_digest, canonical_json, parse_json, read_json, unsealed
 from .errors import DamagedStore, MissingRun, UsageError
 from .keys import content_id
 from .places import Place, place_of
@@ -27,7 +27,9 @@ from .slices import Volume
 NO_ENCODER = "none"
 
 # Settings that came later, with the value of the runs before.
-_ADDED: Mapping[str, Any] = {"tiles": None, "views": ("identity",)}
+_ADDED: Mapping[str, Any] = {"tiles": None, "views": ("identity",), "counted": "subjects"}
+# What differs between the draws of one experiment; all else that decides a result is the experiment.
+_OF_A_DRAW = ("draw", "drawn", "validation", "drawn_volumes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +44,7 @@ class RunSettings:
     recipe_id: str
     split: str
     split_digest: str
-    #: Number of labelled subjects drawn.
+    #: How many were drawn: labelled subjects, or labelled volumes where ``counted`` says frames.
     subjects: int
     draw: int
     #: The subjects drawn, in the order of the draw.
@@ -61,6 +63,18 @@ class RunSettings:
     tiles: float | None = None
     #: Of the slices that it was fitted to.
     views: tuple[str, ...] = ("identity",)
+    #: ``subjects``, each with all of its labelled volumes, or ``frames``: labelled volumes one by one.
+    counted: str = "subjects"
+
+    @property
+    def amount(self) -> str:
+        """How many were drawn, as people are told: ``5``, or ``5 frames``."""
+        return f"{self.subjects}" if self.counted == _ADDED["counted"] else f"{self.subjects} {self.counted}"
+
+    @property
+    def experiment(self) -> str:
+        """A text of all that decides the result, save the draw and what it brought: alike for comparable draws."""
+        return canonical_json({name: value for name, value in self.to_json().items() if name not in _OF_A_DRAW})
 
     @property
     def features(self) -> str | None:

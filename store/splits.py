@@ -6,13 +6,18 @@ A split is made once and kept; subjects that join the dataset later join the poo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import combinations
 from typing import Any, Self
 
-from .documents import read_sealed
+from .documents import read_json, unsealed
 from .errors import DamagedStore
 from .keys import content_id
 from .places import Place
+
+_SIDES = ("pool", "test", "unused")
+_MEANING = {"pool": "trained on", "test": "scored", "unused": "left out"}
+_ADDED = "unused"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +30,8 @@ class Split:
     pool: tuple[str, ...]
     #: Subjects whose labels are used for the final score only.
     test: tuple[str, ...]
+    #: Subjects that are neither drawn nor scored.
+    unused: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -33,12 +40,14 @@ class Split:
 
     def joined_by(self, subjects: Iterable[str]) -> Split:
         """Return the split with new subjects in its pool."""
-        new = set(subjects) - set(self.pool) - set(self.test)
-        return Split(name=self.name, seed=self.seed, pool=tuple(sorted({*self.pool, *new})), test=self.test)
+        new = set(subjects) - set(self.pool) - set(self.test) - set(self.unused)
+        return replace(self, pool=tuple(sorted({*self.pool, *new})))
 
     def to_json(self) -> dict[str, Any]:
         """Return the split as it is kept in ``splits/<name>.json``, its seal apart."""
-        return {**asdict(self), "digest": self.digest}
+        kept = {**asdict(self), "digest": self.digest}
+        # It came later; a split without it stays as it was.
+        return kept if self.unused else {name: value for name, value in kept.items() if name != _ADDED}
 
     @classmethod
     def read(cls, place: Place) -> Self:
@@ -50,15 +59,19 @@ class Split:
             When it was changed after it was made, fields are missing or unknown, or a subject is on both sides.
         """
         remedy = "Restore it from a copy: a split made anew is another one, and scores would not compare."
-        kept = read_sealed(place, (*(field.name for field in fields(cls)), "digest"), remedy)
-        for side in ("pool", "test"):
+        told = read_json(place)
+        added = isinstance(told, dict) and _ADDED in told
+        expected = [field.name for field in fields(cls) if field.name != _ADDED or added]
+        kept = {_ADDED: [], **unsealed(told, place, (*expected, "digest"), remedy)}
+        for side in _SIDES:
             if not isinstance(kept[side], list) or not all(isinstance(subject, str) for subject in kept[side]):
                 message = f"{place}: {side} is {kept[side]!r}, not a list of subjects. {remedy}"
                 raise DamagedStore(message)
-        split = cls(name=kept["name"], seed=kept["seed"], pool=tuple(kept["pool"]), test=tuple(kept["test"]))
-        if both := sorted({*split.pool} & {*split.test}):
-            message = f"{place}: {', '.join(both)} would be trained on and scored. {remedy}"
-            raise DamagedStore(message)
+        split = cls(name=kept["name"], seed=kept["seed"], **{side: tuple(kept[side]) for side in _SIDES})
+        for one, other in combinations(_SIDES, 2):
+            if both := sorted({*kept[one]} & {*kept[other]}):
+                message = f"{place}: {', '.join(both)} would be {_MEANING[one]} and {_MEANING[other]}. {remedy}"
+                raise DamagedStore(message)
         if kept["digest"] != split.digest:
             message = (
                 f"{place}: its subjects have the digest {split.digest}, it says {kept['digest']}: it was changed after "

@@ -279,6 +279,13 @@ class Workspace:
         """The finished runs, a mapping by id, oldest first."""
         return Runs(self.path / "runs")
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Every split by its name, in the order of names."""
+        folder = self.path / "splits"
+        files = sorted(name for name in folder.children() if name.endswith(".json"))
+        return {name.removesuffix(".json"): Split.read(folder / name) for name in files}
+
     def split(self, name: str = "default") -> Split | None:
         """Return a split, or None if it has not been made."""
         place = self.path / "splits" / f"{name}.json"

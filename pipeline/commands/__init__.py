@@ -7,6 +7,8 @@ scratch    where archives are unpacked, for as long as they are read
 embed      what is missing is computed, wherever it is computed
 costs      what embedding costs, before it is paid
 repair     embed --repair: what is damaged is taken away
+split      who may be drawn and who is scored, by a rule or a file
+split_files how others write that
 train      train-head: a head on each draw, and its table
 experiment a grid of heads and draws, and how the heads compare
 predict    masks for the volumes of the workspace, or for new files

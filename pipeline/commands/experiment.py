@@ -41,9 +41,9 @@ def run_experiment(
     there = set(workspace.runs)
     todo = [options for options, run_id in planned if run_id not in there]
     amounts = " and ".join(map(str, grid.subjects))
-    subjects = "subject" if grid.subjects == (1,) else "subjects"
+    counted_in = grid.counted.removesuffix("s") if grid.subjects == (1,) else grid.counted
     console.say(
-        f"{counted(len(grid.heads), 'head')} on {amounts} labelled {subjects}, {counted(grid.draws, 'draw')}: "
+        f"{counted(len(grid.heads), 'head')} on {amounts} labelled {counted_in}, {counted(grid.draws, 'draw')}: "
         f"{counted(len(planned), 'run')}, {len(planned) - len(todo)} of them there already"
     )
     if dry_run:
@@ -91,7 +91,7 @@ def _say_standings(found: Sequence[Standing]) -> None:
         if one.behind is not None:
             apart = f"{100 * one.behind.mean:.1f} ({100 * one.behind.low:.1f} to {100 * one.behind.high:.1f})"
         dice = f"{100 * one.dice.mean:.1f} ({100 * one.dice.low:.1f} to {100 * one.dice.high:.1f})"
-        rows.append([one.head, str(one.subjects), str(one.draws), str(one.test_subjects), dice, apart])
+        rows.append([one.head, one.amount, str(one.draws), str(one.test_subjects), dice, apart])
     console.table(
         "Mean Dice % over all classes, and how far behind the best head, on the same draws and test subjects "
         "(95 % of a bootstrap over both)",

@@ -41,7 +41,7 @@ def _say_by(convention: Convention, rows: Sequence[ConventionRow]) -> None:
             row.head,
             row.class_name,
             row.encoder,
-            str(row.subjects),
+            row.amount,
             str(row.draws),
             f"{100 * row.dice:.1f}",
             "-" if row.dice_standard_deviation is None else f"{100 * row.dice_standard_deviation:.1f}",

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 from ...heads.base import Sees, SolvedHead, check_options, find_head
 from ...heads.feeding import tiling_of
 from ...heads.recipes import FitOptions
-from ...heads.sampling import NO_DRAW, draw_subjects, listed_subjects, removed_subjects, scored_subjects
+from ...heads.sampling import FRAMES, NO_DRAW, listed_subjects, removed_subjects, scored_subjects
 from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.report import tabulate
-from ...stages.train import TrainOptions, labelled_subjects, labelled_volumes, split_of, train_together
+from ...stages.train import (
+    TrainOptions,
+    draw_of,
+    drawn_volumes,
+    labelled_subjects,
+    labelled_volumes,
+    split_of,
+    train_together,
+    training_volumes,
+)
 from ...store.embeddings import Embeddings
 from ...store.errors import UsageError
 from ...store.slices import Volume
@@ -28,28 +37,20 @@ from .rows import find_bank
 
 def run_train(
     workspace_path: str,
+    wanted: TrainOptions,
     *,
-    head: str,
-    subjects: int,
     draws: int,
     encoder: str | None,
-    split: str,
-    seed: int,
-    device: str,
     fits: Sequence[FitOptions],
-    memory_bytes: int | None,
-    tiles: float | None = None,
     views: str = "none",
     fit_flags: Sequence[str] = (),
-    head_options: Mapping[str, str] | None = None,
-    cnn_weights: Path | None = None,
 ) -> int:
     """Train a head on each draw, score it, and print the table of this head.
 
-    ``tiles`` is the overlap of the tiles that planes larger than the encoder's input are cut into, None for resized;
-    ``views`` a bank as it is typed. ``fits`` are how: each makes a run of every draw, in one
-    pass over the features; ``fit_flags`` are those flags of them that were typed.
+    ``wanted`` is of the first draw and without its views: those are a bank as it is typed. ``fits`` are how: each makes
+    a run of every draw, in one pass over the features; ``fit_flags`` are those flags of them that were typed.
     """
+    head, subjects, tiles = wanted.head, wanted.subjects, wanted.tiles
     keep_freed_memory()
     head_class = find_head(head)
     if fit_flags and (head_class.zero_shot or issubclass(head_class, SolvedHead)):
@@ -60,16 +61,16 @@ def run_train(
         message = f"{head} is scored as it is, without training: give --volumes 0, and leave --draws out."
         raise UsageError(message)
     if subjects < 1 and not head_class.zero_shot:
-        message = f"--volumes {subjects}: give at least 1 labelled subject."
+        message = f"--volumes {subjects}: give at least 1."
         raise UsageError(message)
     if draws < 1:
         message = f"--draws {draws}: give at least 1."
         raise UsageError(message)
-    check_options(head_class, head_options or {})
-    if not head_class.takes_cnn_weights and cnn_weights is not None:
-        message = f"--cnn-weights {cnn_weights}: {head} has no CNN that begins from weights. Leave the flag out."
+    check_options(head_class, wanted.head_options)
+    if not head_class.takes_cnn_weights and wanted.cnn_weights is not None:
+        message = f"--cnn-weights {wanted.cnn_weights}: {head} has no CNN that begins from weights. Leave the flag out."
         raise UsageError(message)
-    find_device(device)
+    find_device(wanted.device)
     workspace = open_workspace(workspace_path)
     embeddings = None
     if head_class.sees.features:
@@ -78,53 +79,38 @@ def run_train(
         message = f"--encoder {encoder}: {head} sees the slices themselves, without an encoder. Leave the flag out."
         raise UsageError(message)
     bank = find_bank(views)
-    parted = split_of(workspace, split)
+    wanted = replace(wanted, views=bank.texts)
+    parted = split_of(workspace, wanted.split)
     present = labelled_subjects(workspace)
-    first = NO_DRAW if head_class.zero_shot else draw_subjects(parted, subjects, 0, present)
+    first = NO_DRAW if head_class.zero_shot else draw_of(workspace, parted, replace(wanted, fit=fits[0]))
     scored = scored_subjects(parted, present)
-    volumes = len(labelled_volumes(workspace, first.subjects))
     if gone := removed_subjects([*parted.pool, *parted.test], present):
         console.warn(
             f"removed, or without a label now, and so neither drawn nor scored: {listed_subjects(gone)}. Runs from "
             f"before that compare with those from now on only where they did not use them: samkit status tells"
         )
-    trained_on = (
-        "not trained"
-        if head_class.zero_shot
-        else f"{subjects} of {len({*parted.pool} & present)} subjects ({counted(volumes, 'labelled volume')} in the "
-        f"first draw)"
-    )
+    trained_on = "not trained"
+    if not head_class.zero_shot:
+        volumes = counted(len(drawn_volumes(workspace, first)), "labelled volume")
+        of_subjects = f"{len(first.subjects)} of {len({*parted.pool} & present)} subjects"
+        trained_on = f"{of_subjects} ({volumes} in the first draw)"
+        if wanted.counted == FRAMES:
+            trained_on = f"{volumes}, in the first draw of {of_subjects}"
     console.say(f"{head} on {_described(embeddings)}: {trained_on}, scored on {counted(len(scored), 'test subject')}")
     if head_class.sees is Sees.FEATURES_AND_BOXES:
         console.say(f"{head} is given boxes around the test subjects' reference: a bound to compare with, no method")
-    if head_class.takes_cnn_weights and cnn_weights is None:
+    if head_class.takes_cnn_weights and wanted.cnn_weights is None:
         console.say(
             f"{head}: its CNN begins from random numbers, the paper's from ImageNet's: --cnn-weights "
             f"resnet18-f37072fd.pth"
         )
     if tiles is not None and embeddings is not None:
         _say_tiles(embeddings, tiles, labelled_volumes(workspace, sorted({*parted.pool, *parted.test} & present)))
-    _say_views(bank, embeddings, labelled_volumes(workspace, first.training))
+    _say_views(bank, embeddings, training_volumes(workspace, first))
     runs = []
     before = set(workspace.runs)
     for draw in range(draws):
-        options = [
-            TrainOptions(
-                head=head,
-                subjects=subjects,
-                draw=draw,
-                split=split,
-                seed=seed,
-                fit=fit,
-                device=device,
-                memory_bytes=memory_bytes,
-                tiles=tiles,
-                views=bank.texts,
-                head_options=head_options or {},
-                cnn_weights=cnn_weights,
-            )
-            for fit in fits
-        ]
+        options = [replace(wanted, draw=draw, fit=fit) for fit in fits]
         with console.progress_bar("fitting", max(fit.steps for fit in fits), "steps") as bar:
             of_draw = train_together(workspace, embeddings, head_class, options, progress=bar.reach)
         for run in of_draw:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import resource
 import sys
 from pathlib import Path
 
@@ -70,3 +72,16 @@ def total_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     return int(psutil.virtual_memory().total)
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory_bytes` begin anew with what this process has now, on Linux; elsewhere it cannot."""
+    with contextlib.suppress(OSError):  # not Linux, or a container that hides it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size this process has had, since `forget_peak_memory` where that works."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -75,7 +75,9 @@ def test_a_difference_on_the_same_draws_is_seen_where_the_spread_hides_it():
 
 def run(head, dice, *, draw=0, subjects=1, split="split", **config):
     """What a comparison looks at in a run."""
-    settings = SimpleNamespace(head=head, head_config=config, draw=draw, subjects=subjects, split_digest=split)
+    settings = SimpleNamespace(
+        head=head, head_config=config, draw=draw, subjects=subjects, amount=f"{subjects}", split_digest=split
+    )
     return SimpleNamespace(
         settings=settings, scores=[scored(subject, value).to_json() for subject, value in dice.items()]
     )

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samkit.heads.sampling import draw_subjects, listed_subjects, make_split, removed_subjects, scored_subjects
+from samkit.heads.sampling import (
+    draw_frames,
+    draw_subjects,
+    import_split,
+    listed_subjects,
+    make_split,
+    removed_subjects,
+    scored_subjects,
+)
 from samkit.store.errors import UsageError
 from samkit.store.splits import Split
 
@@ -103,6 +111,102 @@ def test_more_subjects_than_the_pool_has_or_none_are_refused_with_what_there_is(
     split = make_split(map(str, range(10)))
     with pytest.raises(UsageError, match=rf"--volumes {count}: .* has 7 labelled subjects .*Ask for 1 to 7"):
         draw_subjects(split, count, 0, split.pool)
+
+
+# -- frames ----------------------------------------------------------------------------------------
+
+TWO_FRAMES = {f"{subject}_{frame}": subject for subject in ("p0", "p1", "p2", "t0") for frame in ("ED", "ES")}
+POOL_OF_THREE = Split(name="default", seed=0, pool=("p0", "p1", "p2"), test=("t0",))
+
+
+@given(st.integers(1, 6), st.integers(0, 5))
+def test_frames_are_drawn_one_by_one_of_the_pool_alone(count, number):
+    draw = draw_frames(POOL_OF_THREE, count, number, TWO_FRAMES)
+    assert len(set(draw.volumes)) == draw.count == count
+    assert {TWO_FRAMES[volume] for volume in draw.volumes} == set(draw.subjects) <= set(POOL_OF_THREE.pool)
+
+
+@given(st.integers(1, 5), st.integers(0, 5))
+def test_smaller_draws_of_frames_lie_inside_larger_ones(count, number):
+    smaller, larger = (draw_frames(POOL_OF_THREE, one, number, TWO_FRAMES).volumes for one in (count, count + 1))
+    assert larger[:count] == smaller
+
+
+def test_five_frames_can_be_of_three_subjects():
+    assert len(draw_frames(POOL_OF_THREE, 5, 0, TWO_FRAMES).subjects) == 3
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_more_frames_than_the_pool_has_or_none_are_refused_with_what_there_is(count):
+    with pytest.raises(UsageError, match=rf"--volumes {count} --count frames: .* have 6 labelled volumes. Ask for 1"):
+        draw_frames(POOL_OF_THREE, count, 0, TWO_FRAMES)
+
+
+# -- parts composed alike --------------------------------------------------------------------------
+
+
+@given(subjects, seeds, st.floats(0.05, 0.95), st.data())
+def test_every_group_gives_its_share_to_the_test_part_within_one_subject(everyone, seed, share, data):
+    groups = {subject: data.draw(st.sampled_from("abc"), subject) for subject in sorted(everyone)}
+    split = make_split(everyone, seed=seed, test_share=share, strata=groups)
+    for group in set(groups.values()):
+        members = {subject for subject in everyone if groups[subject] == group}
+        assert abs(len(members & set(split.test)) - len(split.test) * len(members) / len(everyone)) < 1
+
+
+@given(subjects, seeds, st.floats(0.05, 0.95), st.data())
+def test_groups_change_who_is_scored_but_not_how_many(everyone, seed, share, data):
+    groups = {subject: data.draw(st.sampled_from("abc"), subject) for subject in sorted(everyone)}
+    alike = make_split(everyone, seed=seed, test_share=share, strata=groups)
+    assert len(alike.test) == len(make_split(everyone, seed=seed, test_share=share).test)
+    assert {*alike.pool, *alike.test} == everyone
+
+
+@given(subjects, seeds)
+def test_one_group_is_as_none(everyone, seed):
+    assert make_split(everyone, seed=seed, strata=dict.fromkeys(everyone, "all")) == make_split(everyone, seed=seed)
+
+
+def test_a_subject_without_a_group_is_refused_by_name():
+    with pytest.raises(UsageError, match="no group is known of c"):
+        make_split("abc", strata={"a": "1", "b": "1"})
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
+def test_a_share_that_leaves_a_part_empty_is_refused(share):
+    with pytest.raises(UsageError, match="--test-share"):
+        make_split("abcd", test_share=share)
+
+
+# -- splits of others ------------------------------------------------------------------------------
+
+SUBJECT_OF = {"a_1": "a", "a_2": "a", "b_1": "b", "c_1": "c"}
+
+
+def test_a_split_of_others_names_subjects_or_their_volumes():
+    split = import_split({"a_2": "pool", "b": "test", "c_1": "unused"}, SUBJECT_OF, name="theirs", seed=3)
+    assert split == Split(name="theirs", seed=3, pool=("a",), test=("b",), unused=("c",))
+
+
+def test_a_subject_that_a_split_of_others_does_not_name_is_left_out_of_both_parts():
+    assert import_split({"a": "pool", "b": "test"}, SUBJECT_OF).unused == ("c",)
+
+
+def test_a_name_that_is_not_here_is_kept_for_when_it_is():
+    split = import_split({"a": "pool", "later": "pool", "b": "test"}, SUBJECT_OF)
+    assert split.pool == ("a", "later")
+
+
+def test_two_volumes_of_one_subject_in_two_parts_are_refused():
+    with pytest.raises(UsageError, match=r"a: in the part pool and in test"):
+        import_split({"a_1": "pool", "a_2": "test", "b": "test"}, SUBJECT_OF)
+
+
+@pytest.mark.parametrize("part", ["pool", "test"])
+def test_a_part_of_which_nobody_is_here_is_refused_with_who_is(part):
+    other = {"pool": "test", "test": "pool"}[part]
+    with pytest.raises(UsageError, match=rf"the part {part} names x: no labelled subject that is here.*a, b, c"):
+        import_split({"x": part, "a": other}, SUBJECT_OF)
 
 
 # -- subjects that were removed --------------------------------------------------------------------

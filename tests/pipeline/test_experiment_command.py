@@ -120,3 +120,12 @@ def test_scores_by_a_paper_s_rules_are_json_for_scripts(samkit, whole):
     runs = package.open_workspace(whole).runs.values()
     assert {row["cases"] for row in rows} == {len({one["subject"] for one in next(iter(runs)).scores})}
     assert all(0 <= row["dice"] <= 1 for row in rows)
+
+
+def test_frames_are_counted_where_that_is_asked(samkit, job):
+    grid = ("--heads", "ridge,prototype", "--volumes", "2", "--count", "frames", "--draws", "1")
+    ended = samkit("experiment", *grid, *job.flag)
+    assert ended.code == 0, ended.said
+    assert "on 2 labelled frames" in ended.said
+    runs = package.open_workspace(job.workspace).runs.values()
+    assert {run.settings.amount for run in runs if run.settings.head == "ridge"} == {"2 frames"}

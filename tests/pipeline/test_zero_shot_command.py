@@ -47,7 +47,7 @@ def test_a_grid_has_it_once(samkit, job):
         (("--volumes", "0", "--draws", "2"), "leave --draws out"),
         (("--volumes", "0", "--steps", "5"), "--steps: sam-box is not trained"),
         (("--volumes", "0", "--tiles"), "boxes, which may lie across tiles"),
-        (("--volumes", "0", "--views", "reflections"), "leave --views and --draws out"),
+        (("--volumes", "0", "--views", "reflections"), "leave --count, --views and --draws out"),
     ],
 )
 def test_what_means_nothing_without_training_is_refused(samkit, job, flags, told):
@@ -66,4 +66,4 @@ def test_files_without_a_reference_cannot_be_prompted(samkit, job, tmp_path):
 def test_trained_heads_need_a_subject(samkit, job):
     ended = samkit("train-head", "ridge", "--volumes", "0", *job.flag)
     assert ended.code == 2
-    assert "give at least 1 labelled subject" in ended.said
+    assert "--volumes 0: give at least 1" in ended.said

@@ -201,6 +201,37 @@ def test_both_frames_of_a_subject_are_trained_on(tmp_path, tiny):
     assert run.record["training_slices"] == 6
 
 
+@pytest.fixture(scope="module")
+def in_frames(tmp_path_factory, tiny):
+    workspace = workspace_of_boxes(tmp_path_factory.mktemp("frames") / "workspace", subjects=5)
+    for subject in split_of(workspace).pool:
+        add_volume(workspace, f"{subject}-second", *boxes(50), subject=subject)
+    return workspace, embed(workspace, tiny)
+
+
+def by_frame(in_frames, subjects, **choices):
+    chosen = options(subjects=subjects, counted="frames", **choices)
+    chosen = replace(chosen, fit=replace(chosen.fit, validate_every=None))
+    return train(*in_frames, find_head(chosen.head), chosen)
+
+
+def test_frames_are_trained_on_one_by_one(in_frames):
+    run = by_frame(in_frames, 3)
+    assert len(run.record["training_volumes"]) == 3
+    assert set(run.settings.drawn_volumes) == set(run.record["training_volumes"])
+    assert run.settings.amount == "3 frames"
+
+
+def test_frames_and_subjects_are_experiments_of_their_own(in_frames):
+    by_subject = train(*in_frames, find_head("ridge"), options(head="ridge"))
+    assert by_frame(in_frames, 1, head="ridge").settings.experiment != by_subject.settings.experiment
+
+
+def test_with_frames_no_subject_can_be_kept_to_stop_by(in_frames):
+    with pytest.raises(UsageError, match=r"--count frames: .*Leave out --validation"):
+        train(*in_frames, find_head("linear"), options(subjects=3, counted="frames"))
+
+
 def test_every_slice_comes_once_before_any_comes_again(tmp_path, tiny):
     workspace = workspace_of_boxes(tmp_path / "workspace")
     slices = LabelledSlices(embed(workspace, tiny), labelled_volumes(workspace, ["subject0", "subject1"]), 1 << 30)

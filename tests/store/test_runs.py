@@ -49,6 +49,7 @@ OTHER_VALUES: dict[str, Any] = {
     "split": "second",
     "split_digest": "ffffffffffff",
     "subjects": 3,
+    "counted": "frames",
     "draw": 1,
     "drawn": ("b",),
     "validation": "a",

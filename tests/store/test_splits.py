@@ -33,6 +33,10 @@ def test_whoever_joins_no_test_subject_is_ever_moved_and_nobody_is_lost(subjects
     assert set(joined.pool) == (subjects | set(SPLIT.pool)) - set(SPLIT.test)
 
 
+def test_who_is_left_out_does_not_join_the_pool():
+    assert replace(SPLIT, unused=("f",)).joined_by(["f", "g"]).pool == ("a", "b", "c", "g")
+
+
 def test_nobody_new_changes_nothing():
     assert SPLIT.joined_by(["a", "y"]) == SPLIT
 
@@ -62,6 +66,23 @@ def file(tmp_path: Path) -> LocalPlace:
 def test_a_split_survives_its_file(file: LocalPlace):
     file.publish(sealed_json(SPLIT.to_json()))
     assert Split.read(file) == SPLIT
+
+
+def test_who_is_left_out_survives_the_file(file: LocalPlace):
+    split = replace(SPLIT, unused=("f",))
+    file.publish(sealed_json(split.to_json()))
+    assert Split.read(file) == split
+
+
+def test_a_split_that_leaves_nobody_out_is_kept_as_before_that_could_be():
+    assert "unused" not in SPLIT.to_json()
+
+
+@pytest.mark.parametrize("unused", [("a",), ("x",)])
+def test_a_subject_that_is_left_out_and_in_a_part_is_damage(file: LocalPlace, unused: tuple[str, ...]):
+    file.publish(sealed_json(kept(unused=list(unused))))
+    with pytest.raises(DamagedStore, match=rf"{unused[0]} would be .* and left out"):
+        Split.read(file)
 
 
 @pytest.mark.parametrize("field", sorted(sealed(SPLIT.to_json())))

@@ -9,7 +9,14 @@ import psutil
 import pytest
 import torch
 
-from samkit.stages.encoders.memory import free_memory_bytes, is_out_of_memory, keep_freed_memory, total_memory_bytes
+from samkit.stages.encoders.memory import (
+    forget_peak_memory,
+    free_memory_bytes,
+    is_out_of_memory,
+    keep_freed_memory,
+    peak_memory_bytes,
+    total_memory_bytes,
+)
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 
@@ -91,3 +98,12 @@ def test_inside_a_container_what_is_free_is_the_containers(tmp_path, monkeypatch
     assert free_memory_bytes(torch.device("cpu")) > 100_000_000
     limit.write_text("1\n")
     assert free_memory_bytes(torch.device("cpu")) == 0
+
+
+@linux
+def test_a_peak_that_is_forgotten_does_not_count_for_what_comes_after():
+    taken = torch.ones(100_000_000, dtype=torch.uint8)
+    high = peak_memory_bytes()
+    del taken
+    forget_peak_memory()
+    assert peak_memory_bytes() < high - 50_000_000
