@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..store.errors import DamagedStore, UsageError
 from ..store.places import Place, place_of
 from ..store.runs import Run, check_name
-from .recipes import FitOptions
+from .recipes import ContrastOptions, FitOptions
 
 # Heads answer on a grid four times finer than the embedding: two up-convolutions of stride 2, as in SAM.
 LOGIT_CELLS_PER_FEATURE_CELL = 4
@@ -99,6 +99,16 @@ class CnnWeights:
     tensors: Mapping[str, Tensor] = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PretrainedWeights:
+    """What a head begins from that was learned on this dataset without labels."""
+
+    #: Of the pretraining, which runs keep.
+    name: str
+    #: By the names of the part of the head that they are of; empty where only the name is known yet.
+    tensors: Mapping[str, Tensor] = field(repr=False)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadContext:
     """What a head may know when it is built."""
@@ -109,6 +119,7 @@ class HeadContext:
     class_count: int
     mask_decoder: MaskDecoderWeights | None = field(default=None, repr=False)
     cnn_weights: CnnWeights | None = field(default=None, repr=False)
+    pretrained: PretrainedWeights | None = field(default=None, repr=False)
     #: What was asked for among the head's own `Head.options`.
     options: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
@@ -187,6 +198,8 @@ class Head(nn.Module):
     needs_mask_decoder: ClassVar[bool] = False
     #: Whether it has a CNN that begins from weights of somebody else's, where there are any.
     takes_cnn_weights: ClassVar[bool] = False
+    #: How it learns from slices without labels before it is fitted, where it does.
+    contrast: ClassVar[ContrastOptions | None] = None
     #: Whether it is scored as it is built: no subject is drawn for it, and nothing is fitted.
     zero_shot: ClassVar[bool] = False
     #: What can be chosen of it, the default first: ``gate`` and the like.

@@ -61,6 +61,9 @@ PLAIN = Augmentation(
 )
 """No change: patches are parts of slices as they are."""
 
+CONTRASTED = Augmentation(turn_degrees=45, zoom=(0.7, 2.0), moved=1, chance=0.8, brightness=0.25, contrast=0.5)
+"""Stronger: two patches of a slice should not be told by their grey values."""
+
 
 def patch_shape(volumes: Sequence[Volume]) -> tuple[int, int, int]:
     """Return (C, P, P), the shape of a patch of the slices of some volumes.
@@ -142,7 +145,7 @@ class LabelledPatches:
 
     def _patch(self, index: int, random: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         image, label = self._images[index].float(), self._labels[index]
-        where = _sampling_grid(label, self.input_shape[1], self._augmentation, random)
+        where = _sampling_grid(label.shape, torch.nonzero(label), self.input_shape[1], self._augmentation, random)
         seen = F.grid_sample(image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         # One more than the class, so that what lies beside the slice becomes 0.
         marked = F.grid_sample(
@@ -151,10 +154,69 @@ class LabelledPatches:
         return _recoloured(seen, self._augmentation, random, noise), torch.where(marked > 0, marked - 1, IGNORED)
 
 
-def _sampling_grid(label: Tensor, side: int, how: Augmentation, random: np.random.Generator) -> Tensor:
-    """Return where each pixel of a patch lies on its slice, (1, P, P, 2) as (column, row) in [-1, 1]."""
-    rows, columns = label.shape
-    organ = torch.nonzero(label)
+class PatchPairs:
+    """Slices of some volumes, in memory, and two patches of each for ever; labels are not read.
+
+    Parameters
+    ----------
+    volumes
+        With labels or without; their slices may differ in size.
+    augmentation
+        What a patch goes through, drawn anew for each of the two.
+
+    Raises
+    ------
+    InputError
+        For volumes with unlike numbers of channels.
+    DamagedStore
+        When slices are not what was ingested.
+    """
+
+    def __init__(self, volumes: Sequence[Volume], augmentation: Augmentation = CONTRASTED) -> None:
+        self._augmentation = augmentation
+        self._images = [
+            torch.from_numpy(plane) for volume in volumes for plane in volume.read_slices(0, volume.record.shape[0])
+        ]
+        #: (C, P, P)
+        self.input_shape = patch_shape(volumes)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield two patches of each of some slices, (B, C, P, P) both, for ever: every slice once before any again.
+
+        Slices that do not fill a batch at the end of a round are left out of it: a contrast needs others. Where there
+        are fewer slices than a batch takes, a batch is all of them.
+        """
+        random = np.random.default_rng(seed)
+        noise = torch.Generator().manual_seed(seed)
+        size = min(batch_size, len(self))
+        while True:
+            order = random.permutation(len(self))
+            for first in range(0, len(order) - size + 1, size):
+                chosen = order[first : first + size].tolist()
+                one, other = (
+                    torch.stack([self._patch(index, random, noise) for index in chosen]).to(device) for _ in range(2)
+                )
+                yield one, other
+
+    def _patch(self, index: int, random: np.random.Generator, noise: torch.Generator) -> Tensor:
+        image = self._images[index].float()
+        nowhere = torch.empty(0, 2)
+        where = _sampling_grid(image.shape[1:], nowhere, self.input_shape[1], self._augmentation, random)
+        seen = F.grid_sample(image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+        return _recoloured(seen, self._augmentation, random, noise)
+
+
+def _sampling_grid(
+    shape: Sequence[int], organ: Tensor, side: int, how: Augmentation, random: np.random.Generator
+) -> Tensor:
+    """Return where each pixel of a patch lies on its slice, (1, P, P, 2) as (column, row) in [-1, 1].
+
+    ``organ`` are the pixels that belong to one, (N, 2), of a slice of that shape; some patches are around them.
+    """
+    rows, columns = shape
     if len(organ) and random.random() < _ON_AN_ORGAN:
         middle = organ[int(random.integers(len(organ)))].double()
     else:

@@ -23,6 +23,7 @@ __all__ = [
     "OWN",
     "RECIPES",
     "VALIDATE_EVERY",
+    "ContrastOptions",
     "FitOptions",
     "Optimiser",
     "Schedule",
@@ -111,6 +112,24 @@ class FitOptions:
         if self.precision == FLOAT32:  # as runs from before there was a choice, which are these
             del kept["precision"]
         return kept
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContrastOptions:
+    """How a network learns from slices without labels, see `simclr`."""
+
+    steps: int = 300
+    #: Slices a step, each seen in two patches.
+    batch_size: int = 24
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    warmup_share: float = 0.05
+    #: AutoSAM's and SimCLR's, config.yaml:25-27.
+    temperature: float = 0.5
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as they are kept."""
+        return asdict(self)
 
 
 RECIPES: Mapping[str, FitOptions] = {

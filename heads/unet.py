@@ -17,7 +17,7 @@ from .base import Head, HeadContext, Sees, seeded
 from .recipes import FitOptions
 
 # 1.9 million parameters; doubled, 7.8 million, see the card of the embedded encoder for what that changes.
-_WIDTHS = (16, 32, 64, 128, 256)
+WIDTHS = (16, 32, 64, 128, 256)
 # A normalisation needs more than one pixel at the bottom.
 _SMALLEST_BOTTOM = 2
 
@@ -47,7 +47,7 @@ class UNet(Head):
     own_fit = FitOptions(steps=600, batch_size=4, learning_rate=1e-3, validate_every=None)
     sees = Sees.SLICES
 
-    def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = _WIDTHS) -> None:
+    def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         self.channels, self.class_count, self.widths = channels, class_count, tuple(widths)
         self.down = nn.ModuleList([_level(channels, self.widths[0])])

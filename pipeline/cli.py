@@ -147,6 +147,9 @@ CountOption = Annotated[
 CnnWeightsOption = Annotated[
     Path | None, typer.Option(help="Of ladder: torchvision's resnet18-f37072fd.pth; without, a random CNN.")
 ]
+PretrainingStepsOption = Annotated[
+    int | None, typer.Option(min=1, help="Of unet-simclr: steps on slices without labels, before. Default: 300.")
+]
 ValidationOption = Annotated[
     bool | None,
     typer.Option(
@@ -544,6 +547,7 @@ def train_head_command(
         bool, typer.Option("--faithful", help="Of ladder: class tokens random and frozen, as in the published code.")
     ] = False,
     cnn_weights: CnnWeightsOption = None,
+    pretraining_steps: PretrainingStepsOption = None,
 ) -> int:
     """Train a small head on a few labelled subjects and score it on the test subjects."""
     from ..heads.base import find_head
@@ -576,6 +580,7 @@ def train_head_command(
         memory_bytes=None if memory is None else memory * 1_000_000,
         tiles=_overlap_of_tiles(context, tile_overlap, tiles=tiles),
         cnn_weights=cnn_weights,
+        pretraining_steps=pretraining_steps,
     )
     fit_flags = [
         f"--{name.replace('_', '-')}"
@@ -610,6 +615,7 @@ def experiment_command(
     tiles: TilesOption = False,
     tile_overlap: TileOverlapOption = None,
     cnn_weights: CnnWeightsOption = None,
+    pretraining_steps: PretrainingStepsOption = None,
     validation: ValidationOption = None,
     precision: FitPrecisionOption = None,
     device: DeviceOption = "cpu",
@@ -636,6 +642,7 @@ def experiment_command(
         precision=_fit_precision(precision, device),
         validation=validation,
         cnn_weights=cnn_weights,
+        pretraining_steps=pretraining_steps,
     )
     return run_experiment(workspace, grid, encoder=encoder, workers=workers, dry_run=dry_run)
 

@@ -13,6 +13,7 @@ from ..heads.sampling import SUBJECTS
 from ..stages.train import TrainOptions, plan_run
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
+from ..store.pretrained import PretrainingSettings
 from ..store.workspace import Workspace
 
 
@@ -41,6 +42,8 @@ class Grid:
     validation: bool | None = None
     #: A checkpoint for the CNN of the heads that have one.
     cnn_weights: Path | None = None
+    #: Of what heads learn without labels before, where they do; None for their own.
+    pretraining_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("heads", self.heads), ("volumes", self.subjects)):
@@ -86,6 +89,7 @@ class Grid:
             ),
             device=self.device,
             cnn_weights=self.cnn_weights if find_head(head).takes_cnn_weights else None,
+            pretraining_steps=None if find_head(head).contrast is None else self.pretraining_steps,
             tiles=self.tiles if of_features else None,
             views=self.views if of_features and subjects else AS_THEY_ARE,
         )
@@ -96,17 +100,27 @@ class Grid:
         return any(_sees_features(parse_head(text)[0]) for text in self.heads)
 
 
-def plan_grid(workspace: Workspace, embeddings: Embeddings | None, grid: Grid) -> list[tuple[TrainOptions, str]]:
-    """Return every run of a grid with its id; what one would be refused for is refused before the first begins.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedRun:
+    """A run of a grid before it is trained."""
+
+    options: TrainOptions
+    run_id: str
+    #: What it begins from, where its head learns without labels before.
+    pretraining: PretrainingSettings | None
+
+
+def plan_grid(workspace: Workspace, embeddings: Embeddings | None, grid: Grid) -> list[PlannedRun]:
+    """Return every run of a grid; what one would be refused for is refused before the first begins.
 
     Parameters and what is raised are those of `train.train`. The heads themselves are let go: a grid may have many.
     """
 
-    def run_id(options: TrainOptions) -> str:
+    def planned(options: TrainOptions) -> PlannedRun:
         plan = plan_run(workspace, features_for(options, embeddings), find_head(options.head), options)
-        return plan.settings.run_id
+        return PlannedRun(options=options, run_id=plan.settings.run_id, pretraining=plan.pretraining)
 
-    return [(options, run_id(options)) for options in grid.cells()]
+    return [planned(options) for options in grid.cells()]
 
 
 def features_for(options: TrainOptions, embeddings: Embeddings | None) -> Embeddings | None:

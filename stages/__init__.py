@@ -3,6 +3,7 @@
 ingest   raw files           -> slices (geometry, labels, where they came from)
 check    labels              -> what survives of them on the encoder's grid
 embed    slices              -> embeddings/<encoder>--<recipe>/
+pretrain slices without labels -> pretrained/<id>/, for the baseline that begins from one
 train    embeddings + labels -> runs/<run>/
 predict  embeddings + a run  -> masks on the source's own grid
          (mask_files: where masks go, which formats fit their sources, and what they must never take the place of)

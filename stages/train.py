@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from ..heads.base import (
@@ -23,6 +24,7 @@ from ..heads.base import (
     Head,
     HeadContext,
     MaskDecoderWeights,
+    PretrainedWeights,
     Sees,
     SolvedHead,
     check_options,
@@ -41,7 +43,8 @@ from ..heads.tiling import Tiling
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
-from ..store.errors import UsageError
+from ..store.errors import MissingRun, UsageError
+from ..store.pretrained import WEIGHTS, PretrainingSettings
 from ..store.provenance import code_version
 from ..store.runs import NO_ENCODER, Run, RunSettings, check_name
 from ..store.slices import Volume
@@ -83,6 +86,8 @@ class TrainOptions:
     head_options: Mapping[str, str] = field(default_factory=dict)
     #: A checkpoint for the CNN of a head that has one.
     cnn_weights: Path | None = None
+    #: Of what a head learns without labels before, where it does; None for its own.
+    pretraining_steps: int | None = None
 
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:
@@ -196,8 +201,10 @@ class RunPlan:
     #: To be scored.
     test: tuple[Volume, ...]
     tiling: Tiling | None
-    #: As it begins.
+    #: As it begins; without what it learns before, where that has not been learned yet.
     head: Head
+    #: What it begins from: `stages.pretrain` makes it. None for most heads.
+    pretraining: PretrainingSettings | None
 
 
 def plan_run(
@@ -219,12 +226,14 @@ def plan_run(
     if solved or options.fit.validate_every is None:  # there is nothing to stop, so that no subject is kept for it
         draw = replace(draw, validation=None)
     input_shape = None if embeddings is None else embeddings.row_shape
+    pretraining = _pretraining_of(workspace, split, head_class, options)
     head = head_class.build(
         HeadContext(
             input_shape=input_shape or patch_shape(training_volumes(workspace, draw)),
             class_count=1 + len(workspace.label_names),
             mask_decoder=None if embeddings is None else mask_decoder_of(embeddings),
             cnn_weights=None if options.cnn_weights is None else read_cnn_weights(options.cnn_weights),
+            pretrained=None if pretraining is None else read_pretrained(workspace, pretraining),
             options=check_options(head_class, options.head_options),
             seed=options.seed,
         )
@@ -233,7 +242,7 @@ def plan_run(
     settings = settings_of(
         workspace, embeddings, options, split=split, draw=draw, head_config=head.config, fitting=fitting
     )
-    return RunPlan(settings=settings, draw=draw, test=tuple(test), tiling=tiling, head=head)
+    return RunPlan(settings=settings, draw=draw, test=tuple(test), tiling=tiling, head=head, pretraining=pretraining)
 
 
 def train(
@@ -301,6 +310,13 @@ def train_together(
     there = workspace.runs
     todo = {plan.settings.run_id: (plan, one) for plan, one in zip(plans, options, strict=True)}
     todo = {run_id: pair for run_id, pair in todo.items() if run_id not in there}
+    for plan, _ in todo.values():
+        if plan.pretraining is not None and plan.pretraining.id not in workspace.pretrainings:
+            message = (
+                f"{first.head} begins from the pretraining {plan.pretraining.id}, which is not there. samkit "
+                f"train-head and samkit experiment make it; a program calls stages.pretrain.pretrain with the plan's."
+            )
+            raise MissingRun(message)
     if todo:
         forget_peak_memory()  # a worker trains many runs
         material = _material(workspace, embeddings, head_class, plans[0], first)
@@ -321,6 +337,19 @@ def read_cnn_weights(file: Path) -> CnnWeights:
     """
     tensors = read_resnet(file)
     return CnnWeights(name=f"imagenet {file_sha256(file)[:_DIGITS_OF_DIGEST]}", tensors=tensors)
+
+
+def read_pretrained(workspace: Workspace, settings: PretrainingSettings) -> PretrainedWeights:
+    """Return what a pretraining has learned, or its name alone while it is not there.
+
+    Raises
+    ------
+    DamagedStore
+        When its weights are not what was written.
+    """
+    there = workspace.pretrainings
+    tensors = load_safetensors(there[settings.id].read(WEIGHTS)) if settings.id in there else {}
+    return PretrainedWeights(name=settings.id, tensors=tensors)
 
 
 def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
@@ -526,6 +555,26 @@ def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: 
             f"SAM, or its checkpoint was an image encoder alone. Train another head: samkit train-head linear"
         )
         raise UsageError(message)
+
+
+def _pretraining_of(
+    workspace: Workspace, split: Split, head_class: type[Head], options: TrainOptions
+) -> PretrainingSettings | None:
+    """Return what a head that learns without labels begins from: of all volumes but the test part's and the unused."""
+    if head_class.contrast is None:
+        return None
+    contrast = head_class.contrast
+    if options.pretraining_steps is not None:
+        contrast = replace(contrast, steps=options.pretraining_steps)
+    apart = {*split.test, *split.unused}
+    volumes = [volume for volume in workspace.volumes.values() if volume.subject not in apart]
+    return PretrainingSettings(
+        head=head_class.name,
+        slices={volume.id: volume.content.partition("/")[0] for volume in volumes},
+        channels=patch_shape(volumes)[0],
+        training=contrast.to_json(),
+        seed=options.seed,
+    )
 
 
 def _test_volumes(workspace: Workspace, split: Split) -> list[Volume]:

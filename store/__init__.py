@@ -16,10 +16,11 @@ precision    how a row's numbers are kept: float16, float32, int8
 prefetch     reading ahead, in a thread, as far as memory allows
 splits       which subjects are for training, which for the score
 runs         one trained head each, with everything that made it
+pretrained   what a network learned from slices without labels
 verify       whether all of it is what was written
 lease        one process at a time takes things away
 garbage      gc: what nothing needs any more
-provenance   code version and peak memory, for every record
+provenance   the code version, for every record
 errors       what samkit says when something is refused
 
 FORMAT.md is the specification. Nothing here knows torch, DICOM or NIfTI.

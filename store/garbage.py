@@ -30,7 +30,8 @@ _SHARDS_RETIRED_TOGETHER = 32
 class Garbage:
     """One thing that is taken away, or would be."""
 
-    #: "rows", "shard data", "slices", "packed slices", "predecessors", "index segments", "unfinished run", "leftovers".
+    #: "rows", "shard data", "slices", "packed slices", "predecessors", "index segments", "unfinished run",
+    #: "pretraining", "leftovers".
     kind: str
     name: str
     #: Rows, volumes or files.
@@ -81,6 +82,7 @@ def collect(workspace: Workspace, *, older_than_seconds: float, dry_run: bool) -
     yield from _repack(workspace, dry_run=dry_run)
     yield from _collect_segments(workspace, before, dry_run=dry_run)
     yield from _collect_runs(workspace, before, dry_run=dry_run)
+    yield from _collect_pretrainings(workspace, before, dry_run=dry_run)
     if not dry_run and (count := workspace.path.remove_leftovers(before)):
         yield Garbage(kind="leftovers", name="of killed writers", count=count, size_bytes=0)
 
@@ -249,6 +251,15 @@ def _collect_runs(workspace: Workspace, before: float, *, dry_run: bool) -> Iter
     for name in folder.children():
         if not (folder / name / "run.json").exists():
             yield from _removed(folder / name, "unfinished run", before, dry_run=dry_run)
+
+
+def _collect_pretrainings(workspace: Workspace, before: float, *, dry_run: bool) -> Iterator[Garbage]:
+    """Remove pretrainings that no run began from, and what a kill left of one in an object store, if they are old."""
+    named = {run.settings.head_config.get("pretrained") for run in workspace.runs.values()}
+    folder = workspace.path / "pretrained"
+    for name in folder.children():
+        if name not in named:
+            yield from _removed(folder / name, "pretraining", before, dry_run=dry_run)
 
 
 def _removed(place: Place, kind: str, before: float, *, dry_run: bool) -> Iterator[Garbage]:

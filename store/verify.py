@@ -16,12 +16,13 @@ from .embeddings import Embeddings
 from .errors import DamagedStore, SamkitError
 from .journal import Journal, read_records
 from .places import Place
+from .pretrained import MANIFEST, Pretraining
 from .runs import Run
 from .slices import file_digests
 from .splits import Split
 from .workspace import Workspace
 
-Part = Literal["index", "volume", "split", "embeddings", "journal record", "shard", "run"]
+Part = Literal["index", "volume", "split", "embeddings", "journal record", "shard", "pretraining", "run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +36,7 @@ class Checked:
 
 
 def verify(workspace: Workspace) -> Iterator[Checked]:
-    """Read everything once and yield what was looked at, in the order volumes, splits, embeddings, runs.
+    """Read everything once and yield what was looked at, in the order volumes, splits, embeddings, pretrainings, runs.
 
     Nothing is changed.
     """
@@ -61,6 +62,8 @@ def verify(workspace: Workspace) -> Iterator[Checked]:
         yield Checked(part="split", name=name, fault=_fault_of_split(workspace.path / "splits" / name))
     for name in (workspace.path / "embeddings").children():
         yield from _check_embeddings(workspace, workspace.path / "embeddings" / name)
+    for name in (workspace.path / "pretrained").children():
+        yield Checked(part="pretraining", name=name, fault=_fault_of_pretraining(workspace.path / "pretrained" / name))
     splits = set()
     for name in (workspace.path / "runs").children():
         broken = _fault_of_run(workspace.path / "runs" / name)
@@ -121,6 +124,21 @@ def _fault_of_split(place: Place) -> str | None:
     try:
         Split.read(place)
     except DamagedStore as error:
+        return str(error)
+    return None
+
+
+def _fault_of_pretraining(folder: Place) -> str | None:
+    if not (folder / MANIFEST).exists():
+        return (
+            f"{MANIFEST} is missing: a kill while it was put into an object store, or a deleted file. `samkit gc` "
+            f"takes the rest when it is old."
+        )
+    try:
+        found = Pretraining(folder)
+        for name in found.record.get("files", {}):
+            found.read(name)
+    except SamkitError as error:
         return str(error)
     return None
 

@@ -18,6 +18,7 @@ from .errors import DamagedStore, IdentifierTaken, MissingEmbeddings, NotAWorksp
 from .index import IndexChange, IndexState, VolumesIndex, index_line
 from .keys import FORMAT_VERSION, Recipe, refuse_later_format
 from .places import DEFAULT_WORKSPACE, Place, place_of
+from .pretrained import Pretrainings
 from .runs import Runs, check_name
 from .slices import Volume, VolumeRecord
 from .splits import Split
@@ -285,6 +286,11 @@ class Workspace:
         folder = self.path / "splits"
         files = sorted(name for name in folder.children() if name.endswith(".json"))
         return {name.removesuffix(".json"): Split.read(folder / name) for name in files}
+
+    @property
+    def pretrainings(self) -> Pretrainings:
+        """What was learned from slices without labels, a mapping by id."""
+        return Pretrainings(self.path / "pretrained")
 
     def split(self, name: str = "default") -> Split | None:
         """Return a split, or None if it has not been made."""

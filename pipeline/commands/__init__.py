@@ -10,6 +10,7 @@ repair     embed --repair: what is damaged is taken away
 split      who may be drawn and who is scored, by a rule or a file
 split_files how others write that
 train      train-head: a head on each draw, and its table
+pretrain   what a head learns without labels before its first run
 experiment a grid of heads and draws, and how the heads compare
 predict    masks for the volumes of the workspace, or for new files
 report     the table of all runs, and the page

@@ -18,6 +18,7 @@ from ..exit_codes import DONE, SOME_FAILED
 from ..grid import Grid, plan_grid
 from ..trainers import train_cells
 from .hints import workspace_flag
+from .pretrain import pretrain_missing
 
 
 def run_experiment(
@@ -39,7 +40,7 @@ def run_experiment(
         raise UsageError(message)
     planned = plan_grid(workspace, embeddings, grid)
     there = set(workspace.runs)
-    todo = [options for options, run_id in planned if run_id not in there]
+    todo = [one for one in planned if one.run_id not in there]
     amounts = " and ".join(map(str, grid.subjects))
     counted_in = grid.counted.removesuffix("s") if grid.subjects == (1,) else grid.counted
     console.say(
@@ -50,16 +51,17 @@ def run_experiment(
         return DONE
     failed: list[str] = []
     if todo:
+        pretrain_missing(workspace, [one.pretraining for one in todo], grid.device)
         count = min(len(todo), workers or _workers_for(grid.device))
         console.say(f"{counted(count, 'worker')}, each run by one thread")
         recipe_id = None if embeddings is None else embeddings.recipe.id
         with console.progress_bar("training", len(todo), "runs") as bar:
-            for options, reason in train_cells(workspace.path, recipe_id, todo, count):
+            for options, reason in train_cells(workspace.path, recipe_id, [one.options for one in todo], count):
                 bar.advance()
                 if reason is not None:
                     failed.append(f"{_alias(options)}: {reason}")
     runs = workspace.runs
-    found = [runs[run_id] for _, run_id in planned if run_id in runs]
+    found = [runs[one.run_id] for one in planned if one.run_id in runs]
     if found:
         console.results_table(tabulate(found))
         _say_standings(standings(found))

@@ -20,6 +20,7 @@ from ...stages.train import (
     drawn_volumes,
     labelled_subjects,
     labelled_volumes,
+    plan_run,
     split_of,
     train_together,
     training_volumes,
@@ -32,6 +33,7 @@ from .. import console
 from ..console import counted
 from ..exit_codes import DONE
 from .hints import workspace_flag
+from .pretrain import pretrain_missing
 from .rows import find_bank
 
 
@@ -70,6 +72,9 @@ def run_train(
     if not head_class.takes_cnn_weights and wanted.cnn_weights is not None:
         message = f"--cnn-weights {wanted.cnn_weights}: {head} has no CNN that begins from weights. Leave the flag out."
         raise UsageError(message)
+    if head_class.contrast is None and wanted.pretraining_steps is not None:
+        message = f"--pretraining-steps {wanted.pretraining_steps}: {head} learns nothing without labels. Leave it out."
+        raise UsageError(message)
     find_device(wanted.device)
     workspace = open_workspace(workspace_path)
     embeddings = None
@@ -107,6 +112,9 @@ def run_train(
     if tiles is not None and embeddings is not None:
         _say_tiles(embeddings, tiles, labelled_volumes(workspace, sorted({*parted.pool, *parted.test} & present)))
     _say_views(bank, embeddings, training_volumes(workspace, first))
+    if head_class.contrast is not None:
+        plan = plan_run(workspace, embeddings, head_class, replace(wanted, fit=fits[0]))
+        pretrain_missing(workspace, [plan.pretraining], wanted.device)
     runs = []
     before = set(workspace.runs)
     for draw in range(draws):

@@ -10,7 +10,7 @@ import torch
 from examples.workspaces import LABEL_NAMES, add_volume, boxes, workspace_of_boxes
 
 from samkit.heads.losses import IGNORED
-from samkit.heads.patches import PLAIN, Augmentation, LabelledPatches
+from samkit.heads.patches import PLAIN, Augmentation, LabelledPatches, PatchPairs
 from samkit.store.errors import InputError
 from samkit.store.workspace import Workspace
 
@@ -184,3 +184,31 @@ def test_grey_and_colour_volumes_do_not_mix(tmp_path):
     add_volume(workspace, "colour", image.repeat(3, axis=1) * np.float16(0.9), label)
     with pytest.raises(InputError, match="1 and 3 channels"):
         LabelledPatches(list(workspace.volumes.values()))
+
+
+# -- pairs, without labels -------------------------------------------------------------------------
+
+
+def test_both_patches_of_a_pair_show_the_same_slice(volumes):
+    pairs = PatchPairs(volumes, PLAIN)
+    one, other = next(pairs.batches(6, 0, CPU))
+    torch.testing.assert_close(one.sum((1, 2, 3)), other.sum((1, 2, 3)))  # moved by whole pixels alone
+    assert len({round(float(total), 2) for total in one.sum((1, 2, 3))}) == 6
+
+
+def test_the_patches_of_a_pair_are_changed_each_by_itself(volumes):
+    one, other = next(PatchPairs(volumes).batches(4, 0, CPU))
+    assert one.shape == other.shape == (4, 1, 48, 48)
+    assert not torch.equal(one, other)
+
+
+def test_every_slice_is_paired_once_before_any_again(volumes):
+    pairs = PatchPairs(volumes, PLAIN)
+    endless = pairs.batches(2, 0, CPU)
+    seen = torch.cat([next(endless)[0] for _ in range(len(pairs) // 2)])
+    assert len({round(float(total), 2) for total in seen.sum((1, 2, 3))}) == len(pairs)
+
+
+def test_a_batch_is_all_slices_where_there_are_fewer(volumes):
+    pairs = PatchPairs(volumes)
+    assert len(next(pairs.batches(1000, 0, CPU))[0]) == len(pairs)
