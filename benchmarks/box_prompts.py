@@ -19,7 +19,7 @@ from torch import Tensor
 from samkit.heads.feeding import frame_of
 from samkit.heads.prompting import Prompts, boxes_around, boxes_in_square
 from samkit.stages.encoders.nano import NANO
-from samkit.stages.train import labelled_volumes
+from samkit.stages.training.plan import labelled_volumes
 from samkit.store.embeddings import Embeddings
 from samkit.store.workspace import Workspace
 

@@ -25,7 +25,7 @@ from samkit.pipeline.commands.embed import embed_all
 from samkit.stages.encoders.base import Encoder, find_encoder
 from samkit.stages.ingest import IngestOptions, ingest
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
-from samkit.stages.train import mask_decoder_of
+from samkit.stages.training.beginnings import mask_decoder_of
 from samkit.store.slices import SliceFinder
 from samkit.store.workspace import Workspace, open_workspace
 

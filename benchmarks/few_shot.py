@@ -45,7 +45,7 @@ from samkit.stages.encoders.devices import resolve_precision
 from samkit.stages.encoders.digests import file_sha256
 from samkit.stages.encoders.memory import keep_freed_memory
 from samkit.stages.encoders.nano import NANO
-from samkit.stages.train import TrainOptions, labelled_subjects, labelled_volumes, plan_run
+from samkit.stages.training.plan import TrainOptions, labelled_subjects, labelled_volumes, plan_run
 from samkit.store.embeddings import Embeddings
 from samkit.store.runs import Run
 from samkit.store.splits import Split

@@ -28,7 +28,7 @@ from samkit.heads.losses import segmentation_loss
 from samkit.pipeline.commands.embed import embed_all
 from samkit.stages.encoders.base import find_encoder
 from samkit.stages.encoders.memory import keep_freed_memory
-from samkit.stages.train import mask_decoder_of
+from samkit.stages.training.beginnings import mask_decoder_of
 from samkit.store.slices import SliceFinder
 
 HEADS = ("probe", "linear", "cnn", "hybrid", "autosam", "ladder", "cnn-published")

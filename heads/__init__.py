@@ -2,6 +2,7 @@
 
 base       what a head is, what it is built from, how one is loaded
 autosam    SAM's mask decoder without prompts
+finetuned  the same with its encoder trained too, which no cache serves
 cnn        3x3 convolutions, lean or as published
 hybrid     these convolutions, and the slice beside their finest grid
 ladder     SAM-LST: a CNN on the slice, gated into the embedding
@@ -28,6 +29,7 @@ conventions  papers' rules for Dice and HD95, for comparison with their tables
 comparison bootstrap intervals, and paired differences of heads
 averages   many volumes, many draws: means in the order that is fair
 sam_modules   the segment-anything package's parts, importable beside any torch
+live_encoder  its image encoder, as a part of a head that is trained
 two_way       its two-way transformer, asked for all classes of a slice at once
 upscaling     its up-scaling, cell by cell
 prompting     its mask decoder, prompted with points, boxes and earlier masks, many images at once

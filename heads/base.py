@@ -109,6 +109,19 @@ class PretrainedWeights:
     tensors: Mapping[str, Tensor] = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LiveEncoderWeights:
+    """An encoder as a module that can go on to be trained: what heads begin from that do not keep it frozen.
+
+    Encoders provide it (`stages.encoders`), training hands it in.
+    """
+
+    #: Arguments of `live_encoder.LiveEncoder`: its architecture, and how slices become its squares.
+    config: Mapping[str, Any]
+    #: By the names of the `segment-anything` package's image encoder.
+    tensors: Mapping[str, Tensor] = field(repr=False)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadContext:
     """What a head may know when it is built."""
@@ -120,6 +133,7 @@ class HeadContext:
     mask_decoder: MaskDecoderWeights | None = field(default=None, repr=False)
     cnn_weights: CnnWeights | None = field(default=None, repr=False)
     pretrained: PretrainedWeights | None = field(default=None, repr=False)
+    live_encoder: LiveEncoderWeights | None = field(default=None, repr=False)
     #: What was asked for among the head's own `Head.options`.
     options: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
@@ -133,12 +147,20 @@ class Sees(Enum):
     SLICES = "slices"
     #: Both, the slices in the encoder's frame: `FeaturesAndSlices`.
     FEATURES_AND_SLICES = "features and slices"
+    #: The slices in the encoder's own square, not a number where the square has no slice: an encoder of the head's own
+    #: runs on them. (B, 1 or 3, S, S) in [0, 1].
+    SQUARES = "slices in the encoder's square"
     #: Features, and the boxes of the reference: a bound, not a method. `FeaturesAndBoxes`.
     FEATURES_AND_BOXES = "features and boxes of the reference"
 
     @property
     def features(self) -> bool:
-        """Whether there are features in it, so that embeddings are needed."""
+        """Whether there are features in it, so that rows have to be embedded."""
+        return self not in (Sees.SLICES, Sees.SQUARES)
+
+    @property
+    def recipe(self) -> bool:
+        """Whether an encoder's recipe decides what it is."""
         return self is not Sees.SLICES
 
 
@@ -186,7 +208,8 @@ class Head(nn.Module):
 
     Contract: ``head(features)`` takes (B, C, h, w) of any float kind and returns float32 logits
     (B, K, 4 h, 4 w); where it ``sees`` slices, it takes (B, channels, rows, columns) of any size and returns
-    (B, K, rows, columns); where it sees both it takes `FeaturesAndSlices`. A slice's logits do not depend on its batch
+    (B, K, rows, columns); where it sees both it takes `FeaturesAndSlices`; where it sees the encoder's square, that
+    (B, 1 or 3, S, S), and returns (B, K, S / 4, S / 4). A slice's logits do not depend on its batch
     mates in eval mode; ``config`` and the state dict rebuild the head without an encoder; everything trainable is a
     parameter.
     """

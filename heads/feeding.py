@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..store.embeddings import Embeddings
 from ..store.errors import InputError, MissingEmbeddings
-from ..store.keys import RowKey
+from ..store.keys import Recipe, RowKey
 from ..store.slices import SliceFinder, Volume
 from .base import LOGIT_CELLS_PER_FEATURE_CELL, SLICE_PX_PER_FEATURE_CELL, FeaturesAndBoxes, FeaturesAndSlices, Seen
 from .classes import class_values, to_class_index
@@ -36,8 +36,11 @@ _COMPRESSION_LEVEL = 1
 
 def frame_of(volume: Volume, embeddings: Embeddings) -> Frame:
     """Return where the slices of a volume lie in the square that the encoder was given."""
+    return _frame_in(volume, embeddings.recipe)
+
+
+def _frame_in(volume: Volume, recipe: Recipe) -> Frame:
     _, _, rows, columns = volume.record.shape
-    recipe = embeddings.recipe
     return Frame(rows=rows, columns=columns, input_px=recipe.input_px, resize=recipe.resize)
 
 
@@ -130,6 +133,76 @@ class SquareSlices:
         image = torch.from_numpy(np.ascontiguousarray(image_of(self._finder, key)))[None]
         frame = Frame(rows=image.shape[2], columns=image.shape[3], input_px=self.input_px, resize=self._resize)
         return frame.slices_to_square(image).half()
+
+
+def square_of(slices: torch.Tensor, input_px: int, resize: str) -> torch.Tensor:
+    """Bring slices (B, C, H, W) of one size to an encoder's square, as `Sees.SQUARES` says: (B, C, S, S) float32."""
+    frame = Frame(rows=slices.shape[2], columns=slices.shape[3], input_px=input_px, resize=resize)
+    return frame.slices_to_square(slices, padding=torch.nan)
+
+
+class LabelledSquares:
+    """Labelled slices of some volumes in the encoder's square, for heads that run an encoder of their own.
+
+    What `fitting` takes batches from. Slices are read and brought to the square when they are asked for: beside an
+    encoder that is little, and squares of 1024 pixels would fill the memory.
+
+    Parameters
+    ----------
+    recipe
+        Whose square it is.
+    volumes
+        Labelled; their slices may differ in size.
+    views
+        Of every slice, canonical texts (`heads.views.View`); by default the slice as it is.
+
+    Raises
+    ------
+    InputError
+        For a volume without a label.
+    DamagedStore
+        When slices or a label are not what was ingested.
+    """
+
+    #: As rows are that do not fit into memory.
+    streamed = True
+
+    def __init__(self, recipe: Recipe, volumes: Sequence[Volume], *, views: Sequence[str] = AS_THEY_ARE) -> None:
+        self._recipe = recipe
+        self._finder = SliceFinder({volume.id: volume for volume in volumes})
+        self._keys = _keys_of(volumes, None, views)
+        grid = recipe.input_px // SLICE_PX_PER_FEATURE_CELL * LOGIT_CELLS_PER_FEATURE_CELL
+        parsed = [View.parse(view) for view in views]
+        planes = [
+            plane
+            for volume in volumes
+            for plane in _labels_on_grid(volume, _frame_in(volume, recipe), grid, parsed, tiling=None)
+        ]
+        self._labels = torch.from_numpy(np.concatenate(planes))
+        #: (channels, S, S)
+        self.input_shape = (volumes[0].record.shape[1], recipe.input_px, recipe.input_px)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Seen, torch.Tensor]]:
+        """Yield shuffled batches for ever: every row once before any comes again."""
+        random = np.random.default_rng(seed)
+        while True:
+            order = random.permutation(len(self))
+            for first in range(0, len(order), batch_size):
+                chosen = order[first : first + batch_size].tolist()
+                yield self._squares(chosen).to(device), self._labels[torch.as_tensor(chosen)].long().to(device)
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Seen, torch.Tensor]]:
+        """Yield (squares, labels (B, G, G) uint8) of every row once, on the CPU."""
+        for first in range(0, len(self), batch_size):
+            indices = range(first, min(first + batch_size, len(self)))
+            yield self._squares(indices), self._labels[first : first + batch_size]
+
+    def _squares(self, indices: Sequence[int]) -> torch.Tensor:
+        planes = [torch.from_numpy(image_of(self._finder, self._keys[index]).copy())[None] for index in indices]
+        return torch.cat([square_of(plane, self._recipe.input_px, self._recipe.resize) for plane in planes])
 
 
 class StoredFeatures:
@@ -308,20 +381,27 @@ class LabelledSlices:
             yield self.seen(indices), self.labels(indices)
 
     def _labels(self, volume: Volume) -> Iterator[NDArray[np.uint8]]:
-        """Yield class indices on the logit grid, (1 or tiles, G, G), of each slice in each view, read and verified."""
-        label, values = _label_of(volume), class_values(volume.label_names)
-        frame, tiles = frame_of(volume, self._embeddings), [Tile()]
-        if self._tiling is not None:
-            tiles = [*self._tiling.tiles(frame.rows, frame.columns)]
-            frame = self._tiling.frame_of_tile(frame)
-        for view in self._views:
-            rows, columns = view.plane_shape(frame.rows, frame.columns)
-            seen = replace(frame, rows=rows, columns=columns)
-            # A slice at a time: the indices of a large plane take eight bytes a pixel before they become one.
-            for plane in label:
-                index = to_class_index(plane, values)
-                moved = np.stack([view.apply_to_label(tile.crop(index)) for tile in tiles])
-                yield seen.label_to_grid(moved, self._grid)
+        frame = frame_of(volume, self._embeddings)
+        return _labels_on_grid(volume, frame, self._grid, self._views, tiling=self._tiling)
+
+
+def _labels_on_grid(
+    volume: Volume, frame: Frame, grid: int, views: Sequence[View], *, tiling: Tiling | None
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield class indices on the logit grid, (1 or tiles, G, G), of each slice in each view, read and verified."""
+    label, values = _label_of(volume), class_values(volume.label_names)
+    tiles = [Tile()]
+    if tiling is not None:
+        tiles = [*tiling.tiles(frame.rows, frame.columns)]
+        frame = tiling.frame_of_tile(frame)
+    for view in views:
+        rows, columns = view.plane_shape(frame.rows, frame.columns)
+        seen = replace(frame, rows=rows, columns=columns)
+        # A slice at a time: the indices of a large plane take eight bytes a pixel before they become one.
+        for plane in label:
+            index = to_class_index(plane, values)
+            moved = np.stack([view.apply_to_label(tile.crop(index)) for tile in tiles])
+            yield seen.label_to_grid(moved, grid)
 
 
 def _keys_of(volumes: Sequence[Volume], tiling: Tiling | None, views: Sequence[str]) -> list[RowKey]:

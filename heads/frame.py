@@ -84,15 +84,15 @@ class Frame:
         gathered = label_BHW[:, row_of[:, None], column_of[None, :]].astype(np.uint8)
         return np.where(inside_rows[:, None] & inside_columns[None, :], gathered, np.uint8(IGNORED))
 
-    def slices_to_square(self, slices_BCHW: torch.Tensor) -> torch.Tensor:
-        """Bring slices to the square, antialiased bilinear, padded with 0: (B, C, S, S) float32.
+    def slices_to_square(self, slices_BCHW: torch.Tensor, padding: float = 0.0) -> torch.Tensor:
+        """Bring slices to the square, antialiased bilinear, padded: (B, C, S, S) float32.
 
-        For heads that see slices beside the embedding. Every resize stretches alike here, so that what an encoder
-        was given by way of 224 pixels lies in the same place, and is sharper.
+        For heads that see slices beside the embedding, or run an encoder of their own. Every resize stretches alike
+        here, so that what an encoder was given by way of 224 pixels lies in the same place, and is sharper.
         """
         rows, columns = self.inner_px
         inner = F.interpolate(slices_BCHW.float(), self.inner_px, mode="bilinear", align_corners=False, antialias=True)
-        return F.pad(inner, (0, self.input_px - columns, 0, self.input_px - rows))
+        return F.pad(inner, (0, self.input_px - columns, 0, self.input_px - rows), value=padding)
 
     def logits_to_slice(self, logits_BKGG: torch.Tensor) -> torch.Tensor:
         """Bring logits from the encoder's frame to the slice's own pixels, bilinearly.

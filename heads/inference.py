@@ -15,7 +15,8 @@ from ..store.errors import GeometryMismatch, UsageError
 from ..store.slices import Volume
 from .base import FeaturesAndBoxes, FeaturesAndSlices, Head, Sees
 from .classes import class_values
-from .feeding import StoredFeatures, StoredFeaturesAndBoxes, StoredFeaturesAndSlices, frame_of
+from .feeding import StoredFeatures, StoredFeaturesAndBoxes, StoredFeaturesAndSlices, frame_of, square_of
+from .finetuned import FinetunedAutoSam
 from .frame import Frame
 from .tiling import Span, Tiling, blend_weights, row_keys
 
@@ -135,6 +136,8 @@ def segment_volume(
     """
     if head.sees is Sees.SLICES:
         return _segment_slices(head, volume, label_names)
+    if isinstance(head, FinetunedAutoSam):
+        return _segment_squares(head, volume, label_names)
     if embeddings is None:
         message = f"{head.name} sees features, and no embeddings were given to segment {volume.id} by."
         raise UsageError(message)
@@ -163,6 +166,23 @@ def _segment_slices(head: Head, volume: Volume, label_names: Mapping[int, str]) 
     for number in range(slices):
         logits = _answer(head, volume.read_slice(number)[None].astype(np.float32))
         label[number] = values[logits.argmax(dim=1)[0].cpu().numpy()]
+    return label
+
+
+@torch.inference_mode()
+def _segment_squares(
+    head: FinetunedAutoSam, volume: Volume, label_names: Mapping[int, str]
+) -> NDArray[np.unsignedinteger]:
+    values = np.asarray(class_values(label_names))
+    slices, _, rows, columns = volume.record.shape
+    label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
+    encoder = head.encoder
+    frame = Frame(rows=rows, columns=columns, input_px=encoder.shape.input_px, resize=encoder.resize)
+    # One at a time: of an encoder the activations are the largest thing.
+    for number in range(slices):
+        plane = torch.from_numpy(volume.read_slice(number)[None].astype(np.float32))
+        logits = head(square_of(plane, frame.input_px, frame.resize).to(head.device))
+        label[number] = values[frame.logits_to_slice(logits).argmax(dim=1)[0].cpu().numpy()]
     return label
 
 

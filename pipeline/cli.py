@@ -540,6 +540,10 @@ def train_head_command(
     ] = "none",
     tiles: TilesOption = False,
     tile_overlap: TileOverlapOption = None,
+    finetune_encoder: Annotated[
+        bool,
+        typer.Option("--finetune-encoder", help="Of autosam: train the encoder too, live in every step (ft all)."),
+    ] = False,
     gate: Annotated[
         str | None, typer.Option(help="Of ladder: learned, fixed, cnn-only or sam-only; default: learned.")
     ] = None,
@@ -552,9 +556,14 @@ def train_head_command(
     """Train a small head on a few labelled subjects and score it on the test subjects."""
     from ..heads.base import find_head
     from ..heads.recipes import chosen_fit, swept
-    from ..stages.train import TrainOptions
+    from ..stages.training.plan import TrainOptions
     from .commands.train import run_train
 
+    if finetune_encoder:
+        if head not in ("autosam", "autosam-finetuned"):
+            message = f"--finetune-encoder: of autosam alone, and this is {head}. Leave the flag out."
+            raise UsageError(message)
+        head = "autosam-finetuned"
     fits = swept(
         chosen_fit(
             find_head(head).own_fit,

@@ -10,7 +10,7 @@ from ..heads.base import find_head, parse_head
 from ..heads.feeding import AS_THEY_ARE
 from ..heads.recipes import OWN, chosen_fit
 from ..heads.sampling import SUBJECTS
-from ..stages.train import TrainOptions, plan_run
+from ..stages.training.plan import TrainOptions, plan_run
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
 from ..store.pretrained import PretrainingSettings
@@ -71,7 +71,7 @@ class Grid:
         ]
 
     def _cell(self, head: str, options: Mapping[str, str], subjects: int, draw: int) -> TrainOptions:
-        of_features = _sees_features(head)
+        of_features = _sees_a_recipe(head)
         return TrainOptions(
             head=head,
             head_options=options,
@@ -97,7 +97,7 @@ class Grid:
     @property
     def needs_features(self) -> bool:
         """Whether any of the heads sees features."""
-        return any(_sees_features(parse_head(text)[0]) for text in self.heads)
+        return any(_sees_a_recipe(parse_head(text)[0]) for text in self.heads)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,8 +125,8 @@ def plan_grid(workspace: Workspace, embeddings: Embeddings | None, grid: Grid) -
 
 def features_for(options: TrainOptions, embeddings: Embeddings | None) -> Embeddings | None:
     """Return what the run's head sees of some embeddings: nothing where it sees the slices."""
-    return embeddings if _sees_features(options.head) else None
+    return embeddings if _sees_a_recipe(options.head) else None
 
 
-def _sees_features(head: str) -> bool:
-    return find_head(head).sees.features
+def _sees_a_recipe(head: str) -> bool:
+    return find_head(head).sees.recipe

@@ -340,7 +340,7 @@ def choose_compute_here(recipe: Recipe, weights: Path | None, device: str) -> Co
     WeightsError
         When the weights are not there.
     """
-    from ..stages.embed import load_recipe
+    from ..stages.encoders.base import load_recipe
     from ..stages.encoders.compute import choose_compute
 
     return choose_compute(load_recipe(recipe, weights_here(recipe, weights), device), device, workers=1)

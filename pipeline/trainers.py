@@ -13,7 +13,8 @@ import torch
 
 from ..heads.base import find_head
 from ..stages.encoders.memory import free_memory_bytes, keep_freed_memory
-from ..stages.train import TrainOptions, train
+from ..stages.train import train
+from ..stages.training.plan import TrainOptions
 from ..store.errors import SamkitError
 from ..store.local import LocalPlace
 from ..store.places import Place

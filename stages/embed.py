@@ -21,7 +21,7 @@ from ..heads.base import MASK_DECODER_FILE
 from ..heads.views import image_of
 from ..store.documents import canonical_json
 from ..store.embeddings import Embeddings, ShardPlan
-from ..store.errors import DamagedStore, InputError, UnusableVoxels, WeightsError
+from ..store.errors import DamagedStore, InputError, UnusableVoxels
 from ..store.journal import ShardRecord
 from ..store.keys import Recipe, RowKey
 from ..store.places import Place
@@ -30,7 +30,7 @@ from ..store.prefetch import Prefetched
 from ..store.provenance import code_version
 from ..store.slices import SliceFinder
 from ..store.workspace import Workspace, open_workspace
-from .encoders.base import Encoder, find_encoder
+from .encoders.base import Encoder, load_recipe
 from .encoders.compute import ComputeClass, choose_compute, device_kind, too_small
 from .encoders.memory import is_out_of_memory, peak_memory_bytes
 
@@ -281,32 +281,6 @@ def _encoded(
             yield encode()
     if prepared:
         yield encode()
-
-
-def load_recipe(recipe: Recipe, weights: Path | None, device: str) -> Encoder:
-    """Load the encoder that a recipe describes.
-
-    Raises
-    ------
-    WeightsError
-        When the weights are not those of the recipe; both digests are named.
-    """
-    encoder = find_encoder(recipe.encoder).load(
-        weights,
-        size=recipe.input_px,
-        device=device,
-        precision=recipe.compute_precision,
-        storage_precision=recipe.storage_precision,
-        pixel_normalisation=recipe.pixel_normalisation,
-    )
-    if encoder.recipe != recipe:
-        message = (
-            f"the weights at hand are not those of recipe {recipe.id}: "
-            f"{'; '.join(recipe.differences(encoder.recipe))}. Give the file it was made with: --weights FILE, "
-            f"or put it on the shelf: samkit weights add FILE"
-        )
-        raise WeightsError(message)
-    return encoder
 
 
 def prepare_embeddings(

@@ -38,7 +38,7 @@ def pretrain(
     workspace
         Where the slices come from.
     settings
-        Whose slices, and how: `stages.train.plan_run` names them.
+        Whose slices, and how: `stages.training.plan.plan_run` names them.
     device
         Where it is computed.
     progress

@@ -130,7 +130,10 @@ def test_stages_do_not_import_each_other(stage: str):
     assert not {found.name for found in imports(f"stages/{stage}.py")} & others
 
 
-@pytest.mark.parametrize("module", [*below("stages/readers"), *below("stages/encoders"), *below("stages/synthesis")])
+MADE_OF = ("readers", "encoders", "synthesis", "training")
+
+
+@pytest.mark.parametrize("module", [module for folder in MADE_OF for module in below(f"stages/{folder}")])
 def test_what_the_stages_are_made_of_does_not_know_the_stages(module: str):
     assert not {found.name for found in imports(module)} & {f"stages.{stage}" for stage in STAGES}
 

@@ -19,12 +19,11 @@ from ...stages.embed import (
     Timing,
     create_derived,
     derive_shard,
-    load_recipe,
     prepare_embeddings,
     source_of,
     time_encoder,
 )
-from ...stages.encoders.base import Encoder, find_encoder, weights_named_by
+from ...stages.encoders.base import Encoder, find_encoder, load_recipe, weights_named_by
 from ...stages.encoders.compute import ComputeClass, choose_compute, device_kind
 from ...stages.encoders.devices import usable_cores
 from ...stages.encoders.memory import free_memory_bytes, keep_freed_memory

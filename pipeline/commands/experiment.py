@@ -9,7 +9,7 @@ from ...heads.comparison import Standing, standings
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.report import tabulate
-from ...stages.train import TrainOptions
+from ...stages.training.plan import TrainOptions
 from ...store.errors import UsageError
 from ...store.workspace import open_workspace
 from .. import console

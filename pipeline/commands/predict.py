@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 from ...heads.base import Sees, find_head, load_head
 from ...heads.feeding import check_embedded, tiling_of
 from ...heads.tiling import Tiling, row_keys
-from ...stages.embed import load_recipe
-from ...stages.encoders.base import Encoder
+from ...stages.encoders.base import Encoder, load_recipe
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.intake.job import IngestOptions, Refused, Taken
@@ -160,8 +159,8 @@ def _predict_found(
 
     kept = next(iter(workspace.recipes(f"*--{run.settings.recipe_id}").values()), None)
     tiling = _tiling_of(run)
-    if options.weights is not None and head.sees is Sees.SLICES:
-        message = f"--weights {options.weights}: {run.id} sees the slices themselves, without an encoder. Leave it out."
+    if options.weights is not None and not head.sees.features:
+        message = f"--weights {options.weights}: {run.id} sees the slices themselves, without an encoder beside it. Leave it out."
         raise UsageError(message)
     if head.sees.features and (options.weights is not None or not _probably_embedded(workspace, kept, found, tiling)):
         load_encoder()  # what is wrong with the weights is said before everything is read

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...heads.sampling import listed_subjects
 from ...heads.tiling import Tiling, row_keys
 from ...heads.views import BANKS, Bank
-from ...stages.train import labelled_subjects, split_of
+from ...stages.training.plan import labelled_subjects, split_of
 from ...store.errors import InputError, UsageError
 from ...store.keys import RowKey
 from ...store.runs import check_name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...heads.sampling import import_split, listed_subjects, make_split, removed_subjects
-from ...stages.train import labelled_subjects
+from ...stages.training.plan import labelled_subjects
 from ...store.errors import InputError, UsageError
 from ...store.splits import Split
 from ...store.workspace import Workspace, open_workspace

@@ -14,7 +14,8 @@ from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.report import tabulate
-from ...stages.train import (
+from ...stages.train import train_together
+from ...stages.training.plan import (
     TrainOptions,
     draw_of,
     drawn_volumes,
@@ -22,7 +23,6 @@ from ...stages.train import (
     labelled_volumes,
     plan_run,
     split_of,
-    train_together,
     training_volumes,
 )
 from ...store.embeddings import Embeddings
@@ -78,7 +78,7 @@ def run_train(
     find_device(wanted.device)
     workspace = open_workspace(workspace_path)
     embeddings = None
-    if head_class.sees.features:
+    if head_class.sees.recipe:
         embeddings = workspace.embeddings(encoder)
     elif encoder is not None:
         message = f"--encoder {encoder}: {head} sees the slices themselves, without an encoder. Leave the flag out."
@@ -102,6 +102,8 @@ def run_train(
         if wanted.counted == FRAMES:
             trained_on = f"{volumes}, in the first draw of {of_subjects}"
     console.say(f"{head} on {_described(embeddings)}: {trained_on}, scored on {counted(len(scored), 'test subject')}")
+    if head_class.sees is Sees.SQUARES:
+        console.say(f"{head}: the encoder runs in every step and is trained; rows that are embedded are not read")
     if head_class.sees is Sees.FEATURES_AND_BOXES:
         console.say(f"{head} is given boxes around the test subjects' reference: a bound to compare with, no method")
     if head_class.takes_cnn_weights and wanted.cnn_weights is None:
@@ -145,7 +147,7 @@ def _say_views(bank: Bank, embeddings: Embeddings | None, volumes: Sequence[Volu
     """Say in how many views slices are fitted to, or that there are some that nobody asked for."""
     if len(bank.views) > 1:
         console.say(f"views {bank.name}: every slice that the head is fitted to, in {len(bank.views)} views")
-    elif embeddings is not None:
+    elif embeddings is not None and len(embeddings.journal):
         drawn = {digest for volume in volumes for digest in volume.slice_digests}
         slices_of = defaultdict(set)
         for key in embeddings.journal:

@@ -109,7 +109,7 @@ def _recompute(
     workspace: Workspace, embeddings: Embeddings, count: int, seed: int, *, weights: str | None, device: str
 ) -> list[Recomputed]:
     """Encode rows of a recipe again."""
-    from ...stages.embed import load_recipe
+    from ...stages.encoders.base import load_recipe
     from ...stages.verify import recompute
     from .weights import weights_of
 

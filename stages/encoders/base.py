@@ -12,8 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ...heads.base import MaskDecoderWeights
-from ...store.errors import SamkitWarning, UsageError
+from ...heads.base import LiveEncoderWeights, MaskDecoderWeights
+from ...store.errors import SamkitWarning, UsageError, WeightsError
 from ...store.keys import Recipe
 from ...store.runs import check_name
 from .catalogue import SEEDED
@@ -45,6 +45,10 @@ class Encoder(Protocol):
     @property
     def mask_decoder(self) -> MaskDecoderWeights | None:
         """The encoder's own mask decoder, for heads that start from one."""
+
+    @property
+    def live(self) -> LiveEncoderWeights | None:
+        """The encoder as a module to go on training, for heads that do; None where only its embeddings can be had."""
 
     @property
     def kernel_paths(self) -> tuple[str, ...]:
@@ -113,6 +117,32 @@ def find_encoder(name: str) -> EncoderModel:
     (entry,) = entry_points(group="samkit.encoders", name=name)
     found: EncoderModel = entry.load()
     return found
+
+
+def load_recipe(recipe: Recipe, weights: Path | None, device: str) -> Encoder:
+    """Load the encoder that a recipe describes.
+
+    Raises
+    ------
+    WeightsError
+        When the weights are not those of the recipe; both digests are named.
+    """
+    encoder = find_encoder(recipe.encoder).load(
+        weights,
+        size=recipe.input_px,
+        device=device,
+        precision=recipe.compute_precision,
+        storage_precision=recipe.storage_precision,
+        pixel_normalisation=recipe.pixel_normalisation,
+    )
+    if encoder.recipe != recipe:
+        message = (
+            f"the weights at hand are not those of recipe {recipe.id}: "
+            f"{'; '.join(recipe.differences(encoder.recipe))}. Give the file it was made with: --weights FILE, "
+            f"or put it on the shelf: samkit weights add FILE"
+        )
+        raise WeightsError(message)
+    return encoder
 
 
 def weights_named_by(encoder_name: str) -> Path | None:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...heads.base import MaskDecoderWeights, seeded
+from ...heads.base import LiveEncoderWeights, MaskDecoderWeights, seeded
+from ...heads.live_encoder import SamShape
 from ...heads.prompting import PromptedDecoder
-from ...heads.sam_modules import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from ...heads.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
 from ...store.errors import UsageError, WeightsError
 from ...store.keys import Recipe
 from .checkpoints import read_checkpoint
@@ -97,7 +97,7 @@ class SamModel:
             storage_precision=storage_precision,
         )
         decoder = self._decoder(parts, tensors, weights)
-        return SamEncoder(parts["image_encoder"], recipe, target, patch_px=self.patch_px, mask_decoder=decoder)
+        return SamEncoder(parts["image_encoder"], recipe, target, shape=self.shape(input_px), mask_decoder=decoder)
 
     def prompted_decoder(self, weights: Path, *, size: int | None = None) -> PromptedDecoder:
         """Build the prompt encoder and the mask decoder of a checkpoint, for embeddings of an input of that size.
@@ -124,26 +124,26 @@ class SamModel:
         decoder = PromptedDecoder(parts["prompt_encoder"], parts["mask_decoder"])
         return decoder.eval().requires_grad_(requires_grad=False)
 
+    def shape(self, input_px: int) -> SamShape:
+        """Return the architecture of the image encoder for an input of that size."""
+        return SamShape(
+            input_px=input_px,
+            patch_px=self.patch_px,
+            width=self.width,
+            depth=self.depth,
+            attention_heads=self.attention_heads,
+            global_blocks=self.global_blocks,
+            window=self.window,
+            channels=_NECK_CHANNELS,
+        )
+
     # -- building ----------------------------------------------------------------------------------
 
     def parts(self, input_px: int, *, seed: int = _SEED) -> dict[str, nn.Module]:
         """Build the three parts of SAM with seeded numbers, under the checkpoint's names."""
         grid = input_px // self.patch_px
         with seeded(seed):
-            encoder = ImageEncoderViT(
-                img_size=input_px,
-                patch_size=self.patch_px,
-                embed_dim=self.width,
-                depth=self.depth,
-                num_heads=self.attention_heads,
-                mlp_ratio=4,
-                out_chans=_NECK_CHANNELS,
-                qkv_bias=True,
-                norm_layer=partial(nn.LayerNorm, eps=1e-6),
-                use_rel_pos=True,
-                window_size=self.window,
-                global_attn_indexes=self.global_blocks,
-            )
+            encoder = self.shape(input_px).build()
             _start(encoder)
             prompt_encoder = PromptEncoder(
                 embed_dim=_NECK_CHANNELS,
@@ -257,13 +257,13 @@ class SamEncoder:
         recipe: Recipe,
         device: torch.device,
         *,
-        patch_px: int,
+        shape: SamShape,
         mask_decoder: MaskDecoderWeights | None,
     ) -> None:
         self.model = model.to(device).eval().requires_grad_(requires_grad=False)
         self.device = device
         self._recipe = recipe
-        self._patch_px = patch_px
+        self._shape = shape
         self._mask_decoder = mask_decoder
         self._forward: SamForward | None = None
 
@@ -275,8 +275,7 @@ class SamEncoder:
     @property
     def embedding_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one slice's embedding."""
-        grid = self._recipe.input_px // self._patch_px
-        return (_NECK_CHANNELS, grid, grid)
+        return (self._shape.channels, self._shape.grid, self._shape.grid)
 
     @property
     def trained(self) -> bool:
@@ -287,6 +286,21 @@ class SamEncoder:
     def mask_decoder(self) -> MaskDecoderWeights | None:
         """SAM's mask decoder, where the checkpoint has one."""
         return self._mask_decoder
+
+    @property
+    def live(self) -> LiveEncoderWeights | None:
+        """SAM's image encoder and its own rule for pixels; None with a paper's rule, by which slices go a detour."""
+        rule = pixel_rule(self._recipe.pixel_normalisation)
+        if rule.name != _OWN_RULE:
+            return None
+        config = {
+            "shape": self._shape.to_json(),
+            "scale": rule.scale,
+            "mean": list(rule.mean),
+            "deviation": list(rule.deviation),
+            "resize": rule.resize,
+        }
+        return LiveEncoderWeights(config=config, tensors=self.model.state_dict())
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the embeddings, (B, C, h, w) float32, of (B, 1 or 3, H, W) images in [0, 1]."""

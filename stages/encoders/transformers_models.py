@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...heads.base import MaskDecoderWeights, seeded
+from ...heads.base import LiveEncoderWeights, MaskDecoderWeights, seeded
 from ...store.errors import UsageError, WeightsError
 from ...store.keys import Recipe
 from .devices import find_device, resolve_precision
@@ -225,6 +225,11 @@ class TransformersEncoder:
     @property
     def mask_decoder(self) -> MaskDecoderWeights | None:
         """None: heads that start from SAM's decoder take samkit's own ``sam_vit_*``."""
+        return None
+
+    @property
+    def live(self) -> LiveEncoderWeights | None:
+        """None: heads that train an encoder take samkit's own ``sam_vit_*``."""
         return None
 
     @property

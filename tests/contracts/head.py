@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from samkit.heads.base import (
     FeaturesAndSlices,
     Head,
     HeadContext,
+    LiveEncoderWeights,
     Seen,
     Sees,
     SolvedHead,
@@ -178,6 +180,31 @@ class PairHeadContract(FittedHeadContract):
         head, seen = self.built(), self.seen()
         assert isinstance(seen, FeaturesAndSlices)
         assert not torch.allclose(head(seen), head(seen._replace(slices=seen.slices.flip(-1))))
+
+
+class SquareHeadContract(FittedHeadContract):
+    """Of heads that run an encoder of their own: inherit, set ``head_class`` and ``live``, list what is trained."""
+
+    input_shape = (1, 64, 64)
+    #: What the encoder begins from.
+    live: LiveEncoderWeights
+
+    def context(self, *, seed: int = 0) -> HeadContext:
+        return replace(super().context(seed=seed), live_encoder=self.live)
+
+    def test_it_sees_squares(self):
+        assert self.head_class.sees is Sees.SQUARES
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_logits_are_float32_and_as_fine_as_promised(self, channels):  # at the encoder's own size alone
+        logits = self.built()(torch.rand(2, channels, 64, 64))
+        assert logits.shape == (2, self.class_count, 16, 16)
+        assert logits.dtype == torch.float32
+
+    def test_what_lies_beside_the_slice_is_padded_after_it_is_normalised(self):
+        head, square = self.built(), torch.rand(1, 1, 64, 64)
+        square[..., 40:] = torch.nan
+        assert torch.isfinite(head(square)).all()
 
 
 class ZeroShotHeadContract(AnyHeadContract):

@@ -9,7 +9,8 @@ from samkit.heads.base import MASK_DECODER_FILE
 from samkit.heads.linear import Linear
 from samkit.heads.recipes import FitOptions
 from samkit.stages.embed import create_derived, derive_shard
-from samkit.stages.train import TrainOptions, train
+from samkit.stages.train import train
+from samkit.stages.training.plan import TrainOptions
 from samkit.store.embeddings import ShardPlan
 from samkit.store.slices import PackedVolume, Pixels, VolumeRecord, write_packs
 from samkit.store.workspace import Workspace, open_workspace

@@ -22,7 +22,8 @@ from samkit.heads.recipes import FitOptions
 from samkit.stages.encoders.base import Encoder
 from samkit.stages.ingest import IngestOptions, Taken, ingest
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
-from samkit.stages.train import TrainOptions, train
+from samkit.stages.train import train
+from samkit.stages.training.plan import TrainOptions
 from samkit.store.embeddings import Embeddings
 from samkit.store.garbage import collect
 from samkit.store.lease import lease

@@ -14,9 +14,9 @@ from samkit.stages.embed import (
     EmbedJob,
     ShardWorker,
     Timing,
-    load_recipe,
     prepare_embeddings,
 )
+from samkit.stages.encoders.base import load_recipe
 from samkit.stages.encoders.compute import ComputeClass
 from samkit.store.embeddings import ShardPlan
 from samkit.store.errors import DeviceError, StoreError, WeightsError

@@ -21,7 +21,8 @@ from samkit.heads.sampling import draw_subjects
 from samkit.heads.tiling import Tiling, row_keys
 from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
-from samkit.stages.train import TrainOptions, labelled_volumes, split_of, train, train_together
+from samkit.stages.train import train, train_together
+from samkit.stages.training.plan import TrainOptions, labelled_volumes, split_of
 from samkit.store.errors import MissingEmbeddings, UsageError
 from samkit.store.splits import Split
 from samkit.store.workspace import Workspace

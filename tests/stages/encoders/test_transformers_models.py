@@ -14,8 +14,7 @@ from examples.tiny_sam import TINY, checkpoint
 from safetensors.torch import load_file, save_file
 
 from samkit.heads.base import HeadContext, find_head
-from samkit.stages.embed import load_recipe
-from samkit.stages.encoders.base import find_encoder, load_encoder, weights_named_by
+from samkit.stages.encoders.base import find_encoder, load_encoder, load_recipe, weights_named_by
 from samkit.stages.encoders.pixels import prepare
 from samkit.stages.encoders.transformers_models import TransformersModel
 from samkit.store.errors import UsageError, WeightsError

@@ -1,0 +1,85 @@
+"""What heads begin from, as they ask for it in `heads.base.HeadContext`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors.torch import load as load_safetensors
+
+from ...heads.base import (
+    MASK_DECODER_FILE,
+    CnnWeights,
+    LiveEncoderWeights,
+    MaskDecoderWeights,
+    PretrainedWeights,
+)
+from ...store.embeddings import Embeddings
+from ...store.errors import UsageError, WeightsError
+from ...store.keys import Recipe
+from ...store.pretrained import WEIGHTS, PretrainingSettings
+from ...store.workspace import Workspace
+from ..encoders.base import load_recipe, weights_at_hand
+from ..encoders.checkpoints import read_resnet
+from ..encoders.digests import file_sha256
+
+_DIGITS_OF_DIGEST = 8
+
+
+def mask_decoder_of(embeddings: Embeddings) -> MaskDecoderWeights | None:
+    """Return the encoder's own mask decoder, which `embed` kept beside the recipe, or None."""
+    data = embeddings.attachment(MASK_DECODER_FILE)
+    return None if data is None else MaskDecoderWeights.from_bytes(data)
+
+
+def read_cnn_weights(file: Path) -> CnnWeights:
+    """Read a torchvision checkpoint of a CNN, named by its digest.
+
+    Raises
+    ------
+    WeightsError
+        For a file that cannot be read as one.
+    """
+    tensors = read_resnet(file)
+    return CnnWeights(name=f"imagenet {file_sha256(file)[:_DIGITS_OF_DIGEST]}", tensors=tensors)
+
+
+def read_pretrained(workspace: Workspace, settings: PretrainingSettings) -> PretrainedWeights:
+    """Return what a pretraining has learned, or its name alone while it is not there.
+
+    Raises
+    ------
+    DamagedStore
+        When its weights are not what was written.
+    """
+    there = workspace.pretrainings
+    tensors = load_safetensors(there[settings.id].read(WEIGHTS)) if settings.id in there else {}
+    return PretrainedWeights(name=settings.id, tensors=tensors)
+
+
+@lru_cache(maxsize=1)  # a grid plans many runs of one recipe
+def live_encoder_of(recipe: Recipe, *, trained: bool) -> LiveEncoderWeights:
+    """Return the encoder of a recipe as a module that can be trained.
+
+    Raises
+    ------
+    WeightsError
+        When its weights are not on this machine.
+    UsageError
+        For an encoder of which only embeddings can be had.
+    """
+    weights = weights_at_hand(recipe) if trained else None
+    if trained and weights is None:
+        message = (
+            f"the weights of {recipe.encoder} with the digest {recipe.weights_sha256[:16]} are not on this machine, "
+            f"and this head trains them. Put the file on the shelf: samkit weights add FILE"
+        )
+        raise WeightsError(message)
+    live = load_recipe(recipe, weights, "cpu").live
+    if live is None:
+        message = (
+            f"{recipe.folder_name}: of {recipe.encoder} with --pixels {recipe.pixel_normalisation} only embeddings can "
+            f"be had, and this head trains the encoder. Take one of samkit's own (nano, sam_vit_b, ...), as it is"
+        )
+        raise UsageError(message)
+    return live

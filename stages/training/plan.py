@@ -1,0 +1,295 @@
+"""What a run will be, decided before anything takes time, and what it is refused for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...heads.base import (
+    MASK_DECODER_FILE,
+    Head,
+    HeadContext,
+    Sees,
+    SolvedHead,
+    check_options,
+)
+from ...heads.feeding import AS_THEY_ARE, check_embedded, tiling_of
+from ...heads.patches import patch_shape
+from ...heads.recipes import FitOptions
+from ...heads.sampling import FRAMES, NO_DRAW, SUBJECTS, Draw, draw_frames, draw_subjects, make_split, scored_subjects
+from ...heads.tiling import Tiling
+from ...store.embeddings import Embeddings
+from ...store.errors import UsageError
+from ...store.pretrained import PretrainingSettings
+from ...store.runs import NO_ENCODER, RunSettings, check_name
+from ...store.slices import Volume
+from ...store.splits import Split
+from ...store.workspace import Workspace
+from .beginnings import live_encoder_of, mask_decoder_of, read_cnn_weights, read_pretrained
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOptions:
+    """What the user chooses of a run."""
+
+    head: str
+    #: How many to draw.
+    subjects: int
+    #: Of what: `sampling.SUBJECTS`, or `sampling.FRAMES`, labelled volumes one by one.
+    counted: str = SUBJECTS
+    draw: int
+    split: str = "default"
+    seed: int = 0
+    fit: FitOptions
+    device: str = "cpu"
+    #: Bytes of features that may be kept in memory; None for half of what is free.
+    memory_bytes: int | None = None
+    #: The overlap of the tiles that planes larger than the encoder's input are cut into; None for resized planes.
+    tiles: float | None = None
+    #: Of the slices that a head is fitted to, canonical texts; it is validated and scored on slices as they are.
+    views: tuple[str, ...] = AS_THEY_ARE
+    #: What is asked for among the head's own, see `heads.base.Head.options`.
+    head_options: Mapping[str, str] = field(default_factory=dict)
+    #: A checkpoint for the CNN of a head that has one.
+    cnn_weights: Path | None = None
+    #: Of what a head learns without labels before, where it does; None for its own.
+    pretraining_steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RunPlan:
+    """A run before it is trained."""
+
+    #: What it will be, and be called.
+    settings: RunSettings
+    draw: Draw
+    #: To be scored.
+    test: tuple[Volume, ...]
+    tiling: Tiling | None
+    #: As it begins; without what it learns before, where that has not been learned yet.
+    head: Head
+    #: What it begins from: `stages.pretrain` makes it. None for most heads.
+    pretraining: PretrainingSettings | None
+
+
+def plan_run(
+    workspace: Workspace, embeddings: Embeddings | None, head_class: type[Head], options: TrainOptions
+) -> RunPlan:
+    """Decide everything about a run, and refuse what cannot be, before anything takes time. Keeps the split.
+
+    Parameters and what is raised are those of `train`.
+    """
+    _check_fits(head_class, embeddings, options)
+    tiling = None if embeddings is None else tiling_of(embeddings, options.tiles)
+    split = split_of(workspace, options.split)
+    draw, test = _parts(workspace, embeddings, split, head_class, options)
+    if split != workspace.split(split.name):
+        # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
+        split = workspace.keep_split(split)
+        draw, test = _parts(workspace, embeddings, split, head_class, options)
+    solved = issubclass(head_class, SolvedHead) or head_class.zero_shot
+    if solved or options.fit.validate_every is None:  # there is nothing to stop, so that no subject is kept for it
+        draw = replace(draw, validation=None)
+    input_shape = None if embeddings is None else embeddings.row_shape
+    live = None
+    if embeddings is not None and head_class.sees is Sees.SQUARES:
+        live = live_encoder_of(embeddings.recipe, trained=embeddings.trained)
+    pretraining = _pretraining_of(workspace, split, head_class, options)
+    head = head_class.build(
+        HeadContext(
+            input_shape=input_shape or patch_shape(training_volumes(workspace, draw)),
+            class_count=1 + len(workspace.label_names),
+            mask_decoder=None if embeddings is None else mask_decoder_of(embeddings),
+            cnn_weights=None if options.cnn_weights is None else read_cnn_weights(options.cnn_weights),
+            pretrained=None if pretraining is None else read_pretrained(workspace, pretraining),
+            live_encoder=live,
+            options=check_options(head_class, options.head_options),
+            seed=options.seed,
+        )
+    )
+    fitting = {} if solved else options.fit.to_json()
+    settings = settings_of(
+        workspace, embeddings, options, split=split, draw=draw, head_config=head.config, fitting=fitting
+    )
+    return RunPlan(settings=settings, draw=draw, test=tuple(test), tiling=tiling, head=head, pretraining=pretraining)
+
+
+def split_of(workspace: Workspace, name: str = "default") -> Split:
+    """Return a split, made when first needed; new labelled subjects join its pool. `train` keeps it."""
+    labelled = labelled_subjects(workspace)
+    kept = workspace.split(name)
+    if kept is None and name != "default":
+        there = f"It has {', '.join(workspace.splits)}. " if workspace.splits else ""
+        message = f"no split {name!r} in {workspace.path}. {there}Make it: samkit split {name}"
+        raise UsageError(message)
+    return make_split(labelled, name=name) if kept is None else kept.joined_by(labelled)
+
+
+def labelled_subjects(workspace: Workspace) -> set[str]:
+    """Return the subjects that have a labelled volume in the workspace now: those who may be drawn and scored."""
+    return {volume.subject for volume in workspace.volumes.values() if volume.labelled}
+
+
+def labelled_volumes(workspace: Workspace, subjects: Sequence[str]) -> list[Volume]:
+    """Return the labelled volumes of some subjects, in the order of the subjects."""
+    of_subject: dict[str, list[Volume]] = {subject: [] for subject in subjects}
+    for volume in workspace.volumes.values():
+        if volume.labelled and volume.subject in of_subject:
+            of_subject[volume.subject].append(volume)
+    return [volume for subject in subjects for volume in of_subject[subject]]
+
+
+def draw_of(workspace: Workspace, split: Split, options: TrainOptions) -> Draw:
+    """Return what is drawn for a run.
+
+    Raises
+    ------
+    UsageError
+        When there are fewer than asked for.
+    """
+    check_name("count", options.counted, [SUBJECTS, FRAMES])
+    if options.counted == SUBJECTS:
+        return draw_subjects(split, options.subjects, options.draw, labelled_subjects(workspace))
+    if options.fit.validate_every is not None:
+        message = (
+            f"--count {FRAMES}: frames are drawn one by one, so that no subject is left to stop by. Leave out "
+            f"--validation, or count subjects."
+        )
+        raise UsageError(message)
+    subject_of = {volume.id: volume.subject for volume in workspace.volumes.values() if volume.labelled}
+    return draw_frames(split, options.subjects, options.draw, subject_of)
+
+
+def drawn_volumes(workspace: Workspace, draw: Draw) -> list[Volume]:
+    """Return the labelled volumes of a draw, that of the validation subject included."""
+    volumes = labelled_volumes(workspace, draw.subjects)
+    return volumes if draw.volumes is None else [volume for volume in volumes if volume.id in draw.volumes]
+
+
+def training_volumes(workspace: Workspace, draw: Draw) -> list[Volume]:
+    """Return the labelled volumes of a draw that a head is fitted to."""
+    return [volume for volume in drawn_volumes(workspace, draw) if volume.subject in draw.training]
+
+
+def settings_of(
+    workspace: Workspace,
+    embeddings: Embeddings | None,
+    options: TrainOptions,
+    *,
+    split: Split,
+    draw: Draw,
+    head_config: dict[str, Any],
+    fitting: dict[str, Any],
+) -> RunSettings:
+    """Return everything that decides a run's result; ``fitting`` is empty for a head that is solved."""
+    return RunSettings(
+        head=options.head,
+        head_config=head_config,
+        encoder=NO_ENCODER if embeddings is None else embeddings.recipe.encoder,
+        recipe_id=NO_ENCODER if embeddings is None else embeddings.recipe.id,
+        split=split.name,
+        split_digest=split.digest,
+        subjects=draw.count,
+        counted=options.counted,
+        draw=draw.number,
+        drawn=draw.subjects,
+        validation=draw.validation,
+        drawn_volumes=_contents(drawn_volumes(workspace, draw)),
+        scored_volumes=_contents(_test_volumes(workspace, split)),
+        label_names=workspace.label_names,
+        training=fitting,
+        seed=options.seed,
+        tiles=options.tiles,
+        views=options.views,
+    )
+
+
+def _parts(
+    workspace: Workspace,
+    embeddings: Embeddings | None,
+    split: Split,
+    head_class: type[Head],
+    options: TrainOptions,
+) -> tuple[Draw, list[Volume]]:
+    """Return the draw and the volumes to be scored, all of them embedded: refused before the minutes of fitting."""
+    draw = NO_DRAW if head_class.zero_shot else draw_of(workspace, split, options)
+    test = _test_volumes(workspace, split)
+    if embeddings is not None and head_class.sees.features:
+        tiling = tiling_of(embeddings, options.tiles)
+        check_embedded(embeddings, test, what="test", tiling=tiling)
+        check_embedded(embeddings, drawn_volumes(workspace, draw), what="drawn", tiling=tiling)
+        training = training_volumes(workspace, draw)
+        check_embedded(embeddings, training, what="drawn", tiling=tiling, views=options.views)
+    return draw, test
+
+
+def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: TrainOptions) -> None:
+    """Refuse a head that cannot be trained on these embeddings, or without any."""
+    asked = (options.subjects, options.counted, options.draw, options.views)
+    if head_class.zero_shot and asked != (0, SUBJECTS, 0, AS_THEY_ARE):
+        message = (
+            f"{options.head} is scored as it is, without training: it draws nobody and sees no views. Ask for "
+            f"--volumes 0, and leave --count, --views and --draws out."
+        )
+        raise UsageError(message)
+    if head_class.sees is Sees.FEATURES_AND_BOXES:
+        if options.tiles is not None:
+            message = f"--tiles: {options.head} is prompted with boxes, which may lie across tiles. Leave the flag out."
+            raise UsageError(message)
+        decoder = None if embeddings is None else mask_decoder_of(embeddings)
+        if embeddings is not None and decoder is not None and not decoder.prompt_encoder:
+            message = (
+                f"{options.head} needs SAM's prompt encoder, and {embeddings.folder.name} was made without it, by an "
+                f"earlier samkit or from a checkpoint without one. Embed again into a fresh workspace: samkit embed"
+            )
+            raise UsageError(message)
+    if head_class.sees is Sees.SQUARES and options.tiles is not None:
+        message = f"--tiles: {options.head} sees slices whole, at the size of its encoder. Leave the flag out."
+        raise UsageError(message)
+    if head_class.sees is Sees.SLICES:
+        if embeddings is not None or options.tiles is not None or options.views != AS_THEY_ARE:
+            message = (
+                f"{options.head} sees slices, not features: it is trained without an encoder, without tiles, and "
+                f"without views, because it augments the slices itself."
+            )
+            raise UsageError(message)
+        return
+    if embeddings is None:
+        message = f"{options.head} is trained on embeddings, and none were given. Make them: samkit embed"
+        raise UsageError(message)
+    if head_class.needs_mask_decoder and MASK_DECODER_FILE not in embeddings.attachments:
+        message = (
+            f"{options.head} starts from SAM's mask decoder, and {embeddings.folder.name} has none: its encoder is not "
+            f"SAM, or its checkpoint was an image encoder alone. Train another head: samkit train-head linear"
+        )
+        raise UsageError(message)
+
+
+def _pretraining_of(
+    workspace: Workspace, split: Split, head_class: type[Head], options: TrainOptions
+) -> PretrainingSettings | None:
+    """Return what a head that learns without labels begins from: of all volumes but the test part's and the unused."""
+    if head_class.contrast is None:
+        return None
+    contrast = head_class.contrast
+    if options.pretraining_steps is not None:
+        contrast = replace(contrast, steps=options.pretraining_steps)
+    apart = {*split.test, *split.unused}
+    volumes = [volume for volume in workspace.volumes.values() if volume.subject not in apart]
+    return PretrainingSettings(
+        head=head_class.name,
+        slices={volume.id: volume.content.partition("/")[0] for volume in volumes},
+        channels=patch_shape(volumes)[0],
+        training=contrast.to_json(),
+        seed=options.seed,
+    )
+
+
+def _test_volumes(workspace: Workspace, split: Split) -> list[Volume]:
+    return labelled_volumes(workspace, scored_subjects(split, labelled_subjects(workspace)))
+
+
+def _contents(volumes: Sequence[Volume]) -> dict[str, str]:
+    return {volume.id: volume.content for volume in volumes}
