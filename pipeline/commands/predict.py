@@ -160,7 +160,10 @@ def _predict_found(
     kept = next(iter(workspace.recipes(f"*--{run.settings.recipe_id}").values()), None)
     tiling = _tiling_of(run)
     if options.weights is not None and not head.sees.features:
-        message = f"--weights {options.weights}: {run.id} sees the slices themselves, without an encoder beside it. Leave it out."
+        message = (
+            f"--weights {options.weights}: {run.id} sees the slices themselves, without an encoder beside it. Leave "
+            f"the flag out."
+        )
         raise UsageError(message)
     if head.sees.features and (options.weights is not None or not _probably_embedded(workspace, kept, found, tiling)):
         load_encoder()  # what is wrong with the weights is said before everything is read
