@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ..stages.report import Row
+    from ..stages.reporting.table import Row
 
 # A pipe has no width, and rich would cut at 80 columns what a log should keep whole.
 _PIPE_COLUMNS = 160

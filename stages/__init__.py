@@ -12,6 +12,7 @@ conventions  runs            -> scores by a paper's own rules
 verify   embeddings          -> how far stored rows are from what the encoder answers
 
 intake/     one source -> one volume: what `ingest` is made of
+reporting/  tables, plots and pictures: what `report` is made of
 training/   what a run will be, and what its head begins from: what `train` is made of
 readers/    the only code that knows file formats
 encoders/   the only code that knows encoders

@@ -15,7 +15,7 @@ from ...heads.recipes import FitOptions
 from ...heads.sampling import draw_subjects, scored_subjects
 from ...stages.encoders.base import find_encoder
 from ...stages.encoders.devices import find_device, resolve_precision
-from ...stages.report import ALL_CLASSES, Row, tabulate
+from ...stages.reporting.table import ALL_CLASSES, Row, tabulate
 from ...stages.train import train
 from ...stages.training.plan import TrainOptions, labelled_subjects, labelled_volumes, split_of
 from ...store.embeddings import Embeddings

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ...heads.comparison import Standing, standings
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
-from ...stages.report import tabulate
+from ...stages.reporting.table import tabulate
 from ...stages.training.plan import TrainOptions
 from ...store.errors import UsageError
 from ...store.workspace import open_workspace

@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 from ...heads.conventions import Convention
 from ...stages.conventions import ConventionRow, tabulate_by
-from ...stages.report import reportable, tabulate, write_report
+from ...stages.report import write_report
+from ...stages.reporting.table import reportable, tabulate
 from ...store.places import place_of
 from ...store.workspace import open_workspace
 from .. import console

@@ -13,7 +13,7 @@ from ...heads.sampling import FRAMES, NO_DRAW, listed_subjects, removed_subjects
 from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
-from ...stages.report import tabulate
+from ...stages.reporting.table import tabulate
 from ...stages.train import train_together
 from ...stages.training.plan import (
     TrainOptions,

@@ -42,7 +42,7 @@ def test_a_wheel_holds_exactly_one_top_level_name(names):
         "samkit/stages/readers/nifti.py",
         "samkit/stages/encoders/sam.py",
         "samkit/stages/synthesis/files.py",
-        "samkit/stages/report.html.jinja",
+        "samkit/stages/reporting/page.html.jinja",
         "samkit/store/FORMAT.md",
     ],
 )
