@@ -22,7 +22,7 @@ from ..store.runs import Run
 from .base import head_words
 from .metrics import ScoredVolume
 
-__all__ = ["Interval", "Standing", "bootstrap", "dice_grid", "standings"]
+__all__ = ["Comparison", "Interval", "Standing", "bootstrap", "compare", "dice_grid", "standings"]
 
 _RESAMPLES = 4000
 _COVERED = 0.95
@@ -99,6 +99,57 @@ def _standings(amount: str, heads: Mapping[str, Mapping[int, Run]]) -> list[Stan
         )
         for head in ordered
     ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Two experiments on the same draws and test subjects: mean Dice over all classes."""
+
+    amount: str
+    draws: int
+    test_subjects: int
+    one: Interval
+    other: Interval
+    #: The first less the second, paired.
+    difference: Interval
+
+
+def compare(one: Iterable[Run], other: Iterable[Run]) -> list[Comparison]:
+    """Compare two experiments at every number of labelled subjects, on the draws and test subjects that both have.
+
+    Parameters
+    ----------
+    one, other
+        No more than one run of a draw, number of subjects and split in each.
+    """
+    sides: list[dict[tuple[int, str, str], dict[int, Run]]] = []
+    for runs in (one, other):
+        groups: dict[tuple[int, str, str], dict[int, Run]] = defaultdict(dict)
+        for run in runs:
+            settings = run.settings
+            groups[settings.subjects, settings.amount, settings.split_digest][settings.draw] = run
+        sides.append(groups)
+    found = []
+    for key in sorted(sides[0].keys() & sides[1].keys()):
+        draws = sorted(sides[0][key].keys() & sides[1][key].keys())
+        scored = [[[ScoredVolume.from_json(one) for one in side[key][draw].scores] for draw in draws] for side in sides]
+        test = sorted(set.intersection(*({volume.subject for draw in side for volume in draw} for side in scored)))
+        grids = [dice_grid(side, test) for side in scored]
+        intervals = [bootstrap(grid) for grid in (*grids, grids[0] - grids[1])]
+        if draws and all(interval is not None for interval in intervals):
+            mine, theirs, difference = (interval for interval in intervals if interval is not None)
+            subjects = int(np.isfinite(grids[0] - grids[1]).any(axis=0).sum())
+            found.append(
+                Comparison(
+                    amount=key[1],
+                    draws=len(draws),
+                    test_subjects=subjects,
+                    one=mine,
+                    other=theirs,
+                    difference=difference,
+                )
+            )
+    return found
 
 
 def dice_grid(draws: Sequence[Iterable[ScoredVolume]], subjects: Sequence[str]) -> Grid:

@@ -92,6 +92,16 @@ class ConventionChoice(StrEnum):
     transunet = "transunet"
 
 
+class ReportFormat(StrEnum):
+    """How the table of runs is told."""
+
+    page = "page"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
+
+
 class MaskFormatChoice(StrEnum):
     """How masks are written."""
 
@@ -736,16 +746,34 @@ def predict_command(
 def report_command(
     *,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Default: WORKSPACE/report.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="The page's folder, by default WORKSPACE/report; or the table's file."),
+    ] = None,
+    table_format: Annotated[
+        ReportFormat,
+        typer.Option("--format", help="The page with its pictures; or the table alone, for a program or a paper."),
+    ] = ReportFormat.page,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Two heads, as the table calls them: how much better the first is, and how sure that is."),
+    ] = None,
     convention: Annotated[
         ConventionChoice | None, typer.Option(help="Score by a paper's own rules too, to compare with its tables.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> int:
-    """Print the table of all runs; write it as HTML with pictures, CSV and JSON."""
-    from .commands.report import run_report
+    """Print the table of all runs; write it as a page with pictures, CSV and JSON."""
+    from .commands.report import run_compare, run_report
 
-    return run_report(workspace, output, as_json=as_json, convention=None if convention is None else convention.value)
+    if compare is not None:
+        return run_compare(workspace, *compare)
+    return run_report(
+        workspace,
+        output,
+        table_format="json" if as_json else table_format.value,
+        convention=None if convention is None else convention.value,
+    )
 
 
 @app.command("status")

@@ -20,7 +20,7 @@ from .reporting.cases import Case, PicturedVolume, cases_of
 from .reporting.costs import encoding_cost
 from .reporting.figures import distributions, gates, label_efficiency, training_curves
 from .reporting.spectra import spectrum
-from .reporting.table import LeftOut, Row, reportable, table_csv, tabulate
+from .reporting.table import LeftOut, Row, reportable, table_csv, tabulate, told_heads
 
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its black.
 _CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
@@ -85,12 +85,7 @@ def _page(workspace: Workspace, runs: Sequence[Run], left_out: Sequence[LeftOut]
 
 def _standings(runs: Sequence[Run], rows: Sequence[Row]) -> list[Standing]:
     """Compare what the table tells apart, where there is more than one of it at a number of subjects."""
-    recipes = {row.recipe_id for row in rows}
-    names = {
-        run_id: row.told_head + (f" on {row.encoder} {row.recipe_id}" if len(recipes) > 1 else "")
-        for row in rows
-        for run_id in row.run_ids
-    }
+    names = told_heads(rows)
     found = standings(runs, lambda run: names[run.id])
     return [one for one in found if sum(other.amount == one.amount for other in found) > 1]
 

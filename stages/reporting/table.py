@@ -141,6 +141,16 @@ def tabulate(runs: Iterable[Run]) -> list[Row]:
     ]
 
 
+def told_heads(rows: Sequence[Row]) -> dict[str, str]:
+    """Return what the table calls the head of each run, by the run's id: with its encoder where there are several."""
+    recipes = {row.recipe_id for row in rows}
+    return {
+        run_id: row.told_head + (f" on {row.encoder} {row.recipe_id}" if len(recipes) > 1 else "")
+        for row in rows
+        for run_id in row.run_ids
+    }
+
+
 def table_csv(rows: Sequence[Row]) -> str:
     """Return the table as CSV, one line a row, the spread of each measure in columns of its own."""
     text = io.StringIO()

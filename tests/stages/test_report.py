@@ -127,8 +127,74 @@ def test_the_page_shows_the_numbers_of_the_json(made, page):
 
 
 def test_json_on_the_terminal_is_the_table(samkit, made, tmp_path):
-    ended = samkit("report", "--json", "--output", tmp_path / "r", "--workspace", made)
+    ended = samkit("report", "--json", "--workspace", made)
     assert json.loads(ended.out) == table_rows(made)
+
+
+@pytest.mark.parametrize("table_format", ["json", "csv", "markdown", "latex"])
+def test_a_table_in_a_file_is_the_one_on_the_terminal(samkit, made, tmp_path, table_format):
+    printed = samkit("report", "--format", table_format, "--workspace", made).out
+    assert samkit("report", "--format", table_format, "-o", tmp_path / "t", "--workspace", made).code == 0
+    assert (tmp_path / "t").read_text().strip() == printed.strip()
+
+
+def test_csv_on_the_terminal_is_the_one_beside_the_page(samkit, made):
+    printed = samkit("report", "--format", "csv", "--workspace", made).out
+    assert printed.strip() == (made / "report/table.csv").read_text().strip()
+
+
+def test_markdown_has_a_line_a_head_and_the_numbers_of_the_json(samkit, made):
+    lines = samkit("report", "--format", "markdown", "--workspace", made).out.strip().splitlines()
+    columns, *heads = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
+    assert columns == ["labelled", "head", "liver", "spleen", "<b>left</b>", "right", "mean", "HD95 mm", "ASSD mm"]
+    means = [row for row in table_rows(made) if row["class_name"] == "all classes"]
+    assert [head[:2] for head in heads] == [["1", "linear"], ["2", "autosam"]]
+    for head, row in zip(heads, means, strict=True):
+        dice = row["dice"]
+        spread = "" if dice["standard_deviation"] is None else f" ± {100 * dice['standard_deviation']:.1f}"
+        assert head[6] == f"{100 * dice['mean']:.1f}{spread}"
+
+
+def test_latex_is_a_tabular_with_booktabs_whose_names_are_escaped(samkit, copied):
+    edit = samkit("train-head", "cnn-published", "--volumes", "1", "--steps", "1", "--workspace", copied)
+    assert edit.code == 0
+    told = samkit("report", "--format", "latex", "--workspace", copied).out
+    assert told.startswith("\\begin{tabular}")
+    assert all(rule in told for rule in ("\\toprule", "\\midrule", "\\bottomrule"))
+
+
+def test_two_heads_are_compared_on_what_both_have(samkit, copied):
+    assert samkit("train-head", "ridge", "--volumes", "1", "--draws", "2", "--workspace", copied).code == 0
+    ended = samkit("report", "--compare", "linear", "ridge", "--workspace", copied)
+    assert ended.code == 0
+    means = {row["head"]: row["dice"]["mean"] for row in json.loads(samkit("report", "--json", "-w", copied).out)}
+    del means["autosam"]
+    first, second, difference = (
+        float(text) for text in re.findall(r"([-0-9.]+) \(", ended.out.split("difference")[-1])
+    )
+    assert (first, second) == tuple(pytest.approx(100 * means[head], abs=0.06) for head in ("linear", "ridge"))
+    assert difference == pytest.approx(first - second, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ("linear", "nothing", "'nothing': is no experiment here. Name one of: autosam; linear"),
+        ("linear", "autosam", "no draw of the same split is in both"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_with_what_there_is(samkit, made, one, other, told):
+    ended = samkit("report", "--compare", one, other, "--workspace", made)
+    assert ended.code == 2
+    assert told in ended.said
+
+
+def test_a_head_with_two_experiments_has_to_be_named_as_the_table_does(samkit, copied):
+    assert samkit("train-head", "linear", "--volumes", "1", "--steps", "3", "--workspace", copied).code == 0
+    ended = samkit("report", "--compare", "linear", "autosam", "--workspace", copied)
+    assert "means 2 experiments. Name one of: linear (steps 20); linear (steps 3)" in ended.said
+    ended = samkit("report", "--compare", "linear (steps 3)", "linear (steps 20)", "--workspace", copied)
+    assert ended.code == 0
 
 
 def test_the_page_says_that_the_encoders_numbers_come_from_a_seed(page):

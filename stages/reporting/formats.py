@@ -1,0 +1,49 @@
+"""The table as papers print it: a line a head, a column a class, in Markdown or LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate as lay_out
+
+from .table import ALL_CLASSES, Row
+
+_STYLES = {"markdown": "github", "latex": "latex_booktabs"}
+PAPER_FORMATS = tuple(_STYLES)
+
+
+def paper_table(rows: Sequence[Row], style: str) -> str:
+    """Return Dice of each class and of all, mean and standard deviation over draws in percent, and the distances.
+
+    Parameters
+    ----------
+    rows
+        As `table.tabulate` gives them.
+    style
+        ``markdown``, or ``latex``: a tabular with booktabs' rules.
+    """
+    classes = list(dict.fromkeys(row.class_name for row in rows if row.class_name != ALL_CLASSES))
+    groups: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        groups.setdefault(row.run_ids, {})[row.class_name] = row
+    several = len({row.recipe_id for row in rows}) > 1
+    units = {row.distance_unit for row in rows}
+    unit = units.pop() if len(units) == 1 else "mixed units"
+    columns = ["labelled", "head", *(["encoder"] if several else []), *classes, "mean", f"HD95 {unit}", f"ASSD {unit}"]
+    lines = []
+    for group in groups.values():
+        whole = group[ALL_CLASSES]
+        encoder = [f"{whole.encoder} {whole.recipe_id[:4]}"] if several else []
+        dice = [_percent(group[name]) if name in group else "-" for name in [*classes, ALL_CLASSES]]
+        distances = ["-" if one.mean is None else f"{one.mean:.1f}" for one in (whole.hd95, whole.assd)]
+        lines.append([whole.amount, whole.told_head, *encoder, *dice, *distances])
+    right = ["left"] * (len(columns) - len(classes) - 3) + ["right"] * (len(classes) + 3)
+    # Numbers are ready to be read: the library would write 90.0 as 90.
+    return lay_out(lines, columns, tablefmt=_STYLES[style], disable_numparse=True, colalign=right) + "\n"
+
+
+def _percent(row: Row) -> str:
+    mean, spread = row.dice.mean, row.dice.standard_deviation
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.1f}" if spread is None else f"{100 * mean:.1f} ± {100 * spread:.1f}"
