@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
+
+from samkit.store import remote
+
 SECONDS_TO_START = 60.0
 _STARTED = re.compile(r"Running on (http://127\.0\.0\.1:\d+)\s")
 
@@ -35,6 +39,9 @@ def s3_server(log: Path) -> Iterator[str]:
                 assert process.poll() is None, log.read_text(errors="replace")
                 assert time.monotonic() < until, "the S3 server did not start"
                 time.sleep(0.05)
+            # A process keeps the file systems it has made, and one of an earlier server knows only that one's address.
+            remote._file_system.cache_clear()
+            fsspec.get_filesystem_class("s3").clear_instance_cache()
             yield started[1]
         finally:
             process.kill()
