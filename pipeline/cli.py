@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import re
 import shlex
 import signal
@@ -28,7 +29,6 @@ app = typer.Typer(
     name="samkit",
     help="Run a frozen segmentation encoder once over a medical dataset, keep the embeddings, train heads in minutes.",
     epilog="Order of work: ingest, embed, train-head, predict, report. `samkit status` says what comes next.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     result_callback=_leave,
@@ -206,6 +206,12 @@ def _begin(
         verb: {known[verb][flag]: value for flag, value in settings.items()}
         for verb, settings in read_config(Path(CONFIG_FILE), flags).items()
     }
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())  # at once: what follows takes a moment to import
+        from .commands.status import say_next
+
+        settings = context.default_map.get("status", {})
+        say_next(settings.get("workspace") or os.environ.get("SAMKIT_WORKSPACE") or DEFAULT_WORKSPACE)
 
 
 @app.command("ingest")
@@ -850,6 +856,7 @@ def demo_command(
 @app.command("doctor")
 def doctor_command(
     *,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     measure: Annotated[
         bool, typer.Option("--measure", help="Time the ways to compute an encoder here, and how exact each is.")
     ] = False,
@@ -864,7 +871,15 @@ def doctor_command(
     """Say what this machine has and what samkit makes of it."""
     from .commands.doctor import run_doctor
 
-    return run_doctor(encoder_name=encoder, weights=weights, size=size, device=device, measure=measure, as_json=as_json)
+    return run_doctor(
+        workspace,
+        encoder_name=encoder,
+        weights=weights,
+        size=size,
+        device=device,
+        measure=measure,
+        as_json=as_json,
+    )
 
 
 @bench_app.command("real-weights")

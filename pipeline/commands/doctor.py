@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import psutil
@@ -17,17 +18,33 @@ from ...stages.encoders.compute import choose_compute
 from ...stages.encoders.devices import find_device, resolve_precision
 from ...stages.encoders.measuring import MeasuredPath, measure_paths
 from ...stages.encoders.memory import keep_freed_memory
+from ...stages.encoders.shelf import WeightsShelf
+from ...stages.readers.dicom import missing_codecs
+from ...stages.readers.dicom_headers import CODECS
+from ...store.places import place_of
 from ...store.provenance import code_version
+from ...store.workspace import open_workspace
 from .. import console
+from ..console import readable_bytes
 from ..exit_codes import DONE
+from .status import status_of
 from .weights import weights_file_of
 
+# What a fault is most often of, beside torch.
+_LIBRARIES = ("numpy", "zarr", "pydicom", "nibabel", "highdicom", "dask", "segment-anything")
 # Instructions that decide how fast an encoder is, by torch's names for them.
 _INSTRUCTIONS = {"amx_bf16": "AMX bfloat16", "avx512_bf16": "AVX-512 bfloat16", "avx512_f": "AVX-512", "avx2": "AVX2"}
 
 
 def run_doctor(
-    *, encoder_name: str, weights: str | None, size: int | None, device: str, measure: bool, as_json: bool
+    workspace_path: str,
+    *,
+    encoder_name: str,
+    weights: str | None,
+    size: int | None,
+    device: str,
+    measure: bool,
+    as_json: bool,
 ) -> int:
     """Say what there is; and with ``measure``, time the ways to compute an encoder and say which one `embed` takes."""
     target = find_device(device)
@@ -41,6 +58,12 @@ def run_doctor(
         "gpus": _gpus(),
         "precision": f"auto is {resolve_precision('auto', target)} on {device}",
     }
+    told |= {
+        "libraries": ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
+        "codecs": _codecs(),
+        "weights": _weights(),
+        "disk": _disk(workspace_path),
+    }
     # Before the measurement, for that is what `embed` does.
     told["allocator"] = (
         "glibc: samkit's commands keep freed memory; in a program of your own: samkit.keep_freed_memory()"
@@ -48,8 +71,10 @@ def run_doctor(
         else "not glibc's: left as it is"
     )
     if not as_json:
+        console.say("```")  # as a report of a fault shows it, when it is copied there
         for name, what in told.items():
             console.say(f"{name:10} {what}")
+        console.say("```")
     if measure:
         measured = _measure(encoder_name, weights, size, device, as_json=as_json)
         told["measured"] = measured
@@ -100,6 +125,37 @@ def _processor() -> str:
     instructions = ", ".join(name for key, name in _INSTRUCTIONS.items() if there.get(key)) or "no vector instructions"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores to use, {torch.get_num_threads()} threads; {instructions}"
+
+
+def _codecs() -> str:
+    """Tell whether every kind of compressed DICOM can be read."""
+    missing = missing_codecs()
+    if not missing:
+        return f"all {len(CODECS)} kinds of compressed DICOM can be read"
+    return f"no codec for {', '.join(missing)}: pip install --force-reinstall samkit brings them back"
+
+
+def _weights() -> str:
+    """Tell which checkpoints encoders would find."""
+    return "; ".join(
+        ["nano (its own)"]
+        + [f"{kept.told} ({kept.encoder}, {readable_bytes(kept.size_bytes)})" for kept in WeightsShelf()]
+    )
+
+
+def _disk(workspace_path: str) -> str:
+    """Tell the room there is, beside what the workspace's recipes still want."""
+    place = place_of(workspace_path)
+    free = place.free_bytes()
+    room = "no limit that can be told" if free is None else f"{readable_bytes(free)} free"
+    if not (place / "workspace.json").exists():
+        return f"{room}; no workspace at {workspace_path} yet"
+    wanted = []
+    for entry in status_of(open_workspace(place))["embeddings"]:
+        if entry["missing"] and entry["rows"]:
+            size = entry["missing"] * entry["bytes"] // entry["rows"]
+            wanted.append(f"{entry['name']} lacks {entry['missing']} rows, {readable_bytes(size)}")
+    return f"{room} at {workspace_path}; {'; '.join(wanted) or 'no row is missing'}"
 
 
 def _gpus() -> str:

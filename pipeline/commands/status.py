@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from ...store.local import LocalPlace
+from ...store.places import place_of
 from ...store.runs import NO_ENCODER, stale_because
 from ...store.workspace import Workspace, open_workspace
 from .. import console
@@ -58,6 +60,23 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
         console.table("Runs", ["run", "alias", "embeddings", "stale"], rows, numbers_from=None)
     console.say(f"next: {status['next']}")
     return DONE
+
+
+def say_next(workspace_path: str) -> None:
+    """Say in a line what there is and what comes next, or how to begin; nothing is listed behind a URL."""
+    place = place_of(workspace_path)
+    if not isinstance(place, LocalPlace):
+        console.say(f"next: samkit status{workspace_flag(workspace_path)}")
+    elif not (place / "workspace.json").exists():
+        console.say("next: samkit ingest FOLDER, with your images; or samkit demo, for a sample that is drawn")
+    else:
+        status = status_of(open_workspace(place))
+        dataset = status["dataset"]
+        console.say(
+            f"{workspace_path}: {counted(dataset['volumes'], 'volume')}, {len(status['embeddings'])} embeddings, "
+            f"{counted(len(status['runs']), 'run')}"
+        )
+        console.say(f"next: {status['next']}")
 
 
 def status_of(workspace: Workspace) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import numpy as np
 import pydicom
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
@@ -110,6 +111,15 @@ def read_series(series: Series) -> Scan:
         padding=padding,
         inverted=series.inverted,
         notes=series.notes,
+    )
+
+
+def missing_codecs() -> list[str]:
+    """Return the names of the transfer syntaxes whose codec is not installed, or does not load."""
+    return sorted(
+        UID(syntax).name
+        for syntax, plugin in CODECS.items()
+        if plugin not in get_decoder(UID(syntax)).available_plugins
     )
 
 

@@ -201,6 +201,29 @@ def test_training_without_a_test_subject_left_is_refused_with_their_names(samkit
     assert "samkit ingest SOURCE" in ended.said
 
 
+# -- samkit alone ----------------------------------------------------------------------------------
+
+
+def test_alone_it_lists_its_verbs_and_says_how_to_begin(samkit):
+    ended = samkit()
+    assert ended.code == 0
+    assert "train-head" in ended.out
+    assert "next: samkit ingest FOLDER" in ended.said
+
+
+def test_alone_in_a_folder_with_a_workspace_it_says_what_comes_next(samkit, job, monkeypatch):
+    monkeypatch.setenv("SAMKIT_WORKSPACE", str(job.workspace))
+    ended = samkit()
+    assert ended.code == 0
+    assert "4 volumes, 1 embeddings, 1 run" in ended.said
+    assert f"next: samkit report --workspace {job.workspace}" in ended.said
+
+
+def test_alone_it_does_not_look_behind_a_url(samkit, monkeypatch):
+    monkeypatch.setenv("SAMKIT_WORKSPACE", "s3://bucket/workspace")
+    assert "next: samkit status --workspace s3://bucket/workspace" in samkit().said
+
+
 # -- status and report -----------------------------------------------------------------------------
 
 

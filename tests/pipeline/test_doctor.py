@@ -26,6 +26,32 @@ def test_it_names_what_a_report_of_a_fault_needs(samkit):
         assert part in ended.said, part
 
 
+def test_it_names_codecs_weights_and_room(samkit, job):
+    told = json.loads(samkit("doctor", "--json", *job.flag).out)
+    assert told["codecs"] == "all 12 kinds of compressed DICOM can be read"
+    assert told["weights"] == "nano (its own)"
+    assert "no row is missing" in told["disk"]
+
+
+def test_it_says_what_the_recipes_of_a_workspace_still_want(samkit, job, write_pair):
+    write_pair(job.workspace.parent / "more", "late", label=False)
+    assert samkit("ingest", job.workspace.parent / "more", *job.flag).code == 0
+    assert "lacks 4 rows" in json.loads(samkit("doctor", "--json", *job.flag).out)["disk"]
+
+
+def test_a_codec_that_is_not_there_is_named(monkeypatch):
+    from samkit.pipeline.commands import doctor
+
+    monkeypatch.setattr(doctor, "missing_codecs", lambda: ["JPEG 2000 Image Compression"])
+    assert doctor._codecs().startswith("no codec for JPEG 2000 Image Compression: pip install")
+
+
+def test_it_can_be_copied_into_a_report_as_it_stands(samkit):
+    lines = samkit("doctor").out.splitlines()
+    assert lines[0] == "```"
+    assert lines.count("```") == 2
+
+
 def test_it_says_what_auto_means(samkit):
     from samkit.stages.encoders.devices import resolve_precision
 
