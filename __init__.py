@@ -10,13 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .heads.base import load_head
-    from .stages.encoders.base import load_encoder
+    from .heads.base import Head, HeadContext, load_head, register_head
+    from .heads.dataset import EmbeddedSlice, EmbeddedSlices
+    from .stages.encoders.base import Encoder, load_encoder, register_encoder
     from .stages.encoders.memory import keep_freed_memory
     from .store.errors import SamkitError
     from .store.workspace import Workspace, open_workspace
 
 __all__ = [
+    "EmbeddedSlice",
+    "EmbeddedSlices",
+    "Encoder",
+    "Head",
+    "HeadContext",
     "SamkitError",
     "Workspace",
     "__version__",
@@ -24,15 +30,24 @@ __all__ = [
     "load_encoder",
     "load_head",
     "open_workspace",
+    "register_encoder",
+    "register_head",
 ]
 
 _HOMES = {
+    "EmbeddedSlice": ".heads.dataset",
+    "EmbeddedSlices": ".heads.dataset",
+    "Encoder": ".stages.encoders.base",
+    "Head": ".heads.base",
+    "HeadContext": ".heads.base",
     "SamkitError": ".store.errors",
     "Workspace": ".store.workspace",
     "keep_freed_memory": ".stages.encoders.memory",
     "load_encoder": ".stages.encoders.base",
     "load_head": ".heads.base",
     "open_workspace": ".store.workspace",
+    "register_encoder": ".stages.encoders.base",
+    "register_head": ".heads.base",
 }
 
 

@@ -18,6 +18,7 @@ class RawPixels:
     embedding_shape = (_CELL_PX**2, _INPUT_PX // _CELL_PX, _INPUT_PX // _CELL_PX)
     trained = True
     mask_decoder = None
+    live = None
     kernel_paths = ("pixels",)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ prototype  the floor: the nearest class mean, nothing trained
 sam_box    SAM itself, prompted with boxes of the reference: a bound, not trained
 unet       the baseline without an encoder: trained from nothing on the slices
 simclr     the same baseline, which has learned from slices without labels before
+dataset    embedded slices as a torch Dataset, for loops of one's own
 feeding    features and labels of some volumes, from memory or streamed
 patches    the same for heads that see slices: augmented patches
 classes    label values and class indices

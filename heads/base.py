@@ -321,9 +321,32 @@ def head_words(name: str, config: Mapping[str, Any]) -> str:
     return name + "".join(differing)
 
 
+_REGISTERED: dict[str, type[Head]] = {}
+
+
+def register_head(head: type[Head]) -> type[Head]:
+    """Let a head be found by its name in this process; as a decorator it returns the class.
+
+    For the command line, and for the processes of `samkit experiment`, a package of one's own names it in its
+    pyproject.toml: ``[project.entry-points."samkit.heads"]``, ``mine = "my_package:MyHead"``.
+
+    Raises
+    ------
+    UsageError
+        When the name is taken by another class.
+    """
+    taken = _REGISTERED.get(head.name)
+    installed = head.name in entry_points(group="samkit.heads").names
+    if installed or (taken is not None and taken.__qualname__ != head.__qualname__):
+        message = f"the name {head.name!r} is taken by another head. Give yours another: name = 'my-{head.name}'"
+        raise UsageError(message)
+    _REGISTERED[head.name] = head
+    return head
+
+
 def head_names() -> list[str]:
-    """Return the names of all installed heads."""
-    return sorted(entry_points(group="samkit.heads").names)
+    """Return the names of all installed heads, and of those registered in this process."""
+    return sorted({*entry_points(group="samkit.heads").names, *_REGISTERED})
 
 
 def find_head(name: str) -> type[Head]:
@@ -335,6 +358,8 @@ def find_head(name: str) -> type[Head]:
         For an unknown name, with the nearest one.
     """
     check_name("head", name, head_names())
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     (entry,) = entry_points(group="samkit.heads", name=name)
     found: type[Head] = entry.load()
     return found

@@ -176,7 +176,7 @@ class LabelledSquares:
         planes = [
             plane
             for volume in volumes
-            for plane in _labels_on_grid(volume, _frame_in(volume, recipe), grid, parsed, tiling=None)
+            for plane in labels_on_grid(volume, _frame_in(volume, recipe), grid, parsed, tiling=None)
         ]
         self._labels = torch.from_numpy(np.concatenate(planes))
         #: (channels, S, S)
@@ -382,10 +382,10 @@ class LabelledSlices:
 
     def _labels(self, volume: Volume) -> Iterator[NDArray[np.uint8]]:
         frame = frame_of(volume, self._embeddings)
-        return _labels_on_grid(volume, frame, self._grid, self._views, tiling=self._tiling)
+        return labels_on_grid(volume, frame, self._grid, self._views, tiling=self._tiling)
 
 
-def _labels_on_grid(
+def labels_on_grid(
     volume: Volume, frame: Frame, grid: int, views: Sequence[View], *, tiling: Tiling | None
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield class indices on the logit grid, (1 or tiles, G, G), of each slice in each view, read and verified."""

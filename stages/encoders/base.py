@@ -92,9 +92,31 @@ class EncoderModel(Protocol):
         """Build the encoder, from a checkpoint or, with None, from a seed; None for pixels is its own rule."""
 
 
+_REGISTERED: dict[str, EncoderModel] = {}
+
+
+def register_encoder(model: EncoderModel) -> EncoderModel:
+    """Let an encoder be found by its name in this process.
+
+    For the command line and its workers a package of one's own names it in its pyproject.toml:
+    ``[project.entry-points."samkit.encoders"]``, ``mine = "my_package:MODEL"``.
+
+    Raises
+    ------
+    UsageError
+        When the name is taken by another one.
+    """
+    installed = model.name in entry_points(group="samkit.encoders").names
+    if installed or _REGISTERED.get(model.name, model) is not model:
+        message = f"the name {model.name!r} is taken by another encoder. Give yours another: my-{model.name}"
+        raise UsageError(message)
+    _REGISTERED[model.name] = model
+    return model
+
+
 def encoder_names() -> list[str]:
-    """Return the names of all installed encoders."""
-    return sorted(entry_points(group="samkit.encoders").names)
+    """Return the names of all installed encoders, and of those registered in this process."""
+    return sorted({*entry_points(group="samkit.encoders").names, *_REGISTERED})
 
 
 def find_encoder(name: str) -> EncoderModel:
@@ -114,6 +136,8 @@ def find_encoder(name: str) -> EncoderModel:
     if TransformersModel.is_named(name):
         return TransformersModel.named(name)
     check_name("encoder", name, [*encoder_names(), "hf:FOLDER"])
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     (entry,) = entry_points(group="samkit.encoders", name=name)
     found: EncoderModel = entry.load()
     return found

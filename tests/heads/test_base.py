@@ -4,6 +4,7 @@ import pytest
 import torch
 from examples.runs import keep_head
 
+from samkit.heads import base
 from samkit.heads.base import (
     HeadContext,
     MaskDecoderWeights,
@@ -11,6 +12,7 @@ from samkit.heads.base import (
     head_bytes,
     head_names,
     load_head,
+    register_head,
     seeded,
 )
 from samkit.heads.linear import Linear
@@ -98,3 +100,24 @@ def test_a_flipped_bit_of_the_weights_is_damage_and_never_another_head(tmp_path)
     (folder / "head.safetensors").write_bytes(bytes(data))
     with pytest.raises(DamagedStore, match="not the weights that were kept"):
         load_head(folder)
+
+
+# -- heads of one's own ----------------------------------------------------------------------------
+
+
+def test_a_head_that_is_registered_is_found_by_its_name(monkeypatch):
+    monkeypatch.setattr(base, "_REGISTERED", {})
+
+    class Mine(Linear):
+        name = "mine-for-a-test"
+
+    assert register_head(Mine) is Mine
+    assert find_head("mine-for-a-test") is Mine
+
+
+def test_the_name_of_another_head_cannot_be_taken():
+    class Imposter(Linear):
+        name = "linear"
+
+    with pytest.raises(UsageError, match="'linear' is taken"):
+        register_head(Imposter)
