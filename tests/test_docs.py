@@ -1,14 +1,17 @@
-"""The pages of docs/how-to name commands and flags that are there, files that parse and pages that exist."""
+"""The pages of docs name commands and flags that are there, files that parse, pages that exist; the tutorial runs."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -16,8 +19,11 @@ from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
 
 from samkit.pipeline.cli import app
+from samkit.stages.synthesis.anatomy import draw_subject
+from samkit.stages.synthesis.files import write_nifti_pair
 
-PAGES = sorted((Path(__file__).resolve().parents[1] / "docs" / "how-to").glob("*.md"))
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "reference")
 SAMKIT = typer.main.get_command(app)
 
 
@@ -90,3 +96,38 @@ def test_manifests_name_what_they_are(page):
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_reference_of_the_command_line_is_what_its_help_says():
+    spec = importlib.util.spec_from_file_location("cli_reference", DOCS / "cli_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.reference(), "run python docs/cli_reference.py"
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"[\w./-]+\.md", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert listed == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tutorial_run_as_they_stand(tmp_path, monkeypatch, samkit):
+    """On drawn volumes, laid out and called as the dataset that the page names."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(8):
+        phantom = draw_subject(seed, shape=(4, 36, 32), spacing_mm=(10.0, 6.0, 6.0))
+        phantom = replace(phantom, label=np.minimum(phantom.label, 2))
+        write_nifti_pair(Path("Task04_Hippocampus"), f"hippocampus_{seed:03d}", phantom)
+    typed = [
+        words
+        for block in blocks(DOCS / "tutorial" / "first-study.md", "bash")
+        for line in block.splitlines()
+        if (words := shlex.split(line))  # a number sign inside a word is no comment
+    ]
+    assert {words[1] for words in typed} == {"ingest", "status", "embed", "experiment", "report", "predict"}
+    for words in typed:
+        ended = samkit(*words[1:])
+        assert ended.code == 0, (words, ended.said)
+    assert len(list(Path("masks").iterdir())) == 8
