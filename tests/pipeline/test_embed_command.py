@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -39,9 +40,10 @@ def test_of_nothing_to_do_no_time_is_told(samkit, ingested):
 def test_long_work_is_shared_by_two_processes_with_the_rows_of_one_of_their_kind(
     samkit, ingested, tmp_path, rows_of, monkeypatch
 ):
-    threads = torch.get_num_threads()
+    before, threads = torch.get_num_threads(), len(os.sched_getaffinity(0))
     if threads < 2:
         pytest.skip("two processes share two cores or more")
+    torch.set_num_threads(threads)  # a worker of the tests has one
     monkeypatch.setattr("samkit.pipeline.commands.embed._TIMED_OF", 0)
     monkeypatch.setattr("samkit.pipeline.commands.embed.time_encoder", lambda *_: (3600.0, 1))
     assert samkit(*SMALL, *ingested.flag).code == 0
@@ -52,7 +54,7 @@ def test_long_work_is_shared_by_two_processes_with_the_rows_of_one_of_their_kind
     try:
         assert samkit(*SMALL, "--workers", "1", "--workspace", alone).code == 0
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     shared = rows_of(ingested.workspace)
     assert all(np.array_equal(shared[name], rows) for name, rows in rows_of(alone).items())
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -23,7 +25,10 @@ from samkit.stages.readers.base import Scan
 from samkit.stages.readers.dicom import read_series
 from samkit.stages.readers.dicom_series import VolumeChoice, triage
 
-pytestmark = pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed")
+# Beside the Python that runs the tests, where pip puts it and no PATH need point.
+BESIDE = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+DCM2NIIX = shutil.which("dcm2niix", path=BESIDE)
+pytestmark = pytest.mark.skipif(DCM2NIIX is None, reason="dcm2niix is not installed")
 
 OTHERWISE = {
     "deflated": "it does not read them",
@@ -44,7 +49,7 @@ SEVERAL = ("mixed orientations", "mixed matrix sizes", "copies", "almost even sp
 
 def convert(folder: Path, target: Path) -> list[nib.Nifti1Image]:
     target.mkdir()
-    command = ["dcm2niix", "-z", "n", "-b", "n", "-f", "%s", "-o", str(target), str(folder)]
+    command = [str(DCM2NIIX), "-z", "n", "-b", "n", "-f", "%s", "-o", str(target), str(folder)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return [nib.load(path) for path in sorted(target.glob("*.nii"))]
 
