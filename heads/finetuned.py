@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..store.errors import UsageError
 from .autosam import AutoSam
-from .base import Head, HeadContext, Sees, seeded
-from .live_encoder import LiveEncoder
+from .base import HeadContext, seeded
+from .live_encoder import LiveEncoder, LiveHead
 from .recipes import FitOptions
 
 
-class FinetunedAutoSam(Head):
+class FinetunedAutoSam(LiveHead):
     """SAM's image encoder and `autosam`'s decoder, trained together: the row "ft all" of AutoSAM's table.
 
     Source: AutoSAM (arXiv 2306.13731), table 1, where all of it fine-tuned is worse than the frozen encoder from one
@@ -35,7 +35,6 @@ class FinetunedAutoSam(Head):
     name: ClassVar[str] = "autosam-finetuned"
     # A tenth of what the decoder alone is trained with: what the encoder knows should be moved, not overwritten.
     own_fit = FitOptions(steps=150, learning_rate=1e-4, validate_every=None)
-    sees = Sees.SQUARES
     needs_mask_decoder = True
 
     def __init__(self, *, encoder: Mapping[str, Any], class_count: int, mlp_width: int) -> None:

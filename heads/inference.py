@@ -16,8 +16,8 @@ from ..store.slices import Volume
 from .base import FeaturesAndBoxes, FeaturesAndSlices, Head, Sees
 from .classes import class_values
 from .feeding import StoredFeatures, StoredFeaturesAndBoxes, StoredFeaturesAndSlices, frame_of, square_of
-from .finetuned import FinetunedAutoSam
 from .frame import Frame
+from .live_encoder import LiveHead
 from .tiling import Span, Tiling, blend_weights, row_keys
 
 # Logits at the slice's own pixels are the largest thing here: 8 slices of 512 x 512 and 14 classes are 117 MB.
@@ -136,7 +136,7 @@ def segment_volume(
     """
     if head.sees is Sees.SLICES:
         return _segment_slices(head, volume, label_names)
-    if isinstance(head, FinetunedAutoSam):
+    if isinstance(head, LiveHead):
         return _segment_squares(head, volume, label_names)
     if embeddings is None:
         message = f"{head.name} sees features, and no embeddings were given to segment {volume.id} by."
@@ -170,9 +170,7 @@ def _segment_slices(head: Head, volume: Volume, label_names: Mapping[int, str]) 
 
 
 @torch.inference_mode()
-def _segment_squares(
-    head: FinetunedAutoSam, volume: Volume, label_names: Mapping[int, str]
-) -> NDArray[np.unsignedinteger]:
+def _segment_squares(head: LiveHead, volume: Volume, label_names: Mapping[int, str]) -> NDArray[np.unsignedinteger]:
     values = np.asarray(class_values(label_names))
     slices, _, rows, columns = volume.record.shape
     label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .base import LiveEncoderWeights
+from .base import Head, LiveEncoderWeights, Sees
 from .sam_modules import ImageEncoderViT
 
 _MLP_RATIO = 4
@@ -120,3 +120,11 @@ class LiveEncoder(nn.Module):
         # SAM pads what is normalised with 0.
         embedding: Tensor = self.model(torch.nan_to_num((pixels - mean) / deviation, nan=0.0))
         return embedding
+
+
+class LiveHead(Head):
+    """A head that runs an encoder of its own, on slices in its square."""
+
+    sees = Sees.SQUARES
+    #: Which says where slices lie in the square.
+    encoder: LiveEncoder
