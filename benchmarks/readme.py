@@ -40,6 +40,7 @@ def costs() -> str:
         "embed": _whole_sentence,
         "micro_sam": _peer_sentence,
         "cache_against_live": _live_table,
+        "head_steps": _step_table,
         "precision": _precision_table,
         "memory": _memory_sentence,
         "start_up": _start_sentence,
@@ -97,6 +98,31 @@ def _live_table(kept: dict[str, Any]) -> str:
             f"| `{head}` | {told['live_seconds_per_epoch']:.1f} s | {told['cached_seconds_per_epoch']:.2f} s | "
             f"{told['times_faster']:.0f} | {told['largest_relative_difference_of_losses']:.0e} |"
         )
+    return "\n".join(lines)
+
+
+def _step_table(kept: dict[str, Any]) -> str:
+    """Tell a step of each head beside the encoder's: what it takes, what of, and how many times as long it is live."""
+    sizes = [px for px in ("512", "1024") if px in kept]
+    heads = [name for name, told in kept[sizes[0]].items() if "step_seconds" in told]
+    parts = list(kept[sizes[0]][heads[0]]["split_seconds"])
+    lines = [
+        f"A training step on {kept['batch']} slices of `sam_vit_b`'s features in memory, on {_machine(kept)}, float32; "
+        f"and how many times as long it is with the encoder run in it, by the package as published code does, and by "
+        f"samkit's own forward pass:",
+        "",
+        "| head | " + " | ".join(f"{px} px, ms | {', '.join(parts)} % | live | by samkit" for px in sizes) + " |",
+        "|---|" + "---|---|---|---|" * len(sizes),
+    ]
+    for head in heads:
+        cells = []
+        for px in sizes:
+            told = kept[px][head]
+            shares = [100 * told["split_seconds"][part] / told["step_seconds"] for part in parts]
+            times = told["times_as_long_live"]
+            cells += [f"{1000 * told['step_seconds']:.0f}", ", ".join(f"{share:.0f}" for share in shares)]
+            cells += [f"{times['package']:.0f}", f"{next(v for k, v in times.items() if k != 'package'):.0f}"]
+        lines.append(f"| `{head}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
