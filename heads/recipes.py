@@ -119,8 +119,8 @@ class ContrastOptions:
     """How a network learns from slices without labels, see `simclr`."""
 
     steps: int = 300
-    #: Slices a step, each seen in two patches.
-    batch_size: int = 24
+    #: Slices a step, each seen in two patches: of 256 pixels they take some 4 GB in float32.
+    batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     warmup_share: float = 0.05

@@ -91,7 +91,8 @@ def run_compare(workspace_path: str, one: str, other: str) -> int:
 def _named(name: str, runs: Sequence[Run], told: Mapping[str, str]) -> list[Run]:
     """Return the runs of the experiment that a name means: a head, or a head as the table tells it apart."""
     exact = [run for run in runs if told[run.id] == name]
-    found = exact or [run for run in runs if told[run.id].split(" (")[0] == name]
+    # What follows tells it from others of its head: settings in brackets, then the encoder.
+    found = exact or [run for run in runs if told[run.id].split(" on ")[0].split(" (")[0] == name]
     names = sorted({told[run.id] for run in found})
     if len(names) != 1:
         choices = names or sorted(set(told.values()))

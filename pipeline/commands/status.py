@@ -71,9 +71,9 @@ def say_next(workspace_path: str) -> None:
         console.say("next: samkit ingest FOLDER, with your images; or samkit demo, for a sample that is drawn")
     else:
         status = status_of(open_workspace(place))
-        dataset = status["dataset"]
+        volumes, recipes = status["dataset"]["volumes"], len(status["embeddings"])
         console.say(
-            f"{workspace_path}: {counted(dataset['volumes'], 'volume')}, {len(status['embeddings'])} embeddings, "
+            f"{workspace_path}: {counted(volumes, 'volume')}, {counted(recipes, 'recipe')} embedded, "
             f"{counted(len(status['runs']), 'run')}"
         )
         console.say(f"next: {status['next']}")

@@ -215,7 +215,7 @@ def test_alone_in_a_folder_with_a_workspace_it_says_what_comes_next(samkit, job,
     monkeypatch.setenv("SAMKIT_WORKSPACE", str(job.workspace))
     ended = samkit()
     assert ended.code == 0
-    assert "4 volumes, 1 embeddings, 1 run" in ended.said
+    assert "4 volumes, 1 recipe embedded, 1 run" in ended.said
     assert f"next: samkit report --workspace {job.workspace}" in ended.said
 
 

@@ -176,6 +176,13 @@ def test_two_heads_are_compared_on_what_both_have(samkit, copied):
     assert difference == pytest.approx(first - second, abs=0.11)
 
 
+def test_a_head_is_found_without_its_encoder_where_there_are_several(samkit, copied):
+    for command in (("train-head", "unet", "--steps", "1"), ("train-head", "ridge")):
+        assert samkit(*command, "--volumes", "1", "--draws", "2", "--workspace", copied).code == 0
+    ended = samkit("report", "--compare", "ridge", "unet", "--workspace", copied)
+    assert ended.code == 0, ended.said
+
+
 @pytest.mark.parametrize(
     ("one", "other", "told"),
     [
