@@ -119,7 +119,7 @@ class ContrastOptions:
     """How a network learns from slices without labels, see `simclr`."""
 
     steps: int = 300
-    #: Slices a step, each seen in two patches: of 256 pixels they take some 4 GB in float32.
+    #: Slices a step, each seen in two patches: of 256 pixels they take some 3 GB in float32.
     batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
