@@ -54,7 +54,7 @@ from samkit.store.workspace import Workspace, open_workspace
 DATA = {"acdc": ACDC, "hippocampus": HIPPOCAMPUS}
 INGEST = {"acdc": [], "hippocampus": ["--labels", "1=anterior,2=posterior"]}
 # Pixels along a side of what is encoded; "none" is for heads that see the slices themselves.
-FEATURES = {"nano": 256, "nano-512": 512, "seeded": 256, "pixels": 256, "none": 0}
+FEATURES = {"nano": 256, "seeded": 256, "pixels": 256, "none": 0, "nano-512": 512}
 # What is trained on each. On four times the cells, the quickest head and the one that gains most by them.
 HEADS = {
     "nano": ("prototype", "ridge", "probe", "linear", "autosam", "cnn", "hybrid"),

@@ -186,15 +186,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 @app.callback(invoke_without_command=True)
 def _begin(
-    context: typer.Context, *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no lines of progress.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say where a refusal came from, and what libraries log.")
+    ] = False,
 ) -> None:
     if version:
         from importlib.metadata import version as installed
 
         typer.echo(f"samkit {installed('samkit')}")
         raise typer.Exit
+    from . import console
     from .config import CONFIG_FILE, read_config
 
+    console.be(quiet=quiet, verbose=verbose)
     commands = getattr(context.command, "commands", {})
     known = {
         # A flag and the parameter it fills have different names where the flag's is a word of Python's: --json.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -42,6 +44,27 @@ messages = Console(stderr=True, highlight=False, width=_width(terminal=sys.stder
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+@dataclass(slots=True)
+class _Manner:
+    """How much is said; set by `be` at the start of every command."""
+
+    #: No bars, and no lines that say how far something is.
+    quiet: bool = False
+    #: With where a refusal came from, and what libraries log.
+    verbose: bool = False
+
+
+_manner = _Manner()
+
+
+def be(*, quiet: bool, verbose: bool) -> None:
+    """Say less, or more, from now on."""
+    _manner.quiet, _manner.verbose = quiet, verbose
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
+    if verbose and not logging.getLogger().handlers:
+        logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+
+
 def _printable(text: str) -> Text:
     """Return a text that every terminal takes: bytes of a file's name that are no text are shown as they are."""
     return Text(text.encode("utf-8", "backslashreplace").decode())
@@ -60,12 +83,14 @@ def warn(text: str) -> None:
 def complain(text: str) -> None:
     """Tell the user why the command did not do what was asked."""
     messages.print(Text.assemble(("error: ", "bold red"), _printable(text)), soft_wrap=True)
+    if _manner.verbose and sys.exc_info()[0] is not None:
+        messages.print_exception(width=None)
 
 
 @contextmanager
 def progress_bar(what: str, total: int, unit: str) -> Iterator[_Bar]:
     """Show a bar with rate and time left; plain lines where the output is no terminal."""
-    if not messages.is_terminal:
+    if _manner.quiet or not messages.is_terminal:
         yield _Bar(what, total, unit, None)
         return
     columns = (
@@ -99,7 +124,7 @@ class _Bar:
         self._what, self._done, self._total = what, done, total
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=what, completed=done, total=total)
-        elif time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
+        elif not _manner.quiet and time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
             messages.print(Text(f"{what}: {done} of {total} {self._unit}"), soft_wrap=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -222,6 +223,41 @@ def test_alone_in_a_folder_with_a_workspace_it_says_what_comes_next(samkit, job,
 def test_alone_it_does_not_look_behind_a_url(samkit, monkeypatch):
     monkeypatch.setenv("SAMKIT_WORKSPACE", "s3://bucket/workspace")
     assert "next: samkit status --workspace s3://bucket/workspace" in samkit().said
+
+
+# -- how much is said ------------------------------------------------------------------------------
+
+
+def test_a_refusal_says_where_it_came_from_when_that_is_asked_for(samkit, job):
+    wrong = ("train-head", "nothing", "--volumes", "1", *job.flag)
+    assert "check_name" not in samkit(*wrong).err
+    told = samkit("-v", *wrong)
+    assert told.code == 2
+    assert "check_name" in told.err
+    assert "check_name" not in samkit(*wrong).err, "the next command is as it always is"
+
+
+def test_quietly_there_are_results_and_no_lines_of_progress(samkit, job, monkeypatch):
+    monkeypatch.setattr("samkit.pipeline.console._SECONDS_BETWEEN_LINES", 0.0)
+    train = ("train-head", "linear", "--volumes", "1", "--steps", "2", "--seed")
+    assert "fitting: 2 of 2 steps" in samkit(*train, "5", *job.flag).err
+    quiet = samkit("-q", *train, "6", *job.flag)
+    assert quiet.err == ""
+    assert "linear" in quiet.out
+
+
+def test_without_colour_nothing_is_coloured(job):
+    import subprocess
+    import sys
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "samkit.pipeline.cli", "status", *job.flag],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "1"},
+        check=True,
+    )
+    assert "\x1b[3" not in ended.stdout
 
 
 # -- status and report -----------------------------------------------------------------------------
