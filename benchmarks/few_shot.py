@@ -45,7 +45,7 @@ from samkit.stages.encoders.devices import resolve_precision
 from samkit.stages.encoders.digests import file_sha256
 from samkit.stages.encoders.memory import keep_freed_memory
 from samkit.stages.encoders.nano import NANO
-from samkit.stages.training.plan import TrainOptions, labelled_subjects, labelled_volumes, plan_run
+from samkit.stages.training.plan import TrainOptions, labelled_volumes, plan_run
 from samkit.store.embeddings import Embeddings
 from samkit.store.runs import Run
 from samkit.store.splits import Split
@@ -226,7 +226,7 @@ class Study:
                 link.symlink_to(file.resolve())
         cost_of([*SAMKIT, "ingest", source, "--workspace", place, *INGEST[data]])
         workspace = open_workspace(place)
-        assert labelled_subjects(workspace) == {*pool, *test}
+        assert workspace.labelled_subjects == {*pool, *test}
         return cls(data=data, workspace=workspace, split=workspace.keep_split(split), asked=asked)
 
     def scores(self) -> tuple[list[list[str]], dict[str, Any]]:

@@ -281,6 +281,11 @@ class Workspace:
         return Runs(self.path / "runs")
 
     @property
+    def labelled_subjects(self) -> set[str]:
+        """The subjects that have a labelled volume now: those who may be drawn and scored."""
+        return {volume.subject for volume in self.volumes.values() if volume.labelled}
+
+    @property
     def splits(self) -> dict[str, Split]:
         """Every split by its name, in the order of names."""
         folder = self.path / "splits"

@@ -17,7 +17,7 @@ from ...stages.encoders.base import find_encoder
 from ...stages.encoders.devices import find_device, resolve_precision
 from ...stages.reporting.table import ALL_CLASSES, Row, tabulate
 from ...stages.train import train
-from ...stages.training.plan import TrainOptions, labelled_subjects, labelled_volumes, split_of
+from ...stages.training.plan import TrainOptions, labelled_volumes, split_of
 from ...store.embeddings import Embeddings
 from ...store.errors import UsageError
 from ...store.keys import RowKey
@@ -113,7 +113,7 @@ def relative_errors(exact: Embeddings, rounded: Embeddings, keys: Sequence[RowKe
 def _wanted(workspace: Workspace, subjects: int, draws: int) -> list[RowKey]:
     """Return the rows of the subjects that are drawn and of those that are scored."""
     split = split_of(workspace)
-    present = labelled_subjects(workspace)
+    present = workspace.labelled_subjects
     drawn = [subject for draw in range(draws) for subject in draw_subjects(split, subjects, draw, present).subjects]
     chosen = list(dict.fromkeys([*drawn, *scored_subjects(split, present)]))
     return list(dict.fromkeys(key for volume in labelled_volumes(workspace, chosen) for key in volume.row_keys()))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...heads.sampling import listed_subjects
 from ...heads.tiling import Tiling, row_keys
 from ...heads.views import BANKS, Bank
-from ...stages.training.plan import labelled_subjects, split_of
+from ...stages.training.plan import split_of
 from ...store.errors import InputError, UsageError
 from ...store.keys import RowKey
 from ...store.runs import check_name
@@ -147,7 +147,7 @@ def split_of_pool(workspace: Workspace, name: str) -> Split:
     UsageError
         When too little is labelled to have a training pool, nobody of it is left, or there is no such split.
     """
-    labelled = labelled_subjects(workspace)
+    labelled = workspace.labelled_subjects
     if len(labelled) < 2 and workspace.split(name) is None:
         there = f"only {listed_subjects(labelled)} has a label" if labelled else "no volume has a label"
         message = (

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ...heads.sampling import import_split, listed_subjects, make_split, removed_subjects
-from ...stages.training.plan import labelled_subjects
 from ...store.errors import InputError, UsageError
 from ...store.splits import Split
 from ...store.workspace import Workspace, open_workspace
@@ -55,7 +54,7 @@ def run_split(workspace_path: str, name: str | None, rule: SplitRule, *, as_json
     standing = workspace.split(name)
     if standing is None or rule.asked:
         wanted = split_by(workspace, name, rule)
-        if standing is not None and standing.joined_by(labelled_subjects(workspace)) != wanted:
+        if standing is not None and standing.joined_by(workspace.labelled_subjects) != wanted:
             message = (
                 f"the split {name!r} stands, with {counted(len(standing.pool), 'subject')} to draw from and "
                 f"{len(standing.test)} to score on, and is not made anew: runs were compared by it. Choose another "
@@ -94,7 +93,7 @@ def split_by(workspace: Workspace, name: str, rule: SplitRule) -> Split:
     chosen: dict[str, Any] = {} if rule.test_share is None else {"test_share": rule.test_share}
     if rule.stratify is not None:
         chosen["strata"] = _strata(workspace, rule.stratify)
-    return make_split(labelled_subjects(workspace), name=name, seed=rule.seed or 0, **chosen)
+    return make_split(workspace.labelled_subjects, name=name, seed=rule.seed or 0, **chosen)
 
 
 def _strata(workspace: Workspace, stratify: str) -> dict[str, str]:
@@ -150,5 +149,5 @@ def _show(workspace: Workspace, split: Split) -> None:
     meaning = {"pool": "draws are taken from", "test": "scored, never drawn", "unused": "neither drawn nor scored"}
     rows = [[part, str(len(names)), meaning[part], ", ".join(names)] for part, names in parts.items() if names]
     console.table(f"Split {split.name!r}, seed {split.seed}", ["part", "subjects", "", "who"], rows, numbers_from=None)
-    if gone := removed_subjects([*split.pool, *split.test], labelled_subjects(workspace)):
+    if gone := removed_subjects([*split.pool, *split.test], workspace.labelled_subjects):
         console.warn(f"not here, or without a label: {listed_subjects(gone)}. They count when they are ingested")

@@ -19,7 +19,6 @@ from ...stages.training.plan import (
     TrainOptions,
     draw_of,
     drawn_volumes,
-    labelled_subjects,
     labelled_volumes,
     plan_run,
     split_of,
@@ -86,7 +85,7 @@ def run_train(
     bank = find_bank(views)
     wanted = replace(wanted, views=bank.texts)
     parted = split_of(workspace, wanted.split)
-    present = labelled_subjects(workspace)
+    present = workspace.labelled_subjects
     first = NO_DRAW if head_class.zero_shot else draw_of(workspace, parted, replace(wanted, fit=fits[0]))
     scored = scored_subjects(parted, present)
     if gone := removed_subjects([*parted.pool, *parted.test], present):

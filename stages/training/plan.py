@@ -118,18 +118,13 @@ def plan_run(
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:
     """Return a split, made when first needed; new labelled subjects join its pool. `train` keeps it."""
-    labelled = labelled_subjects(workspace)
+    labelled = workspace.labelled_subjects
     kept = workspace.split(name)
     if kept is None and name != "default":
         there = f"It has {', '.join(workspace.splits)}. " if workspace.splits else ""
         message = f"no split {name!r} in {workspace.path}. {there}Make it: samkit split {name}"
         raise UsageError(message)
     return make_split(labelled, name=name) if kept is None else kept.joined_by(labelled)
-
-
-def labelled_subjects(workspace: Workspace) -> set[str]:
-    """Return the subjects that have a labelled volume in the workspace now: those who may be drawn and scored."""
-    return {volume.subject for volume in workspace.volumes.values() if volume.labelled}
 
 
 def labelled_volumes(workspace: Workspace, subjects: Sequence[str]) -> list[Volume]:
@@ -151,7 +146,7 @@ def draw_of(workspace: Workspace, split: Split, options: TrainOptions) -> Draw:
     """
     check_name("count", options.counted, [SUBJECTS, FRAMES])
     if options.counted == SUBJECTS:
-        return draw_subjects(split, options.subjects, options.draw, labelled_subjects(workspace))
+        return draw_subjects(split, options.subjects, options.draw, workspace.labelled_subjects)
     if options.fit.validate_every is not None:
         message = (
             f"--count {FRAMES}: frames are drawn one by one, so that no subject is left to stop by. Leave out "
@@ -288,7 +283,7 @@ def _pretraining_of(
 
 
 def _test_volumes(workspace: Workspace, split: Split) -> list[Volume]:
-    return labelled_volumes(workspace, scored_subjects(split, labelled_subjects(workspace)))
+    return labelled_volumes(workspace, scored_subjects(split, workspace.labelled_subjects))
 
 
 def _contents(volumes: Sequence[Volume]) -> dict[str, str]:
