@@ -73,37 +73,42 @@ def cases_of(workspace: Workspace, runs: Iterable[Run]) -> tuple[list[Case], dic
     DamagedStore
         When slices, a label or a prediction are not what was kept.
     """
-    chosen = [(run, place, dice, volume_id) for run in runs for place, dice, volume_id in _graded(run)]
-    predictions = {(run.id, volume_id): run.predictions[volume_id] for run, _, _, volume_id in chosen}
+    chosen = [(run, *graded) for run in runs for graded in _graded(run)]
+    cases: dict[tuple[str, str], Case] = {}
     pictured: dict[str, PicturedVolume] = {}
-    worst: dict[tuple[str, str], int] = {}
+    # Volume by volume: of a large one, a label map is a hundred megabytes for each run.
     for volume_id in dict.fromkeys(volume_id for _, _, _, volume_id in chosen):
-        volume = workspace.volumes[volume_id]
-        reference = volume.read_label()
-        if reference is None:  # what is scored has a label, and a run whose volumes changed is not pictured
-            message = f"{volume.id} has no label, and a run was scored on it. Ingest the volume with its label again."
-            raise DamagedStore(message)
-        of_volume = {key: found for key, found in predictions.items() if key[1] == volume_id}
-        for key, found in of_volume.items():
-            worst[key] = int(np.argmax((reference != found).sum(axis=(1, 2))))
-        shown = np.any([reference, *of_volume.values()], axis=(0, 2, 3))
-        needed = {worst[key] for key in of_volume}
-        pictured[volume_id] = _pictured(volume, reference, positions_of(shown, needed))
-    cases = []
-    for run, place, dice, volume_id in chosen:
-        positions, key = pictured[volume_id].positions, (run.id, volume_id)
-        cases.append(
-            Case(
-                run_id=run.id,
-                alias=run.alias,
-                place=place,
-                volume_id=volume_id,
-                dice=dice,
-                first=positions.index(worst[key]),
-                found=tuple(outlines(predictions[key][one], run.settings.label_names) for one in positions),
-            )
+        of_volume = [(run, place, dice) for run, place, dice, other in chosen if other == volume_id]
+        pictured[volume_id], found = _volume_with_cases(workspace.volumes[volume_id], of_volume)
+        cases |= {(case.run_id, volume_id): case for case in found}
+    return [cases[run.id, volume_id] for run, _, _, volume_id in chosen], pictured
+
+
+def _volume_with_cases(
+    volume: Volume, of_volume: Sequence[tuple[Run, str, float]]
+) -> tuple[PicturedVolume, list[Case]]:
+    """Return the pictures of a volume, and what some runs, each with its place and its Dice, have found in it."""
+    reference = volume.read_label()
+    if reference is None:  # what is scored has a label, and a run whose volumes changed is not pictured
+        message = f"{volume.id} has no label, and a run was scored on it. Ingest the volume with its label again."
+        raise DamagedStore(message)
+    predictions = [run.predictions[volume.id] for run, _, _ in of_volume]
+    worst = [int(np.argmax((reference != found).sum(axis=(1, 2)))) for found in predictions]
+    shown = np.any([label.any(axis=(1, 2)) for label in (reference, *predictions)], axis=0)
+    pictured = _pictured(volume, reference, positions_of(shown, set(worst)))
+    cases = [
+        Case(
+            run_id=run.id,
+            alias=run.alias,
+            place=place,
+            volume_id=volume.id,
+            dice=dice,
+            first=pictured.positions.index(wrong),
+            found=tuple(outlines(found[one], run.settings.label_names) for one in pictured.positions),
         )
-    return cases, pictured
+        for (run, place, dice), found, wrong in zip(of_volume, predictions, worst, strict=True)
+    ]
+    return pictured, cases
 
 
 def positions_of(shown: NDArray[np.bool_], needed: set[int]) -> tuple[int, ...]:
