@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from ..store.errors import FitDiverged
 from .base import HeadContext, seeded
-from .recipes import ContrastOptions
+from .fitting import learning_rate_at
+from .recipes import ContrastOptions, FitOptions
 from .unet import WIDTHS, UNet
 
 _PROJECTION_WIDTH = 128
@@ -121,13 +122,10 @@ def pretrain(
     projection.to(head.device)
     trained = [*head.down.parameters(), *projection.parameters()]
     optimiser = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
-    warmup = max(1, round(options.warmup_share * options.steps))
+    rates = FitOptions(steps=options.steps, learning_rate=options.learning_rate, warmup_share=options.warmup_share)
     head.train()
     for number in range(options.steps):
-        progress = (number - warmup) / max(1, options.steps - warmup)
-        rate = options.learning_rate * (
-            (number + 1) / warmup if number < warmup else 0.5 * (1 + math.cos(math.pi * progress))
-        )
+        rate = learning_rate_at(number, rates)
         for group in optimiser.param_groups:
             group["lr"] = rate
         both = torch.cat(next(pairs))
