@@ -25,7 +25,8 @@ lint: .venv/installed
 docs: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python docs/cli_reference.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	ln -sfn "$(CURDIR)" .venv/samkit  # docstrings are looked for by the package's name, and its folder may have another
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.venv $(BIN)/mkdocs build --strict
 
 soak: .venv/installed
 	$(BIN)/python -m pytest -m soak
