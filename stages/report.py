@@ -12,6 +12,7 @@ import numpy as np
 
 from ..heads.comparison import Standing, standings
 from ..store.documents import readable_json
+from ..store.embeddings import Embeddings
 from ..store.places import Place
 from ..store.provenance import code_version
 from ..store.runs import NO_ENCODER, Run
@@ -132,7 +133,7 @@ class _Spectrum:
 
 
 def _spectra(
-    workspace: Workspace, recipes: Sequence[Any], cases: Sequence[Case], pictured: dict[str, PicturedVolume]
+    workspace: Workspace, recipes: Sequence[Embeddings], cases: Sequence[Case], pictured: dict[str, PicturedVolume]
 ) -> list[_Spectrum]:
     """Return a slice of the first median case of each recipe, beside its embedding, where it has one."""
     found = []

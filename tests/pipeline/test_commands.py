@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -246,18 +248,17 @@ def test_quietly_there_are_results_and_no_lines_of_progress(samkit, job, monkeyp
     assert "linear" in quiet.out
 
 
-def test_without_colour_nothing_is_coloured(job):
-    import subprocess
-    import sys
-
+@pytest.mark.parametrize(("asked", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_without_colour_nothing_is_coloured(asked, coloured):
     ended = subprocess.run(
-        [sys.executable, "-m", "samkit.pipeline.cli", "status", *job.flag],
+        [sys.executable, "-m", "samkit.pipeline.cli", "status", "--workspace", "nowhere"],
         capture_output=True,
         text=True,
-        env={**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "1"},
-        check=True,
+        env={**os.environ, "FORCE_COLOR": "1", **asked},
+        check=False,
     )
-    assert "\x1b[3" not in ended.stdout
+    assert "error" in ended.stderr
+    assert ("31m" in ended.stderr) is coloured, "red"
 
 
 # -- status and report -----------------------------------------------------------------------------
