@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from samkit.stages.synthesis.anatomy import draw_subject
-from samkit.stages.synthesis.files import write_nifti_pair
+from examples.drawn import drawn_workspace
 
 SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "docs" / "examples").glob("*.py"))
 SAID = {
@@ -22,21 +20,9 @@ SAID = {
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-    from samkit.pipeline.cli import run
-
+    commands = (["ingest", "data"], ["embed", "--size", "64"])
     folder = tmp_path_factory.mktemp("examples")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(folder))
-        patch.setenv("SAMKIT_ID_KEY", "key-of-the-tests")
-        patch.delenv("SAMKIT_WORKSPACE", raising=False)
-        patch.chdir(folder)
-        for seed in range(4):
-            write_nifti_pair(
-                Path("data"), f"patient{seed}", draw_subject(seed, shape=(4, 36, 32), spacing_mm=(10.0, 6.0, 6.0))
-            )
-        for command in (["ingest", "data"], ["embed", "--size", "64"]):
-            assert run(command) == 0
-    return folder / "samkit-workspace"
+    return drawn_workspace(folder, commands, shape=(4, 36, 32), spacing_mm=(10.0, 6.0, 6.0))
 
 
 def test_every_script_is_run_here():

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from samkit.stages.synthesis.anatomy import draw_subject
-from samkit.stages.synthesis.files import write_nifti_pair
+from examples.drawn import drawn_workspace
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -24,23 +22,11 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """A report on two heads of four subjects."""
-    from samkit.pipeline.cli import run
-
+    """A report on three heads of four subjects."""
+    grid = ["experiment", "--heads", "ridge,linear,ladder", "--volumes", "1,2", "--draws", "2", "--steps", "4"]
+    commands = (["ingest", "data"], ["embed", "--size", "64"], [*grid, "--workers", "1"], ["report"])
     folder = tmp_path_factory.mktemp("page")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(folder))
-        patch.setenv("SAMKIT_ID_KEY", "key-of-the-tests")
-        patch.delenv("SAMKIT_WORKSPACE", raising=False)
-        patch.chdir(folder)
-        for seed in range(4):
-            write_nifti_pair(
-                Path("data"), f"p{seed}", draw_subject(seed, shape=(6, 48, 40), spacing_mm=(8.0, 5.0, 5.0))
-            )
-        grid = ["experiment", "--heads", "ridge,linear,ladder", "--volumes", "1,2", "--draws", "2", "--steps", "4"]
-        for command in (["ingest", "data"], ["embed", "--size", "64"], [*grid, "--workers", "1"], ["report"]):
-            assert run(command) == 0
-    return folder / "samkit-workspace" / "report" / "index.html"
+    return drawn_workspace(folder, commands, shape=(6, 48, 40), spacing_mm=(8.0, 5.0, 5.0)) / "report" / "index.html"
 
 
 @pytest.fixture(scope="module")
