@@ -299,7 +299,7 @@ class Study:
         """Train the runs that are not there yet."""
         todo = [options for options in cells if self.run_id(embeddings, options) not in self.workspace.runs]
         recipe_id = None if embeddings is None else embeddings.recipe.id
-        for options, reason in train_cells(self.workspace.path, recipe_id, todo, WORKERS):
+        for options, reason in train_cells(self.workspace.path, [(one, recipe_id) for one in todo], WORKERS):
             if reason is not None:
                 message = f"{options.head}: {reason}"
                 raise RuntimeError(message)

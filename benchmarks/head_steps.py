@@ -22,9 +22,10 @@ import torch
 from cache_against_live import sampled_workspace
 from measure import keep
 
-from samkit.heads.base import Head, HeadContext, Seen, Sees, find_head
+from samkit.heads.base import Head, HeadContext, find_head
 from samkit.heads.feeding import LabelledSlices
 from samkit.heads.losses import segmentation_loss
+from samkit.heads.seen import Seen, Sees
 from samkit.pipeline.commands.embed import embed_all
 from samkit.stages.encoders.base import find_encoder
 from samkit.stages.encoders.memory import keep_freed_memory

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from .adapters import DecoderAdapters
 from .base import Head, HeadContext, seeded
 from .recipes import FitOptions
 from .sam_modules import MLP, PositionEmbeddingRandom, TwoWayTransformer, output_upscaling
@@ -105,10 +106,14 @@ class AutoSam(Head):
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""
+        return self.answered(features_BChw)
+
+    def answered(self, features_BChw: Tensor, adapters: DecoderAdapters | None = None) -> Tensor:
+        """Return the logits, (B, K, 4 h, 4 w), with adapters in the transformer's layers; see `two_way`."""
         height, width = features_BChw.shape[-2:]
         cells = features_BChw.float().flatten(2).transpose(1, 2) + self.no_mask
         position = self.position((height, width)).flatten(1).transpose(0, 1)
-        answered, cells = two_way(self.transformer, cells, position, self.class_tokens)
+        answered, cells = two_way(self.transformer, cells, position, self.class_tokens[None], adapters)
         mask_token = self.hypernetwork(answered[:, :, 1])
         finest = upscaled(self.output_upscaling, cells)  # B, K, h w, 4, 4, C / 8
         return as_picture(torch.einsum("bkc,bknijc->bknij", mask_token, finest), height, width)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from importlib.metadata import entry_points
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +27,7 @@ from ..store.errors import DamagedStore, UsageError
 from ..store.places import Place, place_of
 from ..store.runs import Run, check_name
 from .recipes import ContrastOptions, FitOptions
+from .seen import Sees
 
 # Heads answer on a grid four times finer than the embedding: two up-convolutions of stride 2, as in SAM.
 LOGIT_CELLS_PER_FEATURE_CELL = 4
@@ -116,8 +117,11 @@ class LiveEncoderWeights:
     Encoders provide it (`stages.encoders`), training hands it in.
     """
 
-    #: Arguments of `live_encoder.LiveEncoder`: its architecture, and how slices become its squares.
-    config: Mapping[str, Any]
+    #: Its architecture, as `live_encoder.SamShape` keeps it.
+    shape: Mapping[str, Any]
+    #: How slices become its squares, arguments of `live_encoder.LiveEncoder`; None where a paper's code makes a detour:
+    #: its rows can be gone on from, the slices cannot.
+    pixels: Mapping[str, Any] | None
     #: By the names of the `segment-anything` package's image encoder.
     tensors: Mapping[str, Tensor] = field(repr=False)
 
@@ -134,73 +138,11 @@ class HeadContext:
     cnn_weights: CnnWeights | None = field(default=None, repr=False)
     pretrained: PretrainedWeights | None = field(default=None, repr=False)
     live_encoder: LiveEncoderWeights | None = field(default=None, repr=False)
+    #: The encoder's block that features enter, where they are of an inner layer; None for what it ends with.
+    block: int | None = None
     #: What was asked for among the head's own `Head.options`.
     options: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
-
-
-class Sees(Enum):
-    """What a head is given."""
-
-    FEATURES = "features"
-    #: The slices themselves: a baseline without an encoder.
-    SLICES = "slices"
-    #: Both, the slices in the encoder's frame: `FeaturesAndSlices`.
-    FEATURES_AND_SLICES = "features and slices"
-    #: The slices in the encoder's own square, not a number where the square has no slice: an encoder of the head's own
-    #: runs on them. (B, 1 or 3, S, S) in [0, 1].
-    SQUARES = "slices in the encoder's square"
-    #: Features, and the boxes of the reference: a bound, not a method. `FeaturesAndBoxes`.
-    FEATURES_AND_BOXES = "features and boxes of the reference"
-
-    @property
-    def features(self) -> bool:
-        """Whether there are features in it, so that rows have to be embedded."""
-        return self not in (Sees.SLICES, Sees.SQUARES)
-
-    @property
-    def recipe(self) -> bool:
-        """Whether an encoder's recipe decides what it is."""
-        return self is not Sees.SLICES
-
-
-SLICE_PX_PER_FEATURE_CELL = 16
-"""How finely a head that sees both sees the slices: SAM's patches, and the stride of a ResNet's third stage."""
-
-
-class FeaturesAndSlices(NamedTuple):
-    """What a head that sees both is given."""
-
-    features: Tensor
-    """(B, C, h, w), any float kind."""
-    slices: Tensor
-    """(B, 1 or 3, 16 h, 16 w) in [0, 1], in the encoder's frame, padded with 0."""
-
-    def to(self, device: torch.device) -> FeaturesAndSlices:
-        """Return both on a device."""
-        return FeaturesAndSlices(self.features.to(device), self.slices.to(device))
-
-    def rows(self, which: slice) -> FeaturesAndSlices:
-        """Return some rows of both."""
-        return FeaturesAndSlices(self.features[which], self.slices[which])
-
-
-class FeaturesAndBoxes(NamedTuple):
-    """What a head that is prompted is given."""
-
-    features: Tensor
-    """(B, C, h, w), any float kind."""
-    boxes: Tensor
-    """(B, K - 1, 4), a box for each class but background: first column and row, last column and row, the middles of
-    their pixels as shares of the encoder's square; not a number where the slice does not show the class."""
-
-    def to(self, device: torch.device) -> FeaturesAndBoxes:
-        """Return both on a device."""
-        return FeaturesAndBoxes(self.features.to(device), self.boxes.to(device))
-
-
-Seen = Tensor | FeaturesAndSlices | FeaturesAndBoxes
-"""What is given to a head."""
 
 
 class Head(nn.Module):
@@ -209,9 +151,9 @@ class Head(nn.Module):
     Contract: ``head(features)`` takes (B, C, h, w) of any float kind and returns float32 logits
     (B, K, 4 h, 4 w); where it ``sees`` slices, it takes (B, channels, rows, columns) of any size and returns
     (B, K, rows, columns); where it sees both it takes `FeaturesAndSlices`; where it sees the encoder's square, that
-    (B, 1 or 3, S, S), and returns (B, K, S / 4, S / 4). A slice's logits do not depend on its batch
-    mates in eval mode; ``config`` and the state dict rebuild the head without an encoder; everything trainable is a
-    parameter.
+    (B, 1 or 3, S, S), and returns (B, K, S / 4, S / 4); where it sees chunks it takes `Chunks`. A slice's logits do
+    not depend on its batch mates in eval mode, or on those of its own chunk alone; ``config`` and the state dict
+    rebuild the head without an encoder; everything trainable is a parameter.
     """
 
     #: The name people type.
@@ -225,7 +167,7 @@ class Head(nn.Module):
     contrast: ClassVar[ContrastOptions | None] = None
     #: Whether it is scored as it is built: no subject is drawn for it, and nothing is fitted.
     zero_shot: ClassVar[bool] = False
-    #: What can be chosen of it, the default first: ``gate`` and the like.
+    #: What can be chosen of it, the default first: ``gate`` and the like. N in a value is a whole number from 1 on.
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: How it is fitted unless something else is asked for: to all drawn subjects. On development subjects of ACDC
     #: (benchmarks/few_shot.py) a fifth one to stop by cost `hybrid`, `linear` and `autosam` 0.02 to 0.03 of Dice, and
@@ -289,7 +231,7 @@ def check_options(head: type[Head], asked: Mapping[str, str]) -> dict[str, str]:
             own = f"it has {', '.join(head.options)}" if head.options else "it has none"
             message = f"{name}={value}: {head.name} has no option of that name; {own}."
             raise UsageError(message)
-        if value not in head.options[name]:
+        if not any(re.fullmatch(_pattern_of(known), value) for known in head.options[name]):
             message = f"{name}={value}: {head.name} knows {', '.join(head.options[name])}."
             raise UsageError(message)
     return {name: asked.get(name, values[0]) for name, values in head.options.items()}
@@ -300,25 +242,37 @@ def parse_head(text: str) -> tuple[str, dict[str, str]]:
 
     >>> parse_head("ladder:gate=fixed:faithful=yes")
     ('ladder', {'gate': 'fixed', 'faithful': 'yes'})
+    >>> parse_head("med-sa:prompt=point:3:hyp=off")
+    ('med-sa', {'prompt': 'point:3', 'hyp': 'off'})
 
     Raises
     ------
     UsageError
         For an option without a value.
     """
-    name, *options = text.split(":")
-    for option in options:
-        if option.count("=") != 1:
+    name, *parts = text.split(":")
+    options: list[str] = []
+    for part in parts:
+        if part.count("=") == 1:
+            options.append(part)
+        elif options and "=" not in part:  # a value may have a colon of its own
+            options[-1] += f":{part}"
+        else:
             message = f"{text!r}: give options as {name}:OPTION=VALUE, for example ladder:gate=fixed."
             raise UsageError(message)
     return name, dict(option.split("=") for option in options)
 
 
+def _pattern_of(value: str) -> str:
+    """Return the regular expression of an option's value, in which N is a whole number from 1."""
+    return re.escape(value).replace("N", "[1-9][0-9]*")
+
+
 def head_words(name: str, config: Mapping[str, Any]) -> str:
     """Return a head as it is typed with the options that differ from their defaults, from its config."""
     options = find_head(name).options
-    differing = [f":{one}={config[one]}" for one, values in options.items() if config.get(one, values[0]) != values[0]]
-    return name + "".join(differing)
+    kept = {one: config.get(one.replace("-", "_"), values[0]) for one, values in options.items()}
+    return name + "".join(f":{one}={kept[one]}" for one, values in options.items() if kept[one] != values[0])
 
 
 _REGISTERED: dict[str, type[Head]] = {}

@@ -20,10 +20,11 @@ from ..store.embeddings import Embeddings
 from ..store.errors import InputError, MissingEmbeddings
 from ..store.keys import Recipe, RowKey
 from ..store.slices import SliceFinder, Volume
-from .base import LOGIT_CELLS_PER_FEATURE_CELL, SLICE_PX_PER_FEATURE_CELL, FeaturesAndBoxes, FeaturesAndSlices, Seen
+from .base import LOGIT_CELLS_PER_FEATURE_CELL
 from .classes import class_values, to_class_index
 from .frame import Frame
 from .prompting import boxes_around, boxes_in_square
+from .seen import SLICE_PX_PER_FEATURE_CELL, FeaturesAndBoxes, FeaturesAndSlices, Seen
 from .tiling import DEFAULT_OVERLAP, Tile, Tiling, row_keys
 from .views import View, image_of, words_for
 
@@ -192,15 +193,20 @@ class LabelledSquares:
             order = random.permutation(len(self))
             for first in range(0, len(order), batch_size):
                 chosen = order[first : first + batch_size].tolist()
-                yield self._squares(chosen).to(device), self._labels[torch.as_tensor(chosen)].long().to(device)
+                yield self.seen(chosen).to(device), self.labels(chosen).long().to(device)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Seen, torch.Tensor]]:
         """Yield (squares, labels (B, G, G) uint8) of every row once, on the CPU."""
         for first in range(0, len(self), batch_size):
             indices = range(first, min(first + batch_size, len(self)))
-            yield self._squares(indices), self._labels[first : first + batch_size]
+            yield self.seen(indices), self.labels(indices)
 
-    def _squares(self, indices: Sequence[int]) -> torch.Tensor:
+    def labels(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the class indices of some rows on the logit grid, (B, G, G) uint8, `losses.IGNORED` outside."""
+        return self._labels[torch.as_tensor(indices)]
+
+    def seen(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the squares of some rows, (B, channels, S, S)."""
         planes = [torch.from_numpy(image_of(self._finder, self._keys[index]).copy())[None] for index in indices]
         return torch.cat([square_of(plane, self._recipe.input_px, self._recipe.resize) for plane in planes])
 

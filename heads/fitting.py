@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..store.errors import FitDiverged
-from .base import Head, Seen
+from .base import Head
 from .losses import segmentation_loss
 from .recipes import BFLOAT16, FitOptions, Optimiser, Schedule
+from .seen import Seen
 
 _POLYNOMIAL_POWER = 0.9
 # AutoSAM's, scripts/main_autosam_seg.py:324.

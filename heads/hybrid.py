@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from .base import FeaturesAndSlices, Head, HeadContext, Sees, seeded
+from .base import Head, HeadContext, seeded
 from .cnn import WIDTHS, LeanDecoder, convolution
 from .recipes import FitOptions
+from .seen import FeaturesAndSlices, Sees
 
 # Channels of the slice half as fine, and a quarter: the stem is shallow, so that a few slices are enough to train it.
 _STEM_WIDTHS = (16, 32)

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from ..store.embeddings import Embeddings
 from ..store.errors import GeometryMismatch, UsageError
 from ..store.slices import Volume
-from .base import FeaturesAndBoxes, FeaturesAndSlices, Head, Sees
+from .base import Head
+from .chunks import ChunkHead, StoredChunks
 from .classes import class_values
 from .feeding import StoredFeatures, StoredFeaturesAndBoxes, StoredFeaturesAndSlices, frame_of, square_of
 from .frame import Frame
 from .live_encoder import LiveHead
+from .prompt_rules import Asked
+from .seen import FeaturesAndBoxes, FeaturesAndSlices, Sees
 from .tiling import Span, Tiling, blend_weights, row_keys
 
 # Logits at the slice's own pixels are the largest thing here: 8 slices of 512 x 512 and 14 classes are 117 MB.
@@ -138,16 +141,13 @@ def segment_volume(
         return _segment_slices(head, volume, label_names)
     if isinstance(head, LiveHead):
         return _segment_squares(head, volume, label_names)
+    if isinstance(head, ChunkHead):
+        return _segment_chunks(head, volume, label_names, embeddings)
     if embeddings is None:
         message = f"{head.name} sees features, and no embeddings were given to segment {volume.id} by."
         raise UsageError(message)
     if head.sees is Sees.FEATURES_AND_BOXES:
-        if not volume.labelled:
-            message = (
-                f"{head.name} is prompted with boxes around the reference, and {volume.id} has no label: it is a bound "
-                f"to compare with. Predict with a run of another head: samkit status"
-            )
-            raise UsageError(message)
+        _check_promptable(head, volume)
         boxes = StoredFeaturesAndBoxes(embeddings, volume, class_values(label_names)[1:])
         return segment(head, boxes, frame_of(volume, embeddings), label_names)
     keys = row_keys(volume, tiling)
@@ -167,6 +167,32 @@ def _segment_slices(head: Head, volume: Volume, label_names: Mapping[int, str]) 
         logits = _answer(head, volume.read_slice(number)[None].astype(np.float32))
         label[number] = values[logits.argmax(dim=1)[0].cpu().numpy()]
     return label
+
+
+@torch.inference_mode()
+def _segment_chunks(
+    head: ChunkHead, volume: Volume, label_names: Mapping[int, str], embeddings: Embeddings | None
+) -> NDArray[np.unsignedinteger]:
+    if head.rule.kind is not Asked.NONE:
+        _check_promptable(head, volume)
+    values = np.asarray(class_values(label_names))
+    slices, _, rows, columns = volume.record.shape
+    label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
+    stored = StoredChunks(head, volume, embeddings, class_values(label_names)[1:])
+    for chunk, seen in stored:
+        logits = stored.frame.logits_to_slice(head(seen.to(head.device)))
+        label[chunk.start : chunk.stop] = values[logits.argmax(dim=1).cpu().numpy()]
+    return label
+
+
+def _check_promptable(head: Head, volume: Volume) -> None:
+    """Refuse a volume without the label that prompts are made from."""
+    if not volume.labelled:
+        message = (
+            f"{head.name} is prompted from the reference, and {volume.id} has no label. Predict with a run of a head "
+            f"that needs no prompt: samkit status"
+        )
+        raise UsageError(message)
 
 
 @torch.inference_mode()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import FeaturesAndSlices, Head, HeadContext, Sees, check_options, seeded
+from .base import Head, HeadContext, check_options, seeded
 from .sam_modules import MLP, PositionEmbeddingRandom, TwoWayTransformer, output_upscaling, resnet18_stages
+from .seen import FeaturesAndSlices, Sees
 from .two_way import two_way
 from .upscaling import as_picture, upscaled
 
@@ -193,7 +194,7 @@ class Ladder(Head):
             fused = fused + (1 - share) * self._by_cnn(seen.slices, (height, width))
         cells = fused.flatten(2).transpose(1, 2) + self.no_mask
         position = self.position((height, width)).flatten(1).transpose(0, 1)
-        answered, embeddings = two_way(self.transformer, cells, position, self.tokens[None])
+        answered, embeddings = two_way(self.transformer, cells, position, self.tokens[None, None])
         finest = upscaled(self.upscaling, embeddings[:, 0])  # B, h w, 4, 4, C / 8
         answers = [network(answered[:, 0, 1 + number]) for number, network in enumerate(self.hypernetworks)]
         return as_picture(torch.einsum("bkc,bnijc->bknij", torch.stack(answers, dim=1), finest), height, width)

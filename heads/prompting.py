@@ -8,6 +8,7 @@ Shapes: N prompted masks, P points of a prompt, C channels, h w cells of the emb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
@@ -15,8 +16,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from .adapters import DecoderAdapters, LayerAdapters
 from .frame import Frame
 from .sam_modules import MaskDecoder, PromptEncoder
+from .two_way import two_way
+from .upscaling import as_picture, upscaled
 
 
 class PointKind(IntEnum):
@@ -46,17 +50,19 @@ class Prompts:
 
         A point that says nothing follows, as in the package where there is no box.
         """
-        nothing = inside_NP.new_full((len(inside_NP), 1), PointKind.NOTHING, dtype=torch.long)
-        return cls(
-            points=torch.cat([points_NP2, points_NP2.new_zeros(len(points_NP2), 1, 2)], dim=1),
-            kinds=torch.cat([inside_NP.long(), nothing], dim=1),
-        )
+        return cls(points=points_NP2, kinds=inside_NP.long()).with_nothing()
 
     @classmethod
     def of_boxes(cls, boxes_N4: Tensor) -> Self:
         """Return prompts by boxes, (first column, first row, last column, last row)."""
         corners = torch.tensor([PointKind.FIRST_CORNER, PointKind.LAST_CORNER], device=boxes_N4.device)
         return cls(points=boxes_N4.reshape(-1, 2, 2), kinds=corners.expand(len(boxes_N4), 2))
+
+    def with_nothing(self) -> Self:
+        """Return the same prompts followed by a point that says nothing, as in the package where there is no box."""
+        nothing = self.kinds.new_full((len(self.kinds), 1), PointKind.NOTHING)
+        points = torch.cat([self.points, self.points.new_zeros(len(self.points), 1, 2)], dim=1)
+        return type(self)(points=points, kinds=torch.cat([self.kinds, nothing], dim=1))
 
     def and_points(self, points_NP2: Tensor, inside_NP: Tensor) -> Self:
         """Return the same prompts with clicks added to them."""
@@ -85,7 +91,11 @@ class PromptedDecoder(nn.Module):
         self.mask_decoder = mask_decoder
 
     def forward(
-        self, embeddings_NChw: Tensor, prompts: Prompts, previous_NGG: Tensor | None = None
+        self,
+        embeddings_NChw: Tensor,
+        prompts: Prompts,
+        previous_NGG: Tensor | None = None,
+        adapters: Sequence[LayerAdapters] = (),
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of the masks, (N, 4, 4 h, 4 w), and their predicted IoU, (N, 4).
 
@@ -97,22 +107,28 @@ class PromptedDecoder(nn.Module):
             N of them.
         previous_NGG
             Logits of an earlier answer to each, (N, 4 h, 4 w), to be corrected; None for a first one.
+        adapters
+            Of the transformer's layers, told what the prompts say; none of them for SAM as it is.
         """
         decoder = self.mask_decoder
-        count = len(embeddings_NChw)
+        count, _, height, width = embeddings_NChw.shape
+        said = self._embedded(prompts)
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(count, -1, -1)
-        tokens = torch.cat([own, self._embedded(prompts)], dim=1)
+        tokens = torch.cat([own, said], dim=1)
         source = embeddings_NChw + self._dense(previous_NGG)
         with _in_float32(tokens.device):
             # Of the grid that is there, which need not be the one that the prompt encoder was built for.
-            position = self.prompt_encoder.pe_layer(tuple(embeddings_NChw.shape[-2:])).expand(count, -1, -1, -1)
-        answered, source = decoder.transformer(source, position, tokens)
-        upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(embeddings_NChw.shape))
+            position = self.prompt_encoder.pe_layer((height, width)).flatten(1).transpose(0, 1)
+        told = DecoderAdapters(adapters, _mean_of(said, prompts.kinds)) if adapters else None
+        cells = source.flatten(2).transpose(1, 2)
+        answers, cells_NKMC = two_way(decoder.transformer, cells, position, tokens[:, None], told)
+        answered = answers[:, 0]
+        finest = upscaled(decoder.output_upscaling, cells_NKMC[:, 0])
         weights = torch.stack(
             [network(answered[:, 1 + number]) for number, network in enumerate(decoder.output_hypernetworks_mlps)],
             dim=1,
         )
-        logits = torch.einsum("nkc,nchw->nkhw", weights, upscaled)
+        logits = as_picture(torch.einsum("nkc,nmijc->nkmij", weights, finest), height, width)
         return logits, decoder.iou_prediction_head(answered[:, 0])
 
     def _embedded(self, prompts: Prompts) -> Tensor:
@@ -131,6 +147,12 @@ class PromptedDecoder(nn.Module):
             return nothing
         embedded: Tensor = self.prompt_encoder.mask_downscaling(previous[:, None])
         return embedded
+
+
+def _mean_of(said_NPC: Tensor, kinds_NP: Tensor) -> Tensor:
+    """Return one vector a prompt, (N, C): the mean of what its points say, those that say nothing left out."""
+    counts = (kinds_NP != PointKind.NOTHING)[..., None].to(said_NPC.dtype)
+    return (said_NPC * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
 
 
 def _in_float32(device: torch.device) -> torch.autocast:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from .base import FeaturesAndBoxes, Head, HeadContext, Sees, seeded
+from .base import Head, HeadContext, seeded
 from .prompting import PromptedDecoder, Prompts
 from .sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
+from .seen import FeaturesAndBoxes, Sees
 
 _DEPTH, _ATTENTION_HEADS, _MLP_WIDTH = 2, 8, 2048
 _AMBIGUOUS_MASKS = 3

@@ -6,6 +6,8 @@ W_k, (W_q t) . (W_k x) is (W_k' W_q t) . x, and what is mixed from values W_v x 
 tokens of eight attention heads are 16 columns where the projection has 128; and until the embedding has met the first
 tokens it is one for all classes. Equal to the package to rounding (test), with the package's modules and weights.
 
+A prompt is a class of its own slice: K = 1, and tokens for each of B.
+
 Shapes: B slices, K classes, T tokens a class, N cells, C channels, H attention heads, D channels of one of these.
 """
 
@@ -18,6 +20,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from .adapters import MLP_SCALE, DecoderAdapters
 from .sam_modules import TwoWayTransformer
 
 
@@ -49,7 +52,11 @@ class _Layer(Protocol):
 
 
 def two_way(
-    transformer: TwoWayTransformer, cells_BNC: Tensor, position_NC: Tensor, tokens_KTC: Tensor
+    transformer: TwoWayTransformer,
+    cells_BNC: Tensor,
+    position_NC: Tensor,
+    tokens_BKTC: Tensor,
+    adapters: DecoderAdapters | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the answered tokens, (B, K, T, C), and the embedding that each class made of its own, (B, K, N, C).
 
@@ -61,22 +68,33 @@ def two_way(
         The embedding.
     position_NC
         The position encoding of its cells.
-    tokens_KTC
-        Of each class, the same for every slice.
+    tokens_BKTC
+        Of each class, for each slice or, (1, K, T, C), the same for every one.
+    adapters
+        Of its layers, where there are any.
     """
-    tokens = tokens_KTC[None]  # 1 or B, K, T, C
+    tokens = tokens_BKTC  # 1 or B, K, T, C
     cells = cells_BNC[:, None]  # B, 1 or K, N, C
     queries = tokens
-    for layer in cast(Iterable[_Layer], transformer.layers):
+    layers = list(cast(Iterable[_Layer], transformer.layers))
+    for number, layer in enumerate(layers):
+        adapted = None if adapters is None else adapters.layers[number]
         placed = queries if layer.skip_first_layer_pe else queries + tokens
         attended = _among_tokens(layer.self_attn, placed, queries)
         queries = layer.norm1(attended if layer.skip_first_layer_pe else queries + attended)
-        queries = layer.norm2(
-            queries + _tokens_to_cells(layer.cross_attn_token_to_image, queries + tokens, cells, position_NC)
-        )
-        queries = layer.norm3(queries + layer.mlp(queries))
+        seen = _tokens_to_cells(layer.cross_attn_token_to_image, queries + tokens, cells, position_NC)
+        if adapters is not None and adapted is not None:
+            seen = seen + adapted.prompt(seen, adapters.prompt)
+        queries = layer.norm2(queries + seen)
+        grown = layer.mlp(queries)
+        if adapted is not None:
+            grown = grown + MLP_SCALE * adapted.mlp(queries)
+        queries = layer.norm3(queries + grown)
         answer = _cells_to_tokens(layer.cross_attn_image_to_token, cells, position_NC, queries + tokens, queries)
-        cells = layer.norm4(cells + answer)
+        cells = cells + answer
+        if adapted is not None:
+            cells = cells + adapted.embedding(cells)
+        cells = layer.norm4(cells)
     last = cast(_Attention, transformer.final_attn_token_to_image)
     answered: Tensor = transformer.norm_final_attn(
         queries + _tokens_to_cells(last, queries + tokens, cells, position_NC)

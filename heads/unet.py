@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Head, HeadContext, Sees, seeded
+from .base import Head, HeadContext, seeded
 from .recipes import FitOptions
+from .seen import Sees
 
 # 1.9 million parameters; doubled, 7.8 million, see the card of the embedded encoder for what that changes.
 WIDTHS = (16, 32, 64, 128, 256)

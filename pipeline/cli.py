@@ -436,6 +436,13 @@ def embed_command(
             "without the encoder."
         ),
     ] = None,
+    tap: Annotated[
+        str | None,
+        typer.Option(
+            help="Which layer's output is kept: neck (what SAM's encoder ends with, the default), or block:9, the "
+            "tokens that enter block 9, counted from 0: for heads that train the blocks after it (med-sa)."
+        ),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="Go on with an existing recipe, by its id.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost in disk and time; write nothing.")
@@ -464,6 +471,7 @@ def embed_command(
         precision=precision,
         pixel_normalisation=pixels,
         storage_precision=store,
+        tap=tap,
         recipe_id=recipe,
         rows=RowChoice(
             views=views,
@@ -574,6 +582,36 @@ def train_head_command(
     faithful: Annotated[
         bool, typer.Option("--faithful", help="Of ladder: class tokens random and frozen, as in the published code.")
     ] = False,
+    adapted_blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Of med-sa: last:N of the encoder's blocks, on rows that `samkit embed --tap` has kept, or all, with "
+            "the encoder live; default: last:3."
+        ),
+    ] = None,
+    sd_trans: Annotated[
+        str | None, typer.Option(help="Of med-sa: on or off, attention through slices; default: on.")
+    ] = None,
+    hyp: Annotated[
+        str | None, typer.Option(help="Of med-sa: on or off, adapters that the prompt moves; default: on.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Of med-sa: none (all classes at once, the default), or what each class is asked for with, made from "
+            "the reference: point:1, point:3, clicks:3, box:tight, box:jittered, box:0.75, box:0.5."
+        ),
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of med-sa: slices that are looked through together; default: 4, shorter volumes whole."
+        ),
+    ] = None,
+    adapter_ratio: Annotated[
+        str | None,
+        typer.Option(help="Of med-sa: an adapter's bottleneck to a token's channels, 0.25 (the default) or 0.0625."),
+    ] = None,
     cnn_weights: CnnWeightsOption = None,
     pretraining_steps: PretrainingStepsOption = None,
 ) -> int:
@@ -588,6 +626,18 @@ def train_head_command(
             message = f"--finetune-encoder: of autosam alone, and this is {head}. Leave the flag out."
             raise UsageError(message)
         head = "autosam-finetuned"
+    if head == "med-sa" and adapted_blocks == "all":
+        head = "med-sa-live"
+    chosen = {
+        "gate": gate,
+        "faithful": "yes" if faithful else None,
+        "adapted-blocks": adapted_blocks,
+        "sd-trans": sd_trans,
+        "hyp": hyp,
+        "prompt": prompt,
+        "chunk": None if chunk is None else str(chunk),
+        "ratio": adapter_ratio,
+    }
     fits = swept(
         chosen_fit(
             find_head(head).own_fit,
@@ -602,7 +652,7 @@ def train_head_command(
     )
     wanted = TrainOptions(
         head=head,
-        head_options=({"gate": gate} if gate is not None else {}) | ({"faithful": "yes"} if faithful else {}),
+        head_options={name: value for name, value in chosen.items() if value is not None},
         subjects=volumes,
         counted=count.value,
         draw=0,

@@ -10,7 +10,7 @@ from ..heads.base import find_head, parse_head
 from ..heads.feeding import AS_THEY_ARE
 from ..heads.recipes import OWN, chosen_fit
 from ..heads.sampling import SUBJECTS
-from ..stages.training.plan import TrainOptions, plan_run
+from ..stages.training.plan import TrainOptions, embeddings_for, plan_run
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
 from ..store.pretrained import PretrainingSettings
@@ -96,7 +96,7 @@ class Grid:
 
     @property
     def needs_features(self) -> bool:
-        """Whether any of the heads sees features."""
+        """Whether an encoder's recipe decides what any of the heads is."""
         return any(_sees_a_recipe(parse_head(text)[0]) for text in self.heads)
 
 
@@ -105,27 +105,33 @@ class PlannedRun:
     """A run of a grid before it is trained."""
 
     options: TrainOptions
+    #: Of the embeddings it is trained on; None where its head sees the slices.
+    recipe_id: str | None
     run_id: str
     #: What it begins from, where its head learns without labels before.
     pretraining: PretrainingSettings | None
 
 
-def plan_grid(workspace: Workspace, embeddings: Embeddings | None, grid: Grid) -> list[PlannedRun]:
+def plan_grid(workspace: Workspace, encoder: str | None, grid: Grid) -> list[PlannedRun]:
     """Return every run of a grid; what one would be refused for is refused before the first begins.
 
-    Parameters and what is raised are those of `train.train`. The heads themselves are let go: a grid may have many.
+    ``encoder`` is whose embeddings, as for `embeddings_for`. What is raised is that of `train.train`. The heads
+    themselves are let go: a grid may have many.
     """
+    found: dict[str, Embeddings | None] = {}
 
     def planned(options: TrainOptions) -> PlannedRun:
-        plan = plan_run(workspace, features_for(options, embeddings), find_head(options.head), options)
-        return PlannedRun(options=options, run_id=plan.settings.run_id, pretraining=plan.pretraining)
+        head_class = find_head(options.head)
+        text = f"{options.head} {sorted(options.head_options.items())}"
+        if text not in found:
+            found[text] = embeddings_for(workspace, head_class, options.head_options, encoder)
+        plan = plan_run(workspace, found[text], head_class, options)
+        recipe_id = None if found[text] is None else plan.settings.recipe_id
+        return PlannedRun(
+            options=options, recipe_id=recipe_id, run_id=plan.settings.run_id, pretraining=plan.pretraining
+        )
 
     return [planned(options) for options in grid.cells()]
-
-
-def features_for(options: TrainOptions, embeddings: Embeddings | None) -> Embeddings | None:
-    """Return what the run's head sees of some embeddings: nothing where it sees the slices."""
-    return embeddings if _sees_a_recipe(options.head) else None
 
 
 def _sees_a_recipe(head: str) -> bool:

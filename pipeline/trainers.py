@@ -20,7 +20,6 @@ from ..store.local import LocalPlace
 from ..store.places import Place
 from ..store.workspace import open_workspace
 from .clients import local_client
-from .grid import features_for
 
 # What a process may keep of features, of its part of the memory that is free when the grid begins.
 _MEMORY_SHARE = 0.4
@@ -28,7 +27,7 @@ _TIMES_BEGUN_AGAIN = 2
 
 
 def train_cells(
-    place: Place, recipe_id: str | None, cells: Sequence[TrainOptions], workers: int
+    place: Place, cells: Sequence[tuple[TrainOptions, str | None]], workers: int
 ) -> Iterator[tuple[TrainOptions, str | None]]:
     """Train runs, yielding each when it has ended, with why it failed or None.
 
@@ -36,10 +35,8 @@ def train_cells(
     ----------
     place
         Of the workspace.
-    recipe_id
-        Of the embeddings; None where no head sees any.
     cells
-        What to train.
+        What to train, each on the embeddings of a recipe, by its id; None for a head that sees the slices.
     workers
         Processes.
     """
@@ -54,7 +51,7 @@ def train_cells(
             client.submit(
                 train_cell, place, recipe_id, replace(options, memory_bytes=memory_bytes), pure=False, priority=-number
             ): options
-            for number, options in enumerate(cells)
+            for number, (options, recipe_id) in enumerate(cells)
         }
         for future in as_completed(futures, loop=client.loop):
             error = future.exception() if future.status == "error" else None
@@ -76,4 +73,4 @@ def train_cell(place: Place, recipe_id: str | None, options: TrainOptions) -> st
     torch.set_num_threads(1)
     workspace = open_workspace(place)
     embeddings = None if recipe_id is None else workspace.embeddings(recipe_id)
-    return train(workspace, features_for(options, embeddings), find_head(options.head), options).id
+    return train(workspace, embeddings, find_head(options.head), options).id

@@ -16,19 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..heads.base import (
-    Head,
-    Sees,
-    SolvedHead,
-    head_bytes,
-    seeded,
-)
+from ..heads.base import Head, SolvedHead, head_bytes, seeded
+from ..heads.chunks import ChunkHead, LabelledChunks
 from ..heads.feeding import AS_THEY_ARE, LabelledInput, LabelledSlices, LabelledSquares
 from ..heads.fitting import Step, fit
 from ..heads.inference import segment_volume
 from ..heads.losses import IGNORED
 from ..heads.metrics import judge
 from ..heads.patches import LabelledPatches
+from ..heads.seen import Sees
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
@@ -167,10 +163,15 @@ def _material(
     def labelled(volumes: Sequence[Volume], views: Sequence[str] = AS_THEY_ARE) -> LabelledInput:
         if embeddings is None:
             return LabelledPatches(volumes)
-        if head_class.sees is Sees.SQUARES:
-            return LabelledSquares(embeddings.recipe, volumes, views=views)
-        with_slices = head_class.sees is Sees.FEATURES_AND_SLICES
-        return LabelledSlices(embeddings, volumes, memory_bytes, plan.tiling, views=views, with_slices=with_slices)
+        rows: LabelledSlices | LabelledSquares
+        if head_class.sees.squares:
+            rows = LabelledSquares(embeddings.recipe, volumes, views=views)
+        else:
+            with_slices = head_class.sees is Sees.FEATURES_AND_SLICES
+            rows = LabelledSlices(embeddings, volumes, memory_bytes, plan.tiling, views=views, with_slices=with_slices)
+        if isinstance(plan.head, ChunkHead):
+            return LabelledChunks(rows, volumes, plan.head, 1 + len(workspace.label_names), views=views)
+        return rows
 
     started = time.perf_counter()
     training = None if head_class.zero_shot else labelled(training_volumes(workspace, plan.draw), options.views)

@@ -113,7 +113,7 @@ class Recipe:
     #: lines that ``sha256sum`` prints for them.
     weights_sha256: str
     #: Which layer's output: "neck" is SAM's final image embedding, (256, input_px / 16, input_px / 16); "tokens" are
-    #: those of a ViT's patches after its last layer.
+    #: those of a ViT's patches after its last layer; "block:9" are those that enter its block 9, counted from 0.
     tap: str = "neck"
     #: Side of the square that the encoder is given, in pixels.
     input_px: int
@@ -137,6 +137,11 @@ class Recipe:
     def folder_name(self) -> str:
         """The recipe's folder below ``embeddings/``."""
         return f"{self.encoder}--{self.id}"
+
+    @property
+    def block(self) -> int | None:
+        """The transformer block that the rows enter, from 0; None for what an encoder ends with."""
+        return block_of(self.tap)
 
     @property
     def tolerance(self) -> float:
@@ -172,6 +177,16 @@ class Recipe:
         return [
             f"{name}: {_short(mine[name])} -> {_short(theirs[name])}" for name in mine if mine[name] != theirs[name]
         ]
+
+
+def block_of(tap: str) -> int | None:
+    """Return the number of the block whose input a tap is, or None for what an encoder ends with.
+
+    >>> block_of("block:9"), block_of("neck")
+    (9, None)
+    """
+    name, _, number = tap.partition(":")
+    return int(number) if name == "block" and number.isdecimal() else None
 
 
 def shard_id(recipe_id: str, keys: Sequence[RowKey]) -> str:

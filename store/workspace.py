@@ -238,7 +238,8 @@ class Workspace:
     def embeddings(self, name: str | None = None) -> Embeddings:
         """Open the embeddings of an encoder's newest recipe, or of one recipe by its id.
 
-        A recipe under which every slice has a row goes before one that was begun and left.
+        A recipe under which every slice has a row goes before one that was begun and left, and one of what an encoder
+        ends with before one of an inner layer.
 
         Parameters
         ----------
@@ -257,6 +258,7 @@ class Workspace:
             wanted = "nothing has been embedded" if name is None else f"no embeddings of {name!r}"
             message = f"{self.path}: {wanted}; there are: {there}. Run `samkit embed`."
             raise MissingEmbeddings(message)
+        chosen = [kept for kept in chosen if kept.recipe.block is None] or chosen
         if len(chosen) == 1:
             return chosen[0]
         slices = {digest for volume in self.volumes.values() for digest in volume.slice_digests}

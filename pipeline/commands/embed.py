@@ -30,7 +30,7 @@ from ...stages.encoders.memory import free_memory_bytes, keep_freed_memory
 from ...stages.encoders.nano import NANO
 from ...store.embeddings import Embeddings
 from ...store.errors import InputError, UsageError, WorkspaceBusy
-from ...store.keys import Recipe, RowKey
+from ...store.keys import Recipe, RowKey, block_of
 from ...store.lease import lease
 from ...store.precision import STORAGE_PRECISIONS, stored_row_bytes
 from ...store.runs import check_name
@@ -64,6 +64,7 @@ def run_embed(
     workers: Workers,
     precision: str | None,
     pixel_normalisation: str | None,
+    tap: str | None = None,
     recipe_id: str | None,
     rows: RowChoice = EVERY_SLICE,
     storage_precision: str | None = None,
@@ -73,7 +74,7 @@ def run_embed(
     """Compute every row that is missing; or, with ``dry_run``, say what that would cost and write nothing.
 
     Where nothing is said of weights, size, precision and pixels, the current recipe of that encoder goes on, in
-    another storage precision if one is named.
+    another storage precision or at another tap if one is named.
     """
     keep_freed_memory()
     if storage_precision is not None:
@@ -97,11 +98,15 @@ def run_embed(
         weights = str(named)
     encoder_name = find_encoder(encoder_name).name
     if goes_on:
-        recipe_id = _current_recipe(workspace, encoder_name)
+        recipe_id = _current_recipe(workspace, encoder_name, tap)
     if recipe_id is not None:
         kept = workspace.embeddings(recipe_id)
-        recipe = replace(kept.recipe, storage_precision=storage_precision or kept.recipe.storage_precision)
-        if goes_on and storage_precision is None:
+        recipe = replace(
+            kept.recipe,
+            storage_precision=storage_precision or kept.recipe.storage_precision,
+            tap=tap or kept.recipe.tap,
+        )
+        if goes_on and storage_precision is None and recipe == kept.recipe:
             _say_goes_on(recipe)
         if repair:
             retire_damaged(workspace, recipe)
@@ -119,6 +124,7 @@ def run_embed(
             precision=asked if cluster is None or asked != "auto" else cluster.precision,
             storage_precision=storage_precision or STORAGE_PRECISIONS[0],
             pixel_normalisation=pixel_normalisation,
+            tap=tap,
         )
         if repair:
             retire_damaged(workspace, encoder.recipe)
@@ -155,6 +161,8 @@ def _say_goes_on(recipe: Recipe) -> None:
 
 def _say_next(workspace_path: str, embeddings: Embeddings) -> int:
     head = "autosam" if MASK_DECODER_FILE in embeddings.attachments else "linear"
+    if embeddings.recipe.block is not None:
+        head = "med-sa"
     console.say(f"next: samkit train-head {head} --volumes 1 --draws 3{workspace_flag(workspace_path)}")
     return DONE
 
@@ -374,7 +382,12 @@ def describe_encoder(encoder: Encoder) -> str:
     )
 
 
-def _current_recipe(workspace: Workspace, encoder_name: str) -> str | None:
-    """Return the id of the workspace's newest recipe of an encoder, or None before the first."""
-    recipes = list(workspace.recipes(f"{encoder_name}--*"))
-    return recipes[-1] if recipes else None
+def _current_recipe(workspace: Workspace, encoder_name: str, tap: str | None) -> str | None:
+    """Return the id of the workspace's newest recipe of an encoder, or None before the first.
+
+    One with the tap that is asked for goes before one of which only the rest can be taken over; without one asked for,
+    those of what the encoder ends with.
+    """
+    recipes = workspace.recipes(f"{encoder_name}--*")
+    alike = [one for one, kept in recipes.items() if kept.recipe.block == (None if tap is None else block_of(tap))]
+    return next(reversed(alike or ([*recipes] if tap is not None else [])), None)

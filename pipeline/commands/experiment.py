@@ -34,11 +34,10 @@ def run_experiment(
         raise UsageError(message)
     find_device(grid.device)
     workspace = open_workspace(workspace_path)
-    embeddings = workspace.embeddings(encoder) if grid.needs_features else None
-    if encoder is not None and embeddings is None:
+    if encoder is not None and not grid.needs_features:
         message = f"--encoder {encoder}: {', '.join(grid.heads)} sees the slices themselves. Leave the flag out."
         raise UsageError(message)
-    planned = plan_grid(workspace, embeddings, grid)
+    planned = plan_grid(workspace, encoder, grid)
     there = set(workspace.runs)
     todo = [one for one in planned if one.run_id not in there]
     amounts = " and ".join(map(str, grid.subjects))
@@ -54,9 +53,9 @@ def run_experiment(
         pretrain_missing(workspace, [one.pretraining for one in todo], grid.device)
         count = min(len(todo), workers or _workers_for(grid.device))
         console.say(f"{counted(count, 'worker')}, each run by one thread")
-        recipe_id = None if embeddings is None else embeddings.recipe.id
+        cells = [(one.options, one.recipe_id) for one in todo]
         with console.progress_bar("training", len(todo), "runs") as bar:
-            for options, reason in train_cells(workspace.path, recipe_id, [one.options for one in todo], count):
+            for options, reason in train_cells(workspace.path, cells, count):
                 bar.advance()
                 if reason is not None:
                     failed.append(f"{_alias(options)}: {reason}")

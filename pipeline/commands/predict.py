@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ...heads.base import Sees, find_head, load_head
+from ...heads.base import find_head, load_head
 from ...heads.feeding import check_embedded, tiling_of
+from ...heads.seen import Sees
 from ...heads.tiling import Tiling, row_keys
 from ...stages.encoders.base import Encoder, load_recipe
 from ...stages.encoders.devices import find_device

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...heads.base import Sees, SolvedHead, check_options, find_head
+from ...heads.base import SolvedHead, check_options, find_head
 from ...heads.feeding import tiling_of
 from ...heads.recipes import FitOptions
 from ...heads.sampling import FRAMES, NO_DRAW, listed_subjects, removed_subjects, scored_subjects
+from ...heads.seen import Sees
 from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
@@ -19,6 +20,7 @@ from ...stages.training.plan import (
     TrainOptions,
     draw_of,
     drawn_volumes,
+    embeddings_for,
     labelled_volumes,
     plan_run,
     split_of,
@@ -76,10 +78,8 @@ def run_train(
         raise UsageError(message)
     find_device(wanted.device)
     workspace = open_workspace(workspace_path)
-    embeddings = None
-    if head_class.sees.recipe:
-        embeddings = workspace.embeddings(encoder)
-    elif encoder is not None:
+    embeddings = embeddings_for(workspace, head_class, wanted.head_options, encoder)
+    if embeddings is None and encoder is not None:
         message = f"--encoder {encoder}: {head} sees the slices themselves, without an encoder. Leave the flag out."
         raise UsageError(message)
     bank = find_bank(views)
@@ -101,10 +101,15 @@ def run_train(
         if wanted.counted == FRAMES:
             trained_on = f"{volumes}, in the first draw of {of_subjects}"
     console.say(f"{head} on {_described(embeddings)}: {trained_on}, scored on {counted(len(scored), 'test subject')}")
-    if head_class.sees is Sees.SQUARES:
-        console.say(f"{head}: the encoder runs in every step and is trained; rows that are embedded are not read")
+    if head_class.sees.squares:
+        console.say(f"{head}: the encoder runs in every step, live; rows that are embedded are not read")
     if head_class.sees is Sees.FEATURES_AND_BOXES:
         console.say(f"{head} is given boxes around the test subjects' reference: a bound to compare with, no method")
+    if (prompt := wanted.head_options.get("prompt", "none")) != "none":
+        console.say(
+            f"{head} is asked with {prompt}, made from the test subjects' reference: its scores are those of somebody "
+            f"who prompts every class of every slice"
+        )
     if head_class.takes_cnn_weights and wanted.cnn_weights is None:
         console.say(
             f"{head}: its CNN begins from random numbers, the paper's from ImageNet's: --cnn-weights "
@@ -139,7 +144,8 @@ def _described(embeddings: Embeddings | None) -> str:
         return "the slices themselves"
     recipe = embeddings.recipe
     seeded = "" if embeddings.trained else " (seeded)"
-    return f"{recipe.encoder}{seeded} {recipe.id}, rows in {recipe.storage_precision}"
+    inner = "" if recipe.block is None else f" of {recipe.tap}"
+    return f"{recipe.encoder}{seeded} {recipe.id}, rows{inner} in {recipe.storage_precision}"
 
 
 def _say_views(bank: Bank, embeddings: Embeddings | None, volumes: Sequence[Volume]) -> None:

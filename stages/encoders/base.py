@@ -76,6 +76,10 @@ class EncoderModel(Protocol):
         """Input size where none is asked for."""
 
     @property
+    def block_count(self) -> int | None:
+        """How many transformer blocks it has whose input can be tapped; None where only its end can be had."""
+
+    @property
     def own_weights(self) -> Path | None:
         """Weights that are installed with the encoder, and meant by its name; None where somebody has to give them."""
 
@@ -88,8 +92,12 @@ class EncoderModel(Protocol):
         precision: str = "float32",
         storage_precision: str = "float16",
         pixel_normalisation: str | None = None,
+        tap: str | None = None,
     ) -> Encoder:
-        """Build the encoder, from a checkpoint or, with None, from a seed; None for pixels is its own rule."""
+        """Build the encoder, from a checkpoint or, with None, from a seed.
+
+        None for pixels is its own rule, and None for the tap is what it ends with.
+        """
 
 
 _REGISTERED: dict[str, EncoderModel] = {}
@@ -158,6 +166,7 @@ def load_recipe(recipe: Recipe, weights: Path | None, device: str) -> Encoder:
         precision=recipe.compute_precision,
         storage_precision=recipe.storage_precision,
         pixel_normalisation=recipe.pixel_normalisation,
+        tap=recipe.tap,
     )
     if encoder.recipe != recipe:
         message = (
@@ -202,6 +211,7 @@ def load_encoder(
     precision: str = "float32",
     *,
     pixel_normalisation: str | None = None,
+    tap: str | None = None,
 ) -> Encoder:
     """Load a frozen encoder.
 
@@ -222,6 +232,9 @@ def load_encoder(
     pixel_normalisation
         A rule of `pixels.NAMED_RULES`: ``sam``; ``sam-exact`` for the package's rounding to bytes; ``sam-lst``,
         ``autosam`` and ``medsam`` for what these papers' code did. None for what the weights were trained with.
+    tap
+        Which layer's output: ``block:9`` for the tokens that enter block 9 of a SAM encoder, counted from 0. None for
+        what the encoder ends with.
 
     Returns
     -------
@@ -231,7 +244,7 @@ def load_encoder(
     Raises
     ------
     UsageError
-        Unknown name, size or precision.
+        Unknown name, size, precision or tap.
     WeightsError
         A file that is not this model's checkpoint.
     DeviceError
@@ -251,4 +264,5 @@ def load_encoder(
         device=device,
         precision=precision,
         pixel_normalisation=pixel_normalisation,
+        tap=tap,
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ from torch.nn import functional as F
 from ...heads.base import LiveEncoderWeights, MaskDecoderWeights, seeded
 from ...heads.live_encoder import SamShape
 from ...heads.prompting import PromptedDecoder
-from ...heads.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
+from ...heads.sam_modules import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from ...store.errors import UsageError, WeightsError
-from ...store.keys import Recipe
+from ...store.keys import Recipe, block_of
 from .checkpoints import read_checkpoint
 from .devices import find_device, resolve_precision
 from .digests import file_sha256, tensors_sha256
@@ -34,7 +35,7 @@ from .sam_forward import SamForward
 # bitwise alike.
 _OWN_FORWARD, _PACKAGE_FORWARD = "samkit-1", "package"
 
-_NECK_CHANNELS = 256
+_NECK, _NECK_CHANNELS = "neck", 256
 # Of the rules of `pixels`, the one that SAM's weights were trained with.
 _OWN_RULE = "sam"
 _SEED = 0
@@ -71,11 +72,13 @@ class SamModel:
         precision: str = "float32",
         storage_precision: str = "float16",
         pixel_normalisation: str | None = None,
+        tap: str | None = None,
     ) -> SamEncoder:
         """Build the encoder, from a checkpoint or, with None, from a seed; see `load_encoder`."""
         rule = pixel_rule(_OWN_RULE if pixel_normalisation is None else pixel_normalisation)
         input_px = (rule.input_px or self.default_px) if size is None else size
         check_size(self.name, input_px, self.patch_px)
+        self._check_tap(tap or _NECK)
         target = find_device(device)
         parts = self.parts(input_px)
         if weights is None:
@@ -90,6 +93,7 @@ class SamModel:
         recipe = Recipe(
             encoder=self.name,
             weights_sha256=sha256,
+            tap=tap or _NECK,
             input_px=input_px,
             resize=rule.resize,
             pixel_normalisation=rule.name,
@@ -137,6 +141,11 @@ class SamModel:
             channels=_NECK_CHANNELS,
         )
 
+    @property
+    def block_count(self) -> int:
+        """How many transformer blocks it has."""
+        return self.depth
+
     # -- building ----------------------------------------------------------------------------------
 
     def parts(self, input_px: int, *, seed: int = _SEED) -> dict[str, nn.Module]:
@@ -159,6 +168,15 @@ class SamModel:
                 num_multimask_outputs=3,
             )
         return {"image_encoder": encoder, "prompt_encoder": prompt_encoder, "mask_decoder": mask_decoder}
+
+    def _check_tap(self, tap: str) -> None:
+        block = block_of(tap)
+        if tap != _NECK and (block is None or block >= self.depth):
+            message = (
+                f"--tap {tap}: {self.name} has {_NECK}, what it ends with, and block:0 to block:{self.depth - 1}, what "
+                f"enters each of its blocks."
+            )
+            raise UsageError(message)
 
     def _fill(self, encoder: nn.Module, tensors: Mapping[str, Tensor], input_px: int, file: Path | None) -> None:
         """Load the image encoder strictly, its positions brought to this grid."""
@@ -274,8 +292,9 @@ class SamEncoder:
 
     @property
     def embedding_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of one slice's embedding."""
-        return (self._shape.channels, self._shape.grid, self._shape.grid)
+        """(C, h, w) of one slice's embedding, or of its tokens."""
+        channels = self._shape.channels if self._recipe.block is None else self._shape.width
+        return (channels, self._shape.grid, self._shape.grid)
 
     @property
     def trained(self) -> bool:
@@ -288,19 +307,20 @@ class SamEncoder:
         return self._mask_decoder
 
     @property
-    def live(self) -> LiveEncoderWeights | None:
-        """SAM's image encoder and its own rule for pixels; None with a paper's rule, by which slices go a detour."""
+    def live(self) -> LiveEncoderWeights:
+        """SAM's image encoder, and its own rule for pixels; by a paper's rule slices go a detour."""
         rule = pixel_rule(self._recipe.pixel_normalisation)
-        if rule.name != _OWN_RULE:
-            return None
-        config = {
-            "shape": self._shape.to_json(),
+        pixels = {
             "scale": rule.scale,
             "mean": list(rule.mean),
             "deviation": list(rule.deviation),
             "resize": rule.resize,
         }
-        return LiveEncoderWeights(config=config, tensors=self.model.state_dict())
+        return LiveEncoderWeights(
+            shape=self._shape.to_json(),
+            pixels=pixels if rule.name == _OWN_RULE else None,
+            tensors=self.model.state_dict(),
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the embeddings, (B, C, h, w) float32, of (B, 1 or 3, H, W) images in [0, 1]."""
@@ -322,7 +342,7 @@ class SamEncoder:
     # Not inference_mode: a head could not be trained on its tensors, and training on a live encoder is a fair wish.
     @torch.no_grad()
     def encode(self, prepared: Tensor, kernel_path: str | None = None) -> Tensor:
-        """Return the embeddings, (B, C, h, w) float32, of prepared slices.
+        """Return the embeddings, or tokens where the recipe taps a block, (B, C, h, w) float32, of prepared slices.
 
         Raises
         ------
@@ -334,16 +354,27 @@ class SamEncoder:
         if path == _OWN_FORWARD:
             if self._forward is None:
                 self._forward = SamForward(self.model, torch.bfloat16 if half else torch.float32)
-            return self._forward(prepared)
+            return self._forward(prepared, until=self._recipe.block)
         if path == _PACKAGE_FORWARD:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-                embedding: Tensor = self.model(prepared)
-            return embedding.float()
+                return self._by_package(prepared).float()
         message = (
             f"these rows were computed by {path!r}, and this version of samkit computes by "
             f"{' and '.join(self.kernel_paths)}. Install the version that made them, or embed into a new workspace."
         )
         raise UsageError(message)
+
+    def _by_package(self, prepared: Tensor) -> Tensor:
+        """Return what the package's forward pass makes of prepared slices, up to the recipe's tap."""
+        until = self._recipe.block
+        if until is None:
+            embedding: Tensor = self.model(prepared)
+            return embedding
+        model = cast(ImageEncoderViT, self.model)
+        tokens: Tensor = model.patch_embed(prepared) + model.pos_embed
+        for block in model.blocks[:until]:
+            tokens = block(tokens)
+        return tokens.permute(0, 3, 1, 2).contiguous()
 
 
 def _start(encoder: nn.Module) -> None:

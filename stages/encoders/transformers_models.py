@@ -105,6 +105,10 @@ class TransformersModel:
         return _default_px(model, _preprocessing_in(folder, self.name))
 
     @property
+    def block_count(self) -> None:
+        """None: each kind of model has one tap."""
+
+    @property
     def own_weights(self) -> Path | None:
         """None: what its name points to is fetched only when it is asked for, see `folder`."""
         return None
@@ -142,6 +146,7 @@ class TransformersModel:
         precision: str = "float32",
         storage_precision: str = "float16",
         pixel_normalisation: str | None = None,
+        tap: str | None = None,
     ) -> TransformersEncoder:
         """Load the encoder from a folder; with None, from the one that its name says.
 
@@ -157,6 +162,8 @@ class TransformersModel:
             positions are interpolated.
         device, precision, storage_precision, pixel_normalisation
             As for every encoder; None for the model's own preprocessing.
+        tap
+            None, or the one that the model has.
 
         Raises
         ------
@@ -182,6 +189,9 @@ class TransformersModel:
             )
             raise UsageError(message)
         vision = _vision_in(folder, self.name)
+        if tap not in (None, vision.tap):
+            message = f"--tap {tap}: of {self.name} only {vision.tap} can be had. Leave the flag out."
+            raise UsageError(message)
         input_px = (rule.input_px or _default_px(vision, own)) if size is None else size
         check_size(self.name, input_px, vision.step_px)
         vision.fit(input_px)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean_over_classes, over_draws
+from ...heads.base import head_words
 from ...heads.metrics import ScoredVolume
 from ...heads.views import words_for
 from ...store.errors import MissingRun
@@ -34,6 +35,7 @@ class Row:
     recipe_id: str
     #: False where the encoder's weights came from a seed.
     encoder_trained: bool
+    #: As it is typed, with those of its own options that differ from their defaults: ``ladder:gate=fixed``.
     head: str
     #: What tells this experiment from others of one head and number of subjects ("steps 45"), else empty.
     head_settings: str
@@ -169,7 +171,11 @@ def _left_out(run: Run, reason: str) -> LeftOut:
 
 
 def _place_of(settings: RunSettings) -> tuple[int, str, str]:
-    return settings.subjects, settings.amount, settings.head
+    return settings.subjects, settings.amount, _typed(settings)
+
+
+def _typed(settings: RunSettings) -> str:
+    return head_words(settings.head, settings.head_config)
 
 
 def _differences(experiments: Sequence[RunSettings]) -> list[str]:
@@ -177,10 +183,10 @@ def _differences(experiments: Sequence[RunSettings]) -> list[str]:
     alike: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
     flat = [_flat_settings(settings) for settings in experiments]
     for settings, values in zip(experiments, flat, strict=True):
-        alike[settings.head, settings.recipe_id, settings.amount].append(values)
+        alike[_typed(settings), settings.recipe_id, settings.amount].append(values)
     told = []
     for settings, values in zip(experiments, flat, strict=True):
-        others = alike[settings.head, settings.recipe_id, settings.amount]
+        others = alike[_typed(settings), settings.recipe_id, settings.amount]
         told.append(
             ", ".join(
                 f"{name} {value}" for name, value in values.items() if {other.get(name) for other in others} != {value}
@@ -225,7 +231,7 @@ def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
                 encoder=first.settings.encoder,
                 recipe_id=first.settings.recipe_id,
                 encoder_trained=first.record["encoder_trained"],
-                head=first.settings.head,
+                head=_typed(first.settings),
                 head_settings=head_settings,
                 subjects=first.settings.subjects,
                 counted=first.settings.counted,

@@ -78,8 +78,8 @@ def live_encoder_of(recipe: Recipe, *, trained: bool) -> LiveEncoderWeights:
     live = load_recipe(recipe, weights, "cpu").live
     if live is None:
         message = (
-            f"{recipe.folder_name}: of {recipe.encoder} with --pixels {recipe.pixel_normalisation} only embeddings can "
-            f"be had, and this head trains the encoder. Take one of samkit's own (nano, sam_vit_b, ...), as it is"
+            f"{recipe.folder_name}: of {recipe.encoder} only embeddings can be had, and this head runs the encoder. "
+            f"Take one of samkit's own: nano, sam_vit_b, ..."
         )
         raise UsageError(message)
     return live

@@ -7,26 +7,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...heads.base import (
-    MASK_DECODER_FILE,
-    Head,
-    HeadContext,
-    Sees,
-    SolvedHead,
-    check_options,
-)
+from ...heads.base import MASK_DECODER_FILE, Head, HeadContext, SolvedHead, check_options
+from ...heads.chunks import ChunkHead, check_chunks
 from ...heads.feeding import AS_THEY_ARE, check_embedded, tiling_of
+from ...heads.med_sa import first_adapted
 from ...heads.patches import patch_shape
 from ...heads.recipes import FitOptions
 from ...heads.sampling import FRAMES, NO_DRAW, SUBJECTS, Draw, draw_frames, draw_subjects, make_split, scored_subjects
+from ...heads.seen import Sees
 from ...heads.tiling import Tiling
 from ...store.embeddings import Embeddings
-from ...store.errors import UsageError
+from ...store.errors import MissingEmbeddings, UsageError
 from ...store.pretrained import PretrainingSettings
 from ...store.runs import NO_ENCODER, RunSettings, check_name
 from ...store.slices import Volume
 from ...store.splits import Split
 from ...store.workspace import Workspace
+from ..encoders.base import find_encoder
 from .beginnings import live_encoder_of, mask_decoder_of, read_cnn_weights, read_pretrained
 
 
@@ -94,7 +91,7 @@ def plan_run(
         draw = replace(draw, validation=None)
     input_shape = None if embeddings is None else embeddings.row_shape
     live = None
-    if embeddings is not None and head_class.sees is Sees.SQUARES:
+    if embeddings is not None and (head_class.sees.squares or head_class.sees.chunks):
         live = live_encoder_of(embeddings.recipe, trained=embeddings.trained)
     pretraining = _pretraining_of(workspace, split, head_class, options)
     head = head_class.build(
@@ -105,15 +102,65 @@ def plan_run(
             cnn_weights=None if options.cnn_weights is None else read_cnn_weights(options.cnn_weights),
             pretrained=None if pretraining is None else read_pretrained(workspace, pretraining),
             live_encoder=live,
+            block=None if embeddings is None else embeddings.recipe.block,
             options=check_options(head_class, options.head_options),
             seed=options.seed,
         )
     )
+    if isinstance(head, ChunkHead):
+        check_chunks(head, [*training_volumes(workspace, draw), *test])
     fitting = {} if solved else options.fit.to_json()
     settings = settings_of(
         workspace, embeddings, options, split=split, draw=draw, head_config=head.config, fitting=fitting
     )
     return RunPlan(settings=settings, draw=draw, test=tuple(test), tiling=tiling, head=head, pretraining=pretraining)
+
+
+def embeddings_for(
+    workspace: Workspace, head_class: type[Head], head_options: Mapping[str, str], name: str | None
+) -> Embeddings | None:
+    """Return the embeddings that a head is trained on, by what it sees and what is named.
+
+    Parameters
+    ----------
+    workspace
+        Where they are.
+    head_class, head_options
+        What is trained, and what was asked for among its own.
+    name
+        An encoder's name, a recipe's id, or None for the newest of all that fit.
+
+    Raises
+    ------
+    MissingEmbeddings
+        When there are none, or none at a block that the head can begin from.
+    """
+    if not head_class.sees.recipe:
+        return None
+    found = workspace.embeddings(name)
+    if head_class.sees is not Sees.CHUNKS or (name is not None and found.recipe.id == name):
+        return found
+    # The same encoder, tapped where the head's own blocks begin or before; the later, the less there is to run.
+    depth = find_encoder(found.recipe.encoder).block_count
+    blocks = check_options(head_class, head_options)["adapted-blocks"]
+    first = 0 if depth is None else first_adapted(blocks, depth)
+    fitting = [
+        kept
+        for kept in workspace.recipes(f"{found.recipe.encoder}--*").values()
+        if kept.recipe.block is not None and kept.recipe.block <= first
+    ]
+    if not fitting:
+        message = (
+            f"{head_class.name} trains the last blocks of an encoder, and {workspace.path} does not have what enters "
+            f"them. "
+            + (
+                f"Of {found.recipe.encoder} only embeddings can be had: take one of samkit's own (nano, sam_vit_b, ...)"
+                if depth is None
+                else f"Make it: samkit embed --encoder {found.recipe.encoder} --tap block:{first}"
+            )
+        )
+        raise MissingEmbeddings(message)
+    return max(enumerate(fitting), key=lambda one: (one[1].recipe.block or 0, one[0]))[1]
 
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:
@@ -240,7 +287,7 @@ def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: 
                 f"earlier samkit or from a checkpoint without one. Embed again into a fresh workspace: samkit embed"
             )
             raise UsageError(message)
-    if head_class.sees is Sees.SQUARES and options.tiles is not None:
+    if (head_class.sees.squares or head_class.sees.chunks) and options.tiles is not None:
         message = f"--tiles: {options.head} sees slices whole, at the size of its encoder. Leave the flag out."
         raise UsageError(message)
     if head_class.sees is Sees.SLICES:
@@ -253,6 +300,14 @@ def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: 
         return
     if embeddings is None:
         message = f"{options.head} is trained on embeddings, and none were given. Make them: samkit embed"
+        raise UsageError(message)
+    inner = embeddings.recipe.block is not None and not (head_class.sees.chunks or head_class.sees.squares)
+    if inner and head_class.needs_mask_decoder:
+        message = (
+            f"{options.head} starts from SAM's mask decoder, which reads what the encoder ends with, and the rows of "
+            f"{embeddings.folder.name} are of {embeddings.recipe.tap}. Name another recipe with --encoder: samkit "
+            f"status lists them; samkit embed makes it"
+        )
         raise UsageError(message)
     if head_class.needs_mask_decoder and MASK_DECODER_FILE not in embeddings.attachments:
         message = (

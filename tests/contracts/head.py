@@ -13,20 +13,9 @@ from examples.runs import keep_head
 from torch import Tensor
 from torch.nn import functional as F
 
-from samkit.heads.base import (
-    FeaturesAndBoxes,
-    FeaturesAndSlices,
-    Head,
-    HeadContext,
-    LiveEncoderWeights,
-    Seen,
-    Sees,
-    SolvedHead,
-    find_head,
-    head_bytes,
-    load_head,
-)
+from samkit.heads.base import Head, HeadContext, LiveEncoderWeights, SolvedHead, find_head, head_bytes, load_head
 from samkit.heads.losses import IGNORED
+from samkit.heads.seen import FeaturesAndBoxes, FeaturesAndSlices, Seen, Sees
 
 
 def changed(seen: Seen, how: Callable[[Tensor], Tensor]) -> Seen:

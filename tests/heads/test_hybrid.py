@@ -3,8 +3,9 @@
 import torch
 from contracts.head import PairHeadContract
 
-from samkit.heads.base import FeaturesAndSlices, HeadContext
+from samkit.heads.base import HeadContext
 from samkit.heads.hybrid import Hybrid
+from samkit.heads.seen import FeaturesAndSlices
 
 
 class TestHybrid(PairHeadContract):

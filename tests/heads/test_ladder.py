@@ -6,9 +6,10 @@ from contracts.head import PairHeadContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samkit.heads.base import CnnWeights, FeaturesAndSlices, HeadContext, MaskDecoderWeights
+from samkit.heads.base import CnnWeights, HeadContext, MaskDecoderWeights
 from samkit.heads.ladder import Gate, Ladder
 from samkit.heads.sam_modules import MaskDecoder, TwoWayTransformer
+from samkit.heads.seen import FeaturesAndSlices
 from samkit.store.errors import UsageError
 
 

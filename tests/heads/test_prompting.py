@@ -94,5 +94,6 @@ def test_every_part_of_both_learns_from_a_click_a_box_and_a_correction(decoder):
     second, quality = decoder(images, Prompts.of_boxes(BOXES).and_points(POINTS, INSIDE), previous())
     (first.square().sum() + second.square().sum() + quality.square().sum()).backward()
     silent = [name for name, parameter in decoder.named_parameters() if parameter.grad is None]
-    assert silent == []
+    # A bias of what all cells are asked with adds the same to each: no answer depends on it.
+    assert all(name.endswith("token_to_image.k_proj.bias") for name in silent)
     assert images.grad.abs().sum() > 0

@@ -5,9 +5,10 @@ import torch
 from contracts.head import BoxHeadContract
 from torch.nn import functional as F
 
-from samkit.heads.base import FeaturesAndBoxes, HeadContext, MaskDecoderWeights
+from samkit.heads.base import HeadContext, MaskDecoderWeights
 from samkit.heads.sam_box import SamBox
 from samkit.heads.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
+from samkit.heads.seen import FeaturesAndBoxes
 
 CHANNELS, GRID, SIDE = 32, 4, 64
 

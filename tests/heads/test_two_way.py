@@ -35,7 +35,7 @@ def by_copies(transformer, embedding, position, tokens):
 
 
 def at_once(transformer, embedding, position, tokens):
-    return two_way(transformer, embedding.flatten(2).transpose(1, 2), position.flatten(1).transpose(0, 1), tokens)
+    return two_way(transformer, embedding.flatten(2).transpose(1, 2), position.flatten(1).transpose(0, 1), tokens[None])
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

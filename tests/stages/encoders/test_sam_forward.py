@@ -57,22 +57,22 @@ def test_attention_to_the_whole_grid_is_the_same_in_parts_of_any_size(monkeypatc
     encoder = with_strong_positions(TINY.load(None, size=320))
     expected = encoder.encode(images(320), PACKAGE)
     for queries in (7, 64, 399):
-        monkeypatch.setattr("samkit.stages.encoders.sam_forward._QUERIES_AT_ONCE", queries)
+        monkeypatch.setattr("samkit.heads.sam_blocks._QUERIES_AT_ONCE", queries)
         assert relative_error(encoder.encode(images(320), OWN), expected) < 1e-5
 
 
 def test_the_kernel_of_other_devices_is_the_packages_too(monkeypatch):
     # Fused attention runs on a processor as well, more slowly.
-    from samkit.stages.encoders import sam_forward
+    from samkit.heads import sam_blocks
 
     def fused(queries, keys, values, positions, *, scale):
         rows, columns = positions.terms(queries)
         extended = torch.cat([queries * scale, rows, columns], dim=-1)
         codes = positions.codes.expand(len(keys), -1, -1)
-        return sam_forward._fused_attention(extended, torch.cat([keys, codes], dim=-1), values)
+        return sam_blocks._fused_attention(extended, torch.cat([keys, codes], dim=-1), values)
 
     encoder = with_strong_positions(TINY.load(None, size=256))
-    monkeypatch.setattr(sam_forward, "_attention", fused)
+    monkeypatch.setattr(sam_blocks, "_attention", fused)
     assert relative_error(encoder.encode(images(256), OWN), encoder.encode(images(256), PACKAGE)) < 1e-5
 
 
