@@ -69,7 +69,7 @@ class HyperAdapter(Adapter):
         self.norm = nn.LayerNorm(hidden)
         self.reduce = nn.Linear(channels, hidden)
         self.weigh = nn.Linear(hidden, hidden * hidden)
-        nn.init.normal_(self.weigh.weight, std=hidden**-1)
+        nn.init.normal_(self.weigh.weight, std=hidden**-1.5)
         with torch.no_grad():
             self.weigh.bias.copy_(torch.eye(hidden).flatten())
 

@@ -125,7 +125,8 @@ class EncoderTail(nn.Module):
         lengths
             Of the chunks of consecutive slices that the batch consists of, for adapters with a depth branch.
         """
-        tokens = tokens_BChw.float().permute(0, 2, 3, 1).contiguous()
+        # Channels lie outermost in memory, as after the patches: the neck rounds by how its input lies.
+        tokens = tokens_BChw.float().contiguous().permute(0, 2, 3, 1)
         for name, block in self.blocks.items():
             tokens = _through(block, tokens, (adapters or {}).get(int(name)), lengths)
         embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))

@@ -321,6 +321,7 @@ class MedSaLive(_MedSa):
         decoder = context.mask_decoder
         with seeded(context.seed):
             encoder = LiveEncoder.begun_from(source).requires_grad_(requires_grad=False)
+        with seeded(context.seed):  # so that adapters begin as those on a cached prefix do
             head = cls(
                 encoder=encoder.config,
                 class_count=context.class_count,
