@@ -82,7 +82,7 @@ def measured(folder: Path, size: int) -> tuple[list[list[str]], dict[str, Any]]:
             class_count=1 + len(workspace.label_names),
             mask_decoder=mask_decoder_of(embeddings),
         )
-        split = _split(head_class.build(context), slices.batches(BATCH, 0, torch.device("cpu")))
+        split = split_of_step(head_class.build(context), slices.batches(BATCH, 0, torch.device("cpu")))
         step = sum(split.values())
         times = {path: (seconds + step) / step for path, seconds in live.items()}
         numbers[name] = {"step_seconds": step, "split_seconds": split, "times_as_long_live": times}
@@ -91,7 +91,7 @@ def measured(folder: Path, size: int) -> tuple[list[list[str]], dict[str, Any]]:
     return rows, numbers
 
 
-def _split(head: Head, batches: Iterator[tuple[Seen, torch.Tensor]]) -> dict[str, float]:
+def split_of_step(head: Head, batches: Iterator[tuple[Seen, torch.Tensor]]) -> dict[str, float]:
     """Return the median seconds of each part of a step; the first ones, which begin things, are left out."""
     optimiser = torch.optim.AdamW([one for one in head.parameters() if one.requires_grad])
     head.train()

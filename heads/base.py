@@ -11,7 +11,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from itertools import chain
 from pathlib import Path
@@ -145,6 +145,14 @@ class HeadContext:
     seed: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartParameters:
+    """How many numbers a part of a head has."""
+
+    trained: int
+    frozen: int
+
+
 class Head(nn.Module):
     """A module from features to class logits, or, as a baseline, from slices.
 
@@ -201,6 +209,19 @@ class Head(nn.Module):
     def parameter_count(self) -> int:
         """Return the number of trainable numbers."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def parameters_by_part(self) -> dict[str, PartParameters]:
+        """Return how many numbers each part has, by the first part of their names."""
+        parts: dict[str, PartParameters] = {}
+        for name, parameter in self.named_parameters():
+            part, count = name.split(".")[0], parameter.numel()
+            before = parts.get(part, PartParameters(trained=0, frozen=0))
+            parts[part] = (
+                replace(before, trained=before.trained + count)
+                if parameter.requires_grad
+                else replace(before, frozen=before.frozen + count)
+            )
+        return parts
 
 
 class SolvedHead(Head):

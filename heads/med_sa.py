@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..store.errors import UsageError
 from .adapters import Adapter, BlockAdapters, DecoderAdapters, HyperAdapter, LayerAdapters
 from .autosam import AutoSam
-from .base import HeadContext, LiveEncoderWeights, MaskDecoderWeights, seeded
+from .base import HeadContext, LiveEncoderWeights, MaskDecoderWeights, PartParameters, seeded
 from .chunks import ChunkHead
 from .live_encoder import EncoderTail, LiveEncoder, SamShape
 from .prompt_rules import PROMPTS, Asked, PromptRule, click_on_error
@@ -278,6 +278,13 @@ class MedSa(_MedSa):
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild the module."""
         return {"shape": self.shape.to_json(), "block": self.tail.first, **super().config}
+
+    def parameters_by_part(self) -> dict[str, PartParameters]:
+        """Return how many numbers each part has; ``prefix`` is what the encoder has before the rows, not here."""
+        with torch.device("meta"):
+            whole = sum(parameter.numel() for parameter in self.shape.build().parameters())
+        tail = sum(parameter.numel() for parameter in self.tail.parameters())
+        return {**super().parameters_by_part(), "prefix": PartParameters(trained=0, frozen=whole - tail)}
 
     def _embedded(self, seen: Chunks, adapters: Mapping[int, BlockAdapters]) -> Tensor:
         embedding: Tensor = self.tail(seen.rows, adapters, seen.lengths)

@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import tee
 from typing import Any
 
@@ -250,6 +250,7 @@ def _score_and_keep(plan: RunPlan, device: str, material: _Material, fitted: _Fi
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": len(fitted.steps),
         "trainable_parameters": head.parameter_count(),
+        "parameters": {part: asdict(count) for part, count in head.parameters_by_part().items()},
         "training_slices": sum(len(volume.slice_digests) for volume in training_volumes(workspace, draw)),
         # More than the slices where large ones were cut into tiles.
         "training_rows": 0 if training is None else len(training),

@@ -376,9 +376,10 @@ def describe_encoder(encoder: Encoder) -> str:
     origin = (
         f"weights {recipe.weights_sha256[:8]}" if encoder.trained else "seeded weights, for trying, not for results"
     )
+    tap = "" if recipe.block is None else f" of what enters its block {recipe.block}"
     return (
         f"{recipe.encoder} ({origin}), {recipe.input_px} px, {recipe.compute_precision}, "
-        f"{channels}x{height}x{width} a slice in {recipe.storage_precision}, recipe {recipe.id}"
+        f"{channels}x{height}x{width} a slice in {recipe.storage_precision}{tap}, recipe {recipe.id}"
     )
 
 

@@ -38,10 +38,11 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
             f"geometry unknown for {dataset['geometry_unknown']} volumes: distances are in voxels, masks have no affine"
         )
     if status["embeddings"]:
-        columns = ["embeddings", "kept as", "rows", "missing", "orphaned", "size", "made by"]
+        columns = ["embeddings", "tap", "kept as", "rows", "missing", "orphaned", "size", "made by"]
         rows = [
             [
                 entry["name"] + ("" if entry["trained"] else " (seeded)"),
+                entry["recipe"]["tap"],
                 entry["recipe"]["storage_precision"],
                 str(entry["rows"]),
                 str(entry["missing"]),
@@ -51,7 +52,7 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
             ]
             for entry in status["embeddings"]
         ]
-        console.table("Embeddings", columns, rows, numbers_from=2)
+        console.table("Embeddings", columns, rows, numbers_from=3)
         for entry in status["embeddings"]:
             for line in bank_lines(entry["views"]):
                 console.say(f"{entry['name']}: {line}")

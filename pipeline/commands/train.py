@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...heads.base import SolvedHead, check_options, find_head
@@ -132,6 +132,8 @@ def run_train(
             trained = f"draw {draw}: trained on {', '.join(run.record['training_volumes'])}; " if subjects else ""
             console.say(f"{trained}{run.id}, {told}")
         runs += of_draw
+    if head_class.sees.squares or head_class.sees.chunks:
+        _say_parameters(runs[0].record["parameters"])
     console.results_table(tabulate(runs))
     flag = workspace_flag(workspace_path)
     console.say(f"next: samkit report{flag}, or samkit predict {runs[0].id} --output masks{flag}")
@@ -146,6 +148,19 @@ def _described(embeddings: Embeddings | None) -> str:
     seeded = "" if embeddings.trained else " (seeded)"
     inner = "" if recipe.block is None else f" of {recipe.tap}"
     return f"{recipe.encoder}{seeded} {recipe.id}, rows{inner} in {recipe.storage_precision}"
+
+
+def _say_parameters(parts: Mapping[str, Mapping[str, int]]) -> None:
+    """Print how much of each part of a head with an encoder in it is trained."""
+    whole = sum(part["trained"] + part["frozen"] for part in parts.values())
+    trained = sum(part["trained"] for part in parts.values())
+    rows = [[name.replace("_", " "), f"{part['trained']:,}", f"{part['frozen']:,}"] for name, part in parts.items()]
+    rows.append(["all", f"{trained:,}", f"{whole - trained:,}"])
+    console.table(
+        f"Numbers that are trained: {trained / whole:.1%} of encoder, decoder and adapters",
+        ["part", "trained", "frozen"],
+        rows,
+    )
 
 
 def _say_views(bank: Bank, embeddings: Embeddings | None, volumes: Sequence[Volume]) -> None:
