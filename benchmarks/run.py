@@ -19,6 +19,7 @@ BENCHMARKS = (
     "embed",
     "cache_against_live",
     "head_steps",
+    "adapter_steps",
     "few_shot",
 )
 
