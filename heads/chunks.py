@@ -5,7 +5,8 @@ Shapes: B slices of a batch, K classes with background, G cells of the logit gri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -39,6 +40,11 @@ class ChunkHead(Head):
     #: Slices that are looked through together; None for `AUTO_CHUNK`, or what a volume has.
     chunk: int | None
     rule: PromptRule
+
+    @classmethod
+    @abstractmethod
+    def entered_block(cls, options: Mapping[str, str], depth: int) -> int:
+        """Return the block of an encoder of that depth whose input it wants; rows of an earlier one do too."""
 
 
 def check_chunks(head: ChunkHead, volumes: Sequence[Volume]) -> None:

@@ -99,6 +99,11 @@ class _MedSa(ChunkHead):
         """Arguments that rebuild the module."""
         return {"class_count": self.class_count, "mlp_width": self.mlp_width, **self.chosen}
 
+    @classmethod
+    def entered_block(cls, options: Mapping[str, str], depth: int) -> int:
+        """Return the first block that is adapted."""
+        return first_adapted(options.get("adapted-blocks", cls.options["adapted-blocks"][0]), depth)
+
     def forward(self, seen: Chunks) -> Tensor:
         """Return the logits, (B, K, G, G); with prompts background's are 0, and what is not asked for is never said."""
         embedding = self._embedded(seen, self._block_adapters())

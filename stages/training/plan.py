@@ -10,7 +10,6 @@ from typing import Any
 from ...heads.base import MASK_DECODER_FILE, Head, HeadContext, SolvedHead, check_options
 from ...heads.chunks import ChunkHead, check_chunks
 from ...heads.feeding import AS_THEY_ARE, check_embedded, tiling_of
-from ...heads.med_sa import first_adapted
 from ...heads.patches import patch_shape
 from ...heads.recipes import FitOptions
 from ...heads.sampling import FRAMES, NO_DRAW, SUBJECTS, Draw, draw_frames, draw_subjects, make_split, scored_subjects
@@ -138,28 +137,23 @@ def embeddings_for(
     if not head_class.sees.recipe:
         return None
     found = workspace.embeddings(name)
-    if head_class.sees is not Sees.CHUNKS or (name is not None and found.recipe.id == name):
+    if head_class.sees is not Sees.CHUNKS or not issubclass(head_class, ChunkHead) or found.recipe.id == name:
         return found
-    # The same encoder, tapped where the head's own blocks begin or before; the later, the less there is to run.
     depth = find_encoder(found.recipe.encoder).block_count
-    blocks = check_options(head_class, head_options)["adapted-blocks"]
-    first = 0 if depth is None else first_adapted(blocks, depth)
-    fitting = [
-        kept
-        for kept in workspace.recipes(f"{found.recipe.encoder}--*").values()
-        if kept.recipe.block is not None and kept.recipe.block <= first
-    ]
-    if not fitting:
+    lacking = f"{head_class.name} trains the last blocks of an encoder, and {workspace.path} does not have what enters"
+    if depth is None:
         message = (
-            f"{head_class.name} trains the last blocks of an encoder, and {workspace.path} does not have what enters "
-            f"them. "
-            + (
-                f"Of {found.recipe.encoder} only embeddings can be had: take one of samkit's own (nano, sam_vit_b, ...)"
-                if depth is None
-                else f"Make it: samkit embed --encoder {found.recipe.encoder} --tap block:{first}"
-            )
+            f"{lacking} those of {found.recipe.encoder}: only its embeddings can be had. Take one of samkit's own: "
+            f"samkit embed --encoder nano"
         )
         raise MissingEmbeddings(message)
+    wanted = head_class.entered_block(check_options(head_class, head_options), depth)
+    kept = workspace.recipes(f"{found.recipe.encoder}--*").values()
+    fitting = [one for one in kept if one.recipe.block is not None and one.recipe.block <= wanted]
+    if not fitting:
+        message = f"{lacking} them. Make it: samkit embed --encoder {found.recipe.encoder} --tap block:{wanted}"
+        raise MissingEmbeddings(message)
+    # The later the block, the less there is to run.
     return max(enumerate(fitting), key=lambda one: (one[1].recipe.block or 0, one[0]))[1]
 
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from contracts.encoder import EncoderContract
 from examples.tiny_sam import TINY, checkpoint, tensors
+from examples.workspaces import workspace_of_boxes
 
 from samkit.heads.live_encoder import EncoderTail
+from samkit.pipeline.commands.embed import embed_all
 from samkit.stages.encoders.base import load_recipe
 from samkit.stages.encoders.nano import NANO
 from samkit.stages.encoders.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L
@@ -101,6 +103,16 @@ def test_a_recipe_at_a_tap_is_loaded_at_that_tap():
 def test_a_tap_that_the_encoder_does_not_have_is_refused_with_those_it_has(tap):
     with pytest.raises(UsageError, match=f"--tap {tap}: nano has neck, .* and block:0 to block:5"):
         NANO.load(None, tap=tap)
+
+
+def test_tokens_that_float16_cannot_hold_are_refused_and_nothing_is_stored(tmp_path):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=1)
+    encoder = TINY.load(None, tap="block:2")
+    encoder.model.pos_embed.data[0, 1, 2, 3] = 1e5
+    done = embed_all(workspace, encoder, None)
+    (failure,) = done.failures
+    assert "features beyond 65504 do not fit float16" in failure.reason
+    assert len(done.embeddings.journal) == 0
 
 
 def test_a_tail_from_a_block_that_is_not_there_is_refused():
