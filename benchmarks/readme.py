@@ -131,8 +131,8 @@ def _adapter_table(kept: dict[str, Any]) -> str:
     """Tell how many times as long a step of Medical SAM Adapter is live, by size and number of adapted blocks."""
     lines = [
         f"A training step of `med-sa` on {kept['batch']} slices of `sam_vit_b`, on {_machine(kept)}, float32, from "
-        f"rows of what enters its first adapted block; and how many times as long it is with the whole encoder live, by "
-        f"samkit's forward pass, and with the package's before these blocks:",
+        f"rows of what enters its first adapted block; and how many times as long it is with the whole encoder live, "
+        f"by samkit's forward pass, and with the package's before these blocks:",
         "",
         "| px | adapted blocks | from the cache, s | live, s | times | by the package |",
         "|---|---|---|---|---|---|",

@@ -214,12 +214,14 @@ def _begin(
         verb: {known[verb][flag]: value for flag, value in settings.items()}
         for verb, settings in read_config(Path(CONFIG_FILE), flags).items()
     }
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())  # at once: what follows takes a moment to import
-        from .commands.status import say_next
+    if context.invoked_subcommand is not None:
+        console.wait_for(f"samkit {context.invoked_subcommand}")
+        return
+    typer.echo(context.get_help())  # at once: what follows takes a moment to import
+    from .commands.status import say_next
 
-        settings = context.default_map.get("status", {})
-        say_next(settings.get("workspace") or os.environ.get("SAMKIT_WORKSPACE") or DEFAULT_WORKSPACE)
+    settings = context.default_map.get("status", {})
+    say_next(settings.get("workspace") or os.environ.get("SAMKIT_WORKSPACE") or DEFAULT_WORKSPACE)
 
 
 @app.command("ingest")
@@ -1038,6 +1040,8 @@ def run(arguments: list[str] | None = None) -> int:
         hint = _DISK_TROUBLE.get(error.errno, "Check the path, and the disk behind it.")
         console.complain(f"{place}: {error.strerror}. {hint} {_GOES_ON}")
         return FAILED
+    finally:
+        console.no_longer_wait()
     return 0
 
 

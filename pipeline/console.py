@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -52,6 +53,8 @@ class _Manner:
     quiet: bool = False
     #: With where a refusal came from, and what libraries log.
     verbose: bool = False
+    #: What a terminal shows until there is something to say: torch takes seconds to import.
+    waiting: Status | None = None
 
 
 _manner = _Manner()
@@ -65,6 +68,20 @@ def be(*, quiet: bool, verbose: bool) -> None:
         logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
 
 
+def wait_for(what: str) -> None:
+    """Show on a terminal that something is about to happen, until the first message."""
+    if not _manner.quiet and messages.is_terminal:
+        _manner.waiting = messages.status(_printable(what))
+        _manner.waiting.start()
+
+
+def no_longer_wait() -> None:
+    """Take away what `wait_for` shows, if it does."""
+    if _manner.waiting is not None:
+        _manner.waiting.stop()
+        _manner.waiting = None
+
+
 def _printable(text: str) -> Text:
     """Return a text that every terminal takes: bytes of a file's name that are no text are shown as they are."""
     return Text(text.encode("utf-8", "backslashreplace").decode())
@@ -72,16 +89,19 @@ def _printable(text: str) -> Text:
 
 def say(text: str) -> None:
     """Tell the user something on standard output."""
+    no_longer_wait()
     output.print(_printable(text), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Tell the user something that they should look at."""
+    no_longer_wait()
     messages.print(Text.assemble(("warning: ", "yellow"), _printable(text)), soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """Tell the user why the command did not do what was asked."""
+    no_longer_wait()
     messages.print(Text.assemble(("error: ", "bold red"), _printable(text)), soft_wrap=True)
     if _manner.verbose and sys.exc_info()[0] is not None:
         messages.print_exception(width=None)
@@ -90,6 +110,7 @@ def complain(text: str) -> None:
 @contextmanager
 def progress_bar(what: str, total: int, unit: str) -> Iterator[_Bar]:
     """Show a bar with rate and time left; plain lines where the output is no terminal."""
+    no_longer_wait()
     if _manner.quiet or not messages.is_terminal:
         yield _Bar(what, total, unit, None)
         return
@@ -141,6 +162,7 @@ def table(
 
     Numbers are never wrapped, nor are the columns named in ``whole``.
     """
+    no_longer_wait()
     shown = Table(
         title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, padding=0
     )
