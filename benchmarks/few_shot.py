@@ -52,7 +52,7 @@ from samkit.store.splits import Split
 from samkit.store.workspace import Workspace, open_workspace
 
 DATA = {"acdc": ACDC, "hippocampus": HIPPOCAMPUS}
-INGEST = {"acdc": [], "hippocampus": ["--labels", "1=anterior,2=posterior"]}
+INGEST = {"acdc": [], "hippocampus": ["--labels", "1=anterior,2=posterior", "--ids", "stem"]}
 # Pixels along a side of what is encoded; "none" is for heads that see the slices themselves.
 FEATURES = {"nano": 256, "seeded": 256, "pixels": 256, "none": 0, "nano-512": 512}
 # What is trained on each. On four times the cells, the quickest head: `hybrid` gained nothing by them from one subject
