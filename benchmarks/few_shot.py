@@ -118,12 +118,14 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting(steps=300, learning_rate=3e-3),
         Setting(steps=300, learning_rate=1e-3),
         Setting(steps=600, learning_rate=1e-3),
+        Setting(steps=1200, learning_rate=1e-3),
     ),
     "autosam": (Setting(steps=150, learning_rate=1e-3), Setting(steps=150, learning_rate=3e-4)),
     "unet": (
         Setting(steps=600, learning_rate=3e-3, batch_size=4),
         Setting(steps=600, learning_rate=1e-3, batch_size=4),
         Setting(steps=1200, learning_rate=1e-3, batch_size=4),
+        Setting(steps=2400, learning_rate=1e-3, batch_size=4),
     ),
 }
 # On whatever else a head is trained, it is as it did best on `nano`.

@@ -39,7 +39,7 @@ class Hybrid(Head):
     """
 
     name: ClassVar[str] = "hybrid"
-    own_fit = FitOptions(steps=600, learning_rate=1e-3, validate_every=None)
+    own_fit = FitOptions(steps=1200, learning_rate=1e-3, validate_every=None)
     sees = Sees.FEATURES_AND_SLICES
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:
