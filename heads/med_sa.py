@@ -5,6 +5,7 @@ Shapes: B slices, K classes with background, N prompted masks, C channels, h w c
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, cast
 
@@ -17,6 +18,7 @@ from .autosam import AutoSam
 from .base import HeadContext, LiveEncoderWeights, MaskDecoderWeights, PartParameters, seeded
 from .chunks import ChunkHead
 from .live_encoder import EncoderTail, LiveEncoder, SamShape
+from .losses import IGNORED
 from .prompt_rules import PROMPTS, Asked, PromptRule, click_on_error
 from .prompting import PointKind, PromptedDecoder, Prompts
 from .recipes import FitOptions
@@ -116,8 +118,9 @@ class _MedSa(ChunkHead):
             raise UsageError(message)
         return self._prompted(embedding, seen.prompts, layers)
 
+    @abstractmethod
     def _embedded(self, seen: Chunks, adapters: Mapping[int, BlockAdapters]) -> Tensor:
-        raise NotImplementedError
+        """Return the embeddings, (B, C, h, w), by the encoder with adapters in it."""
 
     def _block_adapters(self) -> dict[int, BlockAdapters]:
         space, mlp, depth = (
@@ -135,18 +138,21 @@ class _MedSa(ChunkHead):
         logits[:, 0] = 0
         slices, classes = (prompts.kinds != PointKind.NOTHING).any(dim=-1).nonzero(as_tuple=True)
         if not len(slices):
-            return logits
+            return logits + 0 * embedding.sum()  # a step on slices that show nothing has gradients too: of 0
         pictures = embedding[slices].float()
         asked = Prompts(points=prompts.points[slices, classes] - _MIDDLE, kinds=prompts.kinds[slices, classes])
         if self.rule.kind is not Asked.BOX:
             asked = asked.with_nothing()
         masks, _ = self.decoder(pictures, asked, adapters=layers)
-        reference = prompts.reference[slices] == (1 + classes)[:, None, None]
+        shown = prompts.reference[slices]
+        reference = shown == (1 + classes)[:, None, None]
         for _ in range(self._corrections()):
             answer = masks[:, 0].detach()
             # While it learns, corrections fall anywhere on what is wrong; afterwards they are the same every time.
             random = torch.Generator().manual_seed(int(torch.randint(2**31, ()))) if self.training else None
-            points, inside = click_on_error((answer > 0).cpu(), reference.cpu(), random)
+            # Beside the slice nothing is wrong.
+            said = (answer > 0) & (shown != IGNORED)
+            points, inside = click_on_error(said.cpu(), reference.cpu(), random)
             places = ((points + 0.5) / answer.shape[-1] - _MIDDLE).to(embedding.device)
             asked = asked.and_points(places[:, None], inside[:, None].to(embedding.device))
             masks, _ = self.decoder(pictures, asked, answer, adapters=layers)
@@ -187,6 +193,12 @@ class _MedSa(ChunkHead):
             message = f"{cls.name} begins from an encoder, and the context has none."
             raise UsageError(message)
         options = {name: context.options.get(name, values[0]) for name, values in cls.options.items()}
+        if options["sd-trans"] == "off" and options["chunk"] != "auto":
+            message = (
+                f"--chunk {options['chunk']} says how many slices are looked through together, and with --sd-trans off "
+                f"none are. Leave one of the two out."
+            )
+            raise UsageError(message)
         return {name.replace("-", "_"): value for name, value in options.items()}, context.live_encoder
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from samkit.heads.autosam import AutoSam
 from samkit.heads.base import HeadContext
 from samkit.heads.feeding import square_of
+from samkit.heads.losses import IGNORED
 from samkit.heads.med_sa import MedSa, MedSaLive, first_adapted
 from samkit.heads.prompting import PointKind
 from samkit.heads.sam_box import SamBox
@@ -243,6 +244,31 @@ def test_a_class_that_is_not_asked_for_is_never_the_answer(tapped):
     assert not answer[2].any()
 
 
+def test_a_step_on_slices_that_show_nothing_changes_nothing(tapped):
+    head = stirred(MedSa.build(context(tapped, prompt="point:1"))).train()
+    nothing = clicks()._replace(kinds=torch.full((4, CLASSES - 1, 1), PointKind.NOTHING))
+    F.cross_entropy(head(Chunks(tapped(slices()), (4,), nothing)), torch.zeros(4, GRID, GRID).long()).backward()
+    assert not any(one.grad is not None and one.grad.any() for one in head.parameters())
+
+
+@torch.no_grad()
+def test_no_correction_falls_beside_the_slice(tapped, monkeypatch):
+    """A head that answers everywhere, on slices that fill the upper half of the square."""
+    head = MedSa.build(context(tapped, prompt="clicks:3")).eval()
+    asked = clicks()
+    asked.reference[:, GRID // 2 :] = IGNORED
+    clicked = []
+
+    def answered(embeddings, prompts, previous=None, adapters=()):
+        clicked.append(prompts.points[:, -1])
+        return embeddings.new_ones(len(embeddings), 4, GRID, GRID), None
+
+    monkeypatch.setattr(head.decoder, "forward", answered)
+    head(Chunks(tapped(slices()), (4,), asked))
+    assert all((points[:, 1] + 0.5 < 0.5).all() for points in clicked[1:])
+    assert len(clicked) == 3
+
+
 @torch.no_grad()
 def test_corrections_repeat_and_change_the_answer(tapped):
     head = MedSa.build(context(tapped, prompt="clicks:3")).eval()
@@ -277,6 +303,11 @@ def test_features_that_enter_an_earlier_block_are_gone_on_from(encoder):
 def test_more_blocks_than_there_are_are_refused(tapped):
     with pytest.raises(UsageError, match=r"the encoder has 3 blocks. Give last:3 or fewer"):
         MedSa.build(context(tapped, adapted_blocks="last:4"))
+
+
+def test_a_chunk_without_attention_through_slices_is_refused(tapped):
+    with pytest.raises(UsageError, match=r"--chunk 4 .* Leave one of the two out"):
+        MedSa.build(context(tapped, sd_trans="off", chunk="4"))
 
 
 def test_all_blocks_are_adapted_live(encoder):
