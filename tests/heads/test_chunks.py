@@ -24,9 +24,10 @@ VALUES = [3, 42]
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Two subjects of three slices, and one of seven."""
+    """Two subjects of three slices, one of seven, and one of one."""
     made = workspace_of_boxes(tmp_path_factory.mktemp("chunks") / "workspace", subjects=2)
     add_volume(made, "long", *boxes(7, slices=7))
+    add_volume(made, "single", *boxes(8, slices=1))
     embed(made, TINY.load(None, tap="block:1"))
     return made
 
@@ -171,9 +172,9 @@ def test_prompts_of_a_slice_do_not_depend_on_its_chunk(workspace):
 
 def test_a_chunk_that_is_longer_than_a_volume_is_refused(workspace):
     volumes = list(workspace.volumes.values())
-    with pytest.raises(UsageError, match=r"--chunk 4: subject0 has 3 slices, .* Give --chunk 3 or less"):
-        check_chunks(head_of(chunk=4), volumes)
-    check_chunks(head_of(chunk=3), volumes)
+    with pytest.raises(UsageError, match=r"--chunk 2: single has 1 slice, .* Give --chunk 1 or less"):
+        check_chunks(head_of(chunk=2), volumes)
+    check_chunks(head_of(chunk=1), volumes)
     check_chunks(head_of(), volumes)
 
 
