@@ -40,6 +40,8 @@ class ChunkHead(Head):
     #: Slices that are looked through together; None for `AUTO_CHUNK`, or what a volume has.
     chunk: int | None
     rule: PromptRule
+    #: Of one that sees squares: it says where slices lie in them.
+    encoder: LiveEncoder
 
     @classmethod
     @abstractmethod
@@ -179,10 +181,10 @@ class StoredChunks:
     ) -> None:
         self._head, self._volume, self._values = head, volume, label_values
         self._rows = None
-        encoder = getattr(head, "encoder", None)
-        if isinstance(encoder, LiveEncoder):
+        if head.sees.squares:
             _, _, rows, columns = volume.record.shape
-            self.frame = Frame(rows=rows, columns=columns, input_px=encoder.shape.input_px, resize=encoder.resize)
+            px, resize = head.encoder.shape.input_px, head.encoder.resize
+            self.frame = Frame(rows=rows, columns=columns, input_px=px, resize=resize)
         elif embeddings is not None:
             self.frame = frame_of(volume, embeddings)
             self._rows = StoredFeatures(embeddings, volume.row_keys())

@@ -16,6 +16,7 @@ from samkit.heads.feeding import LabelledSlices, frame_of
 from samkit.heads.losses import IGNORED
 from samkit.heads.prompt_rules import PromptRule
 from samkit.heads.prompting import PointKind
+from samkit.heads.seen import Sees
 from samkit.store.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def workspace(tmp_path_factory):
 
 
 def head_of(*, chunk=None, prompt="none"):
-    return SimpleNamespace(name="a head", chunk=chunk, rule=PromptRule.parse(prompt))
+    return SimpleNamespace(name="a head", sees=Sees.CHUNKS, chunk=chunk, rule=PromptRule.parse(prompt))
 
 
 def fed(workspace, **options):
