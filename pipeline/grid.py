@@ -9,7 +9,7 @@ from pathlib import Path
 from ..heads.base import find_head, parse_head
 from ..heads.feeding import AS_THEY_ARE
 from ..heads.recipes import OWN, chosen_fit
-from ..heads.sampling import SUBJECTS
+from ..heads.sampling import SUBJECTS, Draw
 from ..stages.training.plan import TrainOptions, embeddings_for, plan_run
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
@@ -108,6 +108,7 @@ class PlannedRun:
     #: Of the embeddings it is trained on; None where its head sees the slices.
     recipe_id: str | None
     run_id: str
+    draw: Draw
     #: What it begins from, where its head learns without labels before.
     pretraining: PretrainingSettings | None
 
@@ -128,7 +129,11 @@ def plan_grid(workspace: Workspace, encoder: str | None, grid: Grid) -> list[Pla
         plan = plan_run(workspace, found[text], head_class, options)
         recipe_id = None if found[text] is None else plan.settings.recipe_id
         return PlannedRun(
-            options=options, recipe_id=recipe_id, run_id=plan.settings.run_id, pretraining=plan.pretraining
+            options=options,
+            recipe_id=recipe_id,
+            run_id=plan.settings.run_id,
+            draw=plan.draw,
+            pretraining=plan.pretraining,
         )
 
     return [planned(options) for options in grid.cells()]

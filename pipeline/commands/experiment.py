@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 
 from ...heads.comparison import Standing, standings
+from ...heads.sampling import Draw, listed_subjects
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.reporting.table import tabulate
@@ -46,6 +48,7 @@ def run_experiment(
         f"{counted(len(grid.heads), 'head')} on {amounts} labelled {counted_in}, {counted(grid.draws, 'draw')}: "
         f"{counted(len(planned), 'run')}, {len(planned) - len(todo)} of them there already"
     )
+    _say_draws_alike([one.draw for one in planned])
     if dry_run:
         return DONE
     failed: list[str] = []
@@ -71,6 +74,18 @@ def run_experiment(
         console.say(f"{counted(len(failed), 'run')} failed; the same command tries them again")
     console.say(f"next: samkit report{flag}")
     return SOME_FAILED if failed else DONE
+
+
+def _say_draws_alike(draws: Sequence[Draw]) -> None:
+    """Say which draws hold the same subjects: they tell less than as many different ones."""
+    numbers: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for draw in draws:
+        numbers[draw.volumes or tuple(sorted(draw.subjects))].add(draw.number)
+    for drawn, alike in numbers.items():
+        if drawn and len(alike) > 1:
+            console.say(
+                f"draws {' and '.join(map(str, sorted(alike)))} of {len(drawn)} drew the same: {listed_subjects(drawn)}"
+            )
 
 
 def _workers_for(device: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -51,6 +52,14 @@ def test_what_is_there_is_not_trained_again(samkit, whole):
 def test_a_larger_grid_goes_on_from_a_smaller_one(samkit, whole):
     ended = samkit(*GRID[:-4], "--draws", "3", "--steps", "2", "--dry-run", "--workspace", str(whole))
     assert "18 runs, 12 of them there already" in ended.said
+
+
+def test_draws_of_the_same_subjects_are_told(samkit, job):
+    ended = samkit(
+        "experiment", "--heads", "ridge", "--volumes", "1,3", "--draws", "4", "--dry-run", *job.flag
+    )  # of a pool of three
+    assert re.search(r"draws \d and \d.* of 1 drew the same: \w+", ended.said)
+    assert re.search(r"draws 0 and 1 and 2 and 3 of 3 drew the same: \w+, \w+, \w+", ended.said)
 
 
 def test_heads_are_compared_with_the_best(samkit, whole):
