@@ -183,6 +183,11 @@ class Head(nn.Module):
     own_fit: ClassVar[FitOptions] = FitOptions(validate_every=None)
 
     @classmethod
+    def asks_reference(cls, config: Mapping[str, Any]) -> bool:  # noqa: ARG003 - for heads whose options decide
+        """Return whether a head of that config, or of those options, is prompted from the reference."""
+        return cls.sees is Sees.FEATURES_AND_BOXES
+
+    @classmethod
     @abstractmethod
     def build(cls, context: HeadContext) -> Self:
         """Build a fresh head; equal contexts give equal heads."""
@@ -290,10 +295,20 @@ def _pattern_of(value: str) -> str:
 
 
 def head_words(name: str, config: Mapping[str, Any]) -> str:
-    """Return a head as it is typed with the options that differ from their defaults, from its config."""
+    """Return a head as it is typed with the options that differ from their defaults, from its config.
+
+    Of one that is not installed here, its name.
+    """
+    if name not in head_names():  # of a package that is not here, or registered by a script
+        return name
     options = find_head(name).options
     kept = {one: config.get(one.replace("-", "_"), values[0]) for one, values in options.items()}
     return name + "".join(f":{one}={kept[one]}" for one, values in options.items() if kept[one] != values[0])
+
+
+def asks_reference(name: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a head is prompted from the reference: what it is scored by says where things are."""
+    return name in head_names() and find_head(name).asks_reference(config)
 
 
 _REGISTERED: dict[str, type[Head]] = {}

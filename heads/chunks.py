@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..store.embeddings import Embeddings
@@ -24,11 +25,12 @@ from .frame import Frame
 from .live_encoder import LiveEncoder
 from .losses import IGNORED
 from .prompt_rules import Asked, PromptRule, check_inside
-from .prompting import PointKind, Prompts, boxes_in_square
+from .prompting import PointKind, Prompts, boxes_around, boxes_in_square
 from .seen import Chunks, ClassPrompts, Seen, Sees
 
 __all__ = ["ChunkHead", "LabelledChunks", "StoredChunks", "check_chunks"]
 
+_LABELS_AT_ONCE = 64
 AUTO_CHUNK = 4
 """Slices that are looked through together where nobody says how many; a shorter volume is one chunk."""
 
@@ -84,8 +86,9 @@ class LabelledChunks:
     """Labelled slices, chunk by chunk: what `fitting` takes batches from.
 
     Every round shows each slice once. Where chunks begin is drawn anew for each volume and round, so that the first and
-    the last chunk of a volume may be shorter. With prompts, each slice asks for one of the classes that it shows, drawn
-    anew too, and its label shows that one alone: one binary target a prompt.
+    the last chunk of a volume may be shorter. With prompts, chunks that show no class are left out, and each slice asks
+    for one of the classes that it shows, drawn anew too; its label shows that one alone: one binary target a prompt.
+    Slices that show none say nothing then.
 
     Parameters
     ----------
@@ -115,11 +118,31 @@ class LabelledChunks:
         # Runs of rows that follow each other: the slices of a volume in one view.
         counts = [len(volume.slice_digests) for volume in volumes for _ in views]
         self._runs = [range(*ends) for ends in pairwise(np.cumsum([0, *counts]).tolist())]
+        self._shows = self._showing() if self._prompted else np.ones(len(rows), bool)
         self.input_shape = rows.input_shape
         self.streamed = rows.streamed
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def _prompted(self) -> bool:
+        return self._rule.kind is not Asked.NONE
+
+    def _showing(self) -> NDArray[np.bool_]:
+        """Return which rows show a class: prompts ask for nothing on the others."""
+        parts = [
+            self._rows.labels(range(first, min(first + _LABELS_AT_ONCE, len(self))))
+            for first in range(0, len(self), _LABELS_AT_ONCE)
+        ]
+        shows = torch.cat([((part > 0) & (part != IGNORED)).flatten(1).any(dim=1) for part in parts]).numpy()
+        if not shows.any():
+            message = (
+                "the drawn slices show no class on the encoder's grid, so that there is nothing to prompt for. Draw "
+                "more --volumes, or look what the grid leaves of the labels: samkit ingest --check"
+            )
+            raise UsageError(message)
+        return np.asarray(shows)
 
     def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Seen, Tensor]]:
         """Yield shuffled batches for ever, of as many whole chunks as make ``batch_size`` slices, or of one."""
@@ -130,6 +153,7 @@ class LabelledChunks:
                 chunk
                 for run in self._runs
                 for chunk in _cut(run, self._chunk, int(random.integers(min(self._chunk, len(run)))))
+                if self._shows[chunk.start : chunk.stop].any()
             ]
             order = random.permutation(len(chunks)).tolist()
             for first in range(0, len(order), at_once):
@@ -151,12 +175,13 @@ class LabelledChunks:
         seen, labels = self._rows.seen(indices), self._rows.labels(indices)
         assert isinstance(seen, Tensor)
         prompts = None
-        if self._rule.kind is not Asked.NONE:
+        if self._prompted:
             shown = torch.stack([(labels == number).flatten(1).any(dim=1) for number in range(1, self._classes)], dim=1)
             if not of_all:
                 shown = _one_of(shown, random)
                 wanted = torch.where(shown.any(dim=1), 1 + shown.to(torch.uint8).argmax(dim=1), 0)[:, None, None]
                 labels = torch.where((labels == wanted) | (labels == IGNORED), labels, 0)
+                labels[~shown.any(dim=1)] = IGNORED  # asked for nothing, a slice says nothing
             prompts = _asked_on_grid(self._rule, labels, shown, random)
         return Chunks(seen, tuple(map(len, chunks)), prompts), labels
 
@@ -250,8 +275,12 @@ def _asked_on_grid(rule: PromptRule, labels_BGG: Tensor, asked_BC: Tensor, rando
     kinds = torch.full(places.shape[:3], PointKind.NOTHING)
     rows, classes = asked_BC.nonzero(as_tuple=True)
     if len(rows):
-        prompts = rule.ask(labels_BGG[rows] == (1 + classes)[:, None, None], random)
-        places[rows, classes] = (prompts.points + 0.5) / labels_BGG.shape[-1]
+        asked = labels_BGG[rows]
+        prompts = rule.ask(asked == (1 + classes)[:, None, None], random, boxes_around(asked != IGNORED))
+        # A click is on the middle of a cell; a box reaches from the first pixel of a cell to the last of another.
+        edge = 0.5 / _PX_PER_LOGIT_CELL
+        within = torch.tensor([[edge], [1 - edge]]) if rule.kind is Asked.BOX else torch.tensor(0.5)
+        places[rows, classes] = (prompts.points + within) / labels_BGG.shape[-1]
         kinds[rows, classes] = prompts.kinds
     return ClassPrompts(places, kinds, labels_BGG)
 

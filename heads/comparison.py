@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store.runs import Run
-from .base import head_words
+from .base import asks_reference, head_words
 from .metrics import ScoredVolume
 
 __all__ = ["Comparison", "Interval", "Standing", "bootstrap", "compare", "dice_grid", "standings"]
@@ -66,14 +66,17 @@ def standings(runs: Iterable[Run], name: Callable[[Run], str] = typed_head) -> l
     Parameters
     ----------
     runs
-        No more than one of a name in each draw of a split. Those of different splits are never compared.
+        No more than one of a name in each draw of a split. Those of different splits are never compared, nor heads
+        that are prompted from the reference with those that are not.
     name
         What a run's head is told by.
     """
-    groups: dict[tuple[int, str, str], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+    groups: dict[tuple[int, str, str, bool], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         settings = run.settings
-        groups[settings.subjects, settings.amount, settings.split_digest][name(run)][settings.draw] = run
+        # Whoever is told where things are by the reference is compared with others who are.
+        told = asks_reference(settings.head, settings.head_config)
+        groups[settings.subjects, settings.amount, settings.split_digest, told][name(run)][settings.draw] = run
     return [one for key in sorted(groups) for one in _standings(key[1], groups[key])]
 
 

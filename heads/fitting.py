@@ -196,6 +196,15 @@ def _optimiser(head: Head, options: FitOptions) -> torch.optim.Optimizer:
 
 def _parameter_groups(head: Head, weight_decay: float) -> list[dict[str, Any]]:
     trained = [(name, parameter) for name, parameter in head.named_parameters() if parameter.requires_grad]
-    spared = [parameter for name, parameter in trained if parameter.ndim <= 1 or name.endswith("tokens")]
-    decayed = [parameter for name, parameter in trained if not (parameter.ndim <= 1 or name.endswith("tokens"))]
+    spared = [parameter for name, parameter in trained if parameter.ndim <= 1 or _is_token(name)]
+    decayed = [parameter for name, parameter in trained if not (parameter.ndim <= 1 or _is_token(name))]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def _is_token(name: str) -> bool:
+    """Return whether a parameter is a class's own tokens, or SAM's: ``class_tokens``, ``mask_tokens.weight``.
+
+    >>> _is_token("decoder.mask_decoder.iou_token.weight"), _is_token("transformer.layers.0.token_to_image.weight")
+    (True, False)
+    """
+    return any(part.endswith(("_tokens", "_token")) or part == "tokens" for part in name.split("."))

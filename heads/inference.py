@@ -147,7 +147,7 @@ def segment_volume(
         message = f"{head.name} sees features, and no embeddings were given to segment {volume.id} by."
         raise UsageError(message)
     if head.sees is Sees.FEATURES_AND_BOXES:
-        _check_promptable(head, volume)
+        check_promptable(head, volume)
         boxes = StoredFeaturesAndBoxes(embeddings, volume, class_values(label_names)[1:])
         return segment(head, boxes, frame_of(volume, embeddings), label_names)
     keys = row_keys(volume, tiling)
@@ -174,19 +174,28 @@ def _segment_chunks(
     head: ChunkHead, volume: Volume, label_names: Mapping[int, str], embeddings: Embeddings | None
 ) -> NDArray[np.unsignedinteger]:
     if head.rule.kind is not Asked.NONE:
-        _check_promptable(head, volume)
+        check_promptable(head, volume)
     values = np.asarray(class_values(label_names))
     slices, _, rows, columns = volume.record.shape
     label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
     stored = StoredChunks(head, volume, embeddings, class_values(label_names)[1:])
     for chunk, seen in stored:
-        logits = stored.frame.logits_to_slice(head(seen.to(head.device)))
-        label[chunk.start : chunk.stop] = values[logits.argmax(dim=1).cpu().numpy()]
+        answered = head(seen.to(head.device))
+        for first in range(0, len(chunk), _SLICES_AT_ONCE):
+            logits = stored.frame.logits_to_slice(answered[first : first + _SLICES_AT_ONCE])
+            place = chunk[first : first + _SLICES_AT_ONCE]
+            label[place.start : place.stop] = values[logits.argmax(dim=1).cpu().numpy()]
     return label
 
 
-def _check_promptable(head: Head, volume: Volume) -> None:
-    """Refuse a volume without the label that prompts are made from."""
+def check_promptable(head: Head, volume: Volume) -> None:
+    """Refuse a volume without the label that prompts are made from.
+
+    Raises
+    ------
+    UsageError
+        With the volume.
+    """
     if not volume.labelled:
         message = (
             f"{head.name} is prompted from the reference, and {volume.id} has no label. Predict with a run of a head "

@@ -83,16 +83,20 @@ class EncoderTail(nn.Module):
         Of the whole encoder.
     first
         The first block it has, from 0; rows tapped there are what it is given.
+
+    Its numbers are undefined until they are loaded, see `begun_from`.
     """
 
     def __init__(self, shape: SamShape, first: int) -> None:
         super().__init__()
         self.shape, self.first = shape, first
-        whole = shape.build()
+        with torch.device("meta"):  # its numbers come with a state dict
+            whole = shape.build()
         # By SAM's names, of the blocks that are left.
         numbered = list(enumerate(cast(nn.ModuleList, whole.blocks)))
         self.blocks = nn.ModuleDict({str(number): block for number, block in numbered[first:]})
         self.neck = cast(nn.Module, whole.neck)
+        self.to_empty(device="cpu")
 
     @classmethod
     def begun_from(cls, source: LiveEncoderWeights, first: int) -> Self:

@@ -31,6 +31,8 @@ _DEPTH, _ATTENTION_HEADS, _MLP_WIDTH, _MASK_CHANNELS, _AMBIGUOUS_MASKS = 2, 8, 2
 _DECODER_RATIO = 0.25
 # The logit of what was not asked for: never the highest, not even beside another.
 _NOT_ASKED = -1e4
+# Prompted masks that are decoded together where nothing is learned: at SAM's sizes each takes some 40 MB.
+_AT_ONCE = 16
 # Places are told as shares of the encoder's square.
 _FRAME, _MIDDLE = (1, 1), 0.5
 
@@ -46,7 +48,7 @@ class _MedSa(ChunkHead):
         "hyp": ("on", "off"),
         "prompt": PROMPTS,
         "chunk": ("auto", "N"),
-        "ratio": ("0.25", "0.0625"),
+        "adapter-ratio": ("0.25", "0.0625"),
     }
 
     def __init__(
@@ -60,7 +62,7 @@ class _MedSa(ChunkHead):
         hyp: str,
         prompt: str,
         chunk: str,
-        ratio: str,
+        adapter_ratio: str,
     ) -> None:
         super().__init__()
         self.shape, self.class_count, self.mlp_width = shape, class_count, mlp_width
@@ -70,12 +72,12 @@ class _MedSa(ChunkHead):
             "hyp": hyp,
             "prompt": prompt,
             "chunk": chunk,
-            "ratio": ratio,
+            "adapter_ratio": adapter_ratio,
         }
         self.rule = PromptRule.parse(prompt)
         self.chunk = 1 if sd_trans == "off" else None if chunk == "auto" else int(chunk)
         first = first_adapted(adapted_blocks, shape.depth)
-        width, hidden = shape.width, max(1, round(float(ratio) * shape.width))
+        width, hidden = shape.width, max(1, round(float(adapter_ratio) * shape.width))
 
         def in_blocks() -> nn.ModuleDict:
             return nn.ModuleDict({str(number): Adapter(width, hidden) for number in range(first, shape.depth)})
@@ -100,6 +102,11 @@ class _MedSa(ChunkHead):
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild the module."""
         return {"class_count": self.class_count, "mlp_width": self.mlp_width, **self.chosen}
+
+    @classmethod
+    def asks_reference(cls, config: Mapping[str, Any]) -> bool:
+        """Return whether it is asked with anything."""
+        return bool(config.get("prompt", PROMPTS[0]) != PROMPTS[0])
 
     @classmethod
     def entered_block(cls, options: Mapping[str, str], depth: int) -> int:
@@ -132,32 +139,38 @@ class _MedSa(ChunkHead):
         }
 
     def _prompted(self, embedding: Tensor, prompts: ClassPrompts, layers: list[LayerAdapters]) -> Tensor:
-        assert isinstance(self.decoder, PromptedDecoder)
         count, _, height, width = embedding.shape
         logits = embedding.new_full((count, self.class_count, 4 * height, 4 * width), _NOT_ASKED, dtype=torch.float32)
         logits[:, 0] = 0
-        slices, classes = (prompts.kinds != PointKind.NOTHING).any(dim=-1).nonzero(as_tuple=True)
-        if not len(slices):
+        asked = (prompts.kinds != PointKind.NOTHING).any(dim=-1).nonzero()
+        if not len(asked):
             return logits + 0 * embedding.sum()  # a step on slices that show nothing has gradients too: of 0
-        pictures = embedding[slices].float()
+        # While it learns, a batch is as large as it is; afterwards a chunk of many classes may be larger.
+        for slices, classes in (part.unbind(dim=1) for part in asked.split(len(asked) if self.training else _AT_ONCE)):
+            logits[slices, 1 + classes] = self._masks(embedding[slices].float(), prompts, slices, classes, layers)
+        return logits
+
+    def _masks(
+        self, pictures: Tensor, prompts: ClassPrompts, slices: Tensor, classes: Tensor, layers: list[LayerAdapters]
+    ) -> Tensor:
+        """Return the logits of prompted masks, (N, G, G), corrected as often as the rule says."""
+        assert isinstance(self.decoder, PromptedDecoder)
         asked = Prompts(points=prompts.points[slices, classes] - _MIDDLE, kinds=prompts.kinds[slices, classes])
         if self.rule.kind is not Asked.BOX:
             asked = asked.with_nothing()
         masks, _ = self.decoder(pictures, asked, adapters=layers)
-        shown = prompts.reference[slices]
-        reference = shown == (1 + classes)[:, None, None]
+        shown = prompts.reference[slices].cpu()
         for _ in range(self._corrections()):
             answer = masks[:, 0].detach()
             # While it learns, corrections fall anywhere on what is wrong; afterwards they are the same every time.
             random = torch.Generator().manual_seed(int(torch.randint(2**31, ()))) if self.training else None
-            # Beside the slice nothing is wrong.
-            said = (answer > 0) & (shown != IGNORED)
-            points, inside = click_on_error(said.cpu(), reference.cpu(), random)
-            places = ((points + 0.5) / answer.shape[-1] - _MIDDLE).to(embedding.device)
-            asked = asked.and_points(places[:, None], inside[:, None].to(embedding.device))
+            reference = shown == (1 + classes.cpu())[:, None, None]
+            points, inside = click_on_error((answer > 0).cpu(), reference, shown != IGNORED, random)
+            places = ((points + 0.5) / answer.shape[-1] - _MIDDLE).to(pictures.device)
+            asked = asked.and_points(places[:, None], inside[:, None].to(pictures.device))
             masks, _ = self.decoder(pictures, asked, answer, adapters=layers)
-        logits[slices, 1 + classes] = masks[:, 0].float()
-        return logits
+        first: Tensor = masks[:, 0].float()
+        return first
 
     def _corrections(self) -> int:
         """Return how many there are: all of them, or, while it learns, a random number up to that."""
@@ -245,9 +258,10 @@ class MedSa(_MedSa):
         One of `prompt_rules.PROMPTS`.
     chunk
         Slices that are looked through together, or ``auto``: `chunks.AUTO_CHUNK`, and shorter volumes whole.
-    ratio
-        Of an adapter's bottleneck to a token's channels: the published code's 0.25; by 0.0625 the trained share of
-        ViT-H is what the paper says.
+    adapter_ratio
+        Of an adapter's bottleneck to a token's channels: the published code's 0.25. By 0.0625, without SD-Trans and in
+        all blocks, ViT-H has the 13 million numbers in adapters that the paper tells, 2 % of its encoder; the mask
+        decoder, which is trained too, is not among them.
     """
 
     name: ClassVar[str] = "med-sa"

@@ -19,7 +19,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from ..store.errors import InputError, UsageError
-from .prompting import PointKind, Prompts, boxes_around, jittered, points_on
+from .prompting import PointKind, Prompts, boxes_around, jittered
 
 PROMPTS = ("none", "point:1", "point:3", "clicks:3", "box:tight", "box:jittered", "box:0.75", "box:0.5")
 """What heads are asked with, as it is typed."""
@@ -84,7 +84,7 @@ class PromptRule:
         """How many clicks follow the first answer, each on what the one before had wrong."""
         return self.count - 1 if self.kind is Asked.CLICKS else 0
 
-    def ask(self, masks_NHW: Tensor, random: torch.Generator) -> Prompts:
+    def ask(self, masks_NHW: Tensor, random: torch.Generator, within_N4: Tensor | None = None) -> Prompts:
         """Return the first prompt for each mask, in its pixels.
 
         Parameters
@@ -93,6 +93,8 @@ class PromptRule:
             Boolean.
         random
             Where clicks and the sides of boxes come from.
+        within_N4
+            What no box reaches beyond, as boxes are told; None for the plane.
 
         Raises
         ------
@@ -106,24 +108,22 @@ class PromptRule:
             )
             raise InputError(message)
         if self.kind is Asked.BOX:
-            return Prompts.of_boxes(self._boxes(masks_NHW, random))
-        clicks = [points_on(masks_NHW, random) for _ in range(self.points)]
-        points = torch.stack(clicks, dim=1)
+            if within_N4 is None:
+                height, width = masks_NHW.shape[1:]
+                within_N4 = torch.tensor([0.0, 0.0, width - 1, height - 1]).expand(len(masks_NHW), 4)
+            return Prompts.of_boxes(self._boxes(masks_NHW, within_N4, random))
+        points = _pixels_of(masks_NHW, self.points, random)
         return Prompts(points=points, kinds=torch.full(points.shape[:2], PointKind.INSIDE))
 
-    def _boxes(self, masks: Tensor, random: torch.Generator) -> Tensor:
+    def _boxes(self, masks: Tensor, within: Tensor, random: torch.Generator) -> Tensor:
         tight = boxes_around(masks)
-        height, width = masks.shape[1:]
-        within = torch.tensor([width, height, width, height]) - 1.0
         if self.overlap is None:
-            boxes = jittered(tight, _JITTER_SHARE, _MOST_JITTER * max(height, width), random)
-            return boxes.clamp(min=0).minimum(within)
-        if self.overlap == 1:
-            return tight
-        return boxes_with_overlap(tight, self.overlap, within, random)
+            most = _MOST_JITTER * max(masks.shape[1:])
+            return _kept_within(jittered(tight, _JITTER_SHARE, most, random), within)
+        return tight if self.overlap == 1 else boxes_with_overlap(tight, self.overlap, within, random)
 
 
-def boxes_with_overlap(tight_N4: Tensor, overlap: float, within_4: Tensor, random: torch.Generator) -> Tensor:
+def boxes_with_overlap(tight_N4: Tensor, overlap: float, within_N4: Tensor, random: torch.Generator) -> Tensor:
     """Move the sides of boxes, each by its own random share, until their IoU with the tight ones is ``overlap``.
 
     Parameters
@@ -132,8 +132,8 @@ def boxes_with_overlap(tight_N4: Tensor, overlap: float, within_4: Tensor, rando
         First column, first row, last column, last row, in pixels: a box of one pixel has an area of 1.
     overlap
         Above 0.
-    within_4
-        What no side may lie beyond: the last columns and rows; the first are 0.
+    within_N4
+        What no side is moved beyond.
     random
         Where the shares come from.
     """
@@ -145,7 +145,7 @@ def boxes_with_overlap(tight_N4: Tensor, overlap: float, within_4: Tensor, rando
     shares = shares.scatter(1, most, -shares.abs().gather(1, most))
 
     def moved(by: Tensor) -> Tensor:
-        return (tight_N4 + by[:, None] * shares * outward * sides).clamp(min=0).minimum(within_4)
+        return _kept_within(tight_N4 + by[:, None] * shares * outward * sides, within_N4)
 
     least, reach = torch.zeros(len(tight_N4)), 1 / shares.abs().amax(dim=1).clamp(min=1e-6)
     for _ in range(_HALVINGS):
@@ -153,6 +153,11 @@ def boxes_with_overlap(tight_N4: Tensor, overlap: float, within_4: Tensor, rando
         enough = box_overlap(moved(middle), tight_N4) > overlap
         least, reach = torch.where(enough, middle, least), torch.where(enough, reach, middle)
     return moved(least)
+
+
+def _kept_within(boxes: Tensor, within: Tensor) -> Tensor:
+    """Keep sides from being moved out of the plane; what moves inwards may go as far as it likes."""
+    return torch.cat([torch.maximum(boxes[:, :2], within[:, :2]), torch.minimum(boxes[:, 2:], within[:, 2:])], dim=1)
 
 
 def box_overlap(boxes_N4: Tensor, others_N4: Tensor) -> Tensor:
@@ -163,23 +168,24 @@ def box_overlap(boxes_N4: Tensor, others_N4: Tensor) -> Tensor:
     return both / (areas[0] + areas[1] - both)
 
 
-def click_on_error(answers_NHW: Tensor, masks_NHW: Tensor, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def click_on_error(
+    answers_NHW: Tensor, masks_NHW: Tensor, known_NHW: Tensor, random: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
     """Return a click on what each answer has wrong, (N, 2) as (column, row), and whether it is on the object, (N,).
 
     Parameters
     ----------
     answers_NHW, masks_NHW
         Boolean.
+    known_NHW
+        Where the plane shows something: nothing is clicked on beside it.
     random
         Where the click falls among the wrong pixels; None for the one that lies deepest in the wrong region, which is
         the same every time. Where nothing is wrong it falls anywhere, and says what is true there.
     """
-    wrong = answers_NHW != masks_NHW
-    if random is not None:
-        everywhere = wrong | ~wrong.flatten(1).any(dim=1)[:, None, None]
-        points = points_on(everywhere, random)
-    else:
-        points = torch.stack([_deepest(one) for one in wrong])
+    wrong = (answers_NHW != masks_NHW) & known_NHW
+    wrong = torch.where(wrong.flatten(1).any(dim=1)[:, None, None], wrong, known_NHW)
+    points = torch.stack([_deepest(one) for one in wrong]) if random is None else _pixels_of(wrong, 1, random)[:, 0]
     columns, rows = points.long().unbind(dim=1)
     return points, masks_NHW[torch.arange(len(masks_NHW)), rows, columns]
 
@@ -203,6 +209,15 @@ def check_inside(prompts: Prompts, height: int, width: int) -> None:
             f"{height} rows, counted from 0. Points are (column, row), not (row, column)."
         )
         raise UsageError(message)
+
+
+def _pixels_of(masks: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """Draw pixels of each mask, each with the same chance: (N, count, 2) as (column, row)."""
+    drawn = []
+    for mask in masks:
+        there = mask.nonzero()
+        drawn.append(there[torch.randint(len(there), (count,), generator=random)].flip(1).float())
+    return torch.stack(drawn)
 
 
 def _deepest(wrong: Tensor) -> Tensor:

@@ -638,7 +638,7 @@ def train_head_command(
         "hyp": hyp,
         "prompt": prompt,
         "chunk": None if chunk is None else str(chunk),
-        "ratio": adapter_ratio,
+        "adapter-ratio": adapter_ratio,
     }
     fits = swept(
         chosen_fit(

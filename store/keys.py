@@ -22,6 +22,9 @@ from .errors import NewerFormat, UsageError
 # The version of everything in FORMAT.md: a reader refuses a higher one.
 FORMAT_VERSION = 1
 
+NECK = "neck"
+"""The tap of what SAM's image encoder ends with."""
+
 # 128 bits: the chance that two of a billion slices collide is 1e-21.
 _DIGEST_BYTES = 16
 # 48 bits name a recipe or a run inside one workspace, where there are thousands at most.
@@ -114,7 +117,7 @@ class Recipe:
     weights_sha256: str
     #: Which layer's output: "neck" is SAM's final image embedding, (256, input_px / 16, input_px / 16); "tokens" are
     #: those of a ViT's patches after its last layer; "block:9" are those that enter its block 9, counted from 0.
-    tap: str = "neck"
+    tap: str = NECK
     #: Side of the square that the encoder is given, in pixels.
     input_px: int
     #: How a slice is brought to that square; "longest-side" keeps the aspect and pads bottom and right, "square" does

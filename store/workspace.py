@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -238,8 +238,8 @@ class Workspace:
     def embeddings(self, name: str | None = None) -> Embeddings:
         """Open the embeddings of an encoder's newest recipe, or of one recipe by its id.
 
-        A recipe under which every slice has a row goes before one that was begun and left, and one of what an encoder
-        ends with before one of an inner layer.
+        A recipe under which every slice has a row goes before one that was begun and left. Rows of an inner layer are
+        no embeddings: they are opened by their recipe's id alone.
 
         Parameters
         ----------
@@ -248,23 +248,43 @@ class Workspace:
 
         Raises
         ------
-        KeyError
+        MissingEmbeddings
             When nothing has been embedded under that name; what there is is listed.
         """
-        patterns = ["*"] if name is None else [f"{name}--*", f"*--{name}", name]
-        chosen = [kept for pattern in patterns for kept in self.recipes(pattern).values()]
+        found = self.recipes_named(name)
+        chosen = [kept for kept in found if kept.recipe.block is None or name in (kept.recipe.id, kept.folder.name)]
         if not chosen:
-            there = ", ".join(found.folder.name for found in self.recipes().values()) or "none yet"
+            inner = ", ".join(f"{kept.recipe.tap} in {kept.folder.name}" for kept in found)
+            message = (
+                f"{self.path}: only what enters blocks of an encoder is embedded ({inner}), not what it ends with. "
+                f"Make that: samkit embed --encoder {found[-1].recipe.encoder}"
+            )
+            raise MissingEmbeddings(message)
+        return self.whole(chosen)[-1]
+
+    def recipes_named(self, name: str | None = None) -> list[Embeddings]:
+        """Return the embeddings of every recipe of an encoder, of the one with that id, or, for None, of all.
+
+        Raises
+        ------
+        MissingEmbeddings
+            When there are none.
+        """
+        patterns = ["*"] if name is None else [f"{name}--*", f"*--{name}", name]
+        found = [kept for pattern in patterns for kept in self.recipes(pattern).values()]
+        if not found:
+            there = ", ".join(kept.folder.name for kept in self.recipes().values()) or "none yet"
             wanted = "nothing has been embedded" if name is None else f"no embeddings of {name!r}"
             message = f"{self.path}: {wanted}; there are: {there}. Run `samkit embed`."
             raise MissingEmbeddings(message)
-        chosen = [kept for kept in chosen if kept.recipe.block is None] or chosen
-        if len(chosen) == 1:
-            return chosen[0]
+        return found
+
+    def whole(self, found: Sequence[Embeddings]) -> Sequence[Embeddings]:
+        """Return those under which every slice has a row, whole or in tiles; all of them where none is so."""
+        if len(found) == 1:
+            return found
         slices = {digest for volume in self.volumes.values() for digest in volume.slice_digests}
-        # Whole or in tiles: a slice has a row either way.
-        complete = [kept for kept in chosen if slices <= {key.slice_digest for key in kept.journal}]
-        return (complete or chosen)[-1]
+        return [kept for kept in found if slices <= {key.slice_digest for key in kept.journal}] or found
 
     def create_embeddings(
         self, recipe: Recipe, *, trained: bool, attachments: Mapping[str, bytes] | None = None

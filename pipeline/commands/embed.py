@@ -30,7 +30,7 @@ from ...stages.encoders.memory import free_memory_bytes, keep_freed_memory
 from ...stages.encoders.nano import NANO
 from ...store.embeddings import Embeddings
 from ...store.errors import InputError, UsageError, WorkspaceBusy
-from ...store.keys import Recipe, RowKey, block_of
+from ...store.keys import NECK, Recipe, RowKey, block_of
 from ...store.lease import lease
 from ...store.precision import STORAGE_PRECISIONS, stored_row_bytes
 from ...store.runs import check_name
@@ -101,17 +101,19 @@ def run_embed(
         recipe_id = _current_recipe(workspace, encoder_name, tap)
     if recipe_id is not None:
         kept = workspace.embeddings(recipe_id)
+        # A tap is gone on with where it or its recipe is named; without a word, what the encoder ends with is meant.
+        inner = goes_on and kept.recipe.block is not None
         recipe = replace(
             kept.recipe,
             storage_precision=storage_precision or kept.recipe.storage_precision,
-            tap=tap or kept.recipe.tap,
+            tap=tap or (NECK if inner else kept.recipe.tap),
         )
         if goes_on and storage_precision is None and recipe == kept.recipe:
             _say_goes_on(recipe)
         if repair:
             retire_damaged(workspace, recipe)
         if not dry_run and _derive(workspace, recipe, chosen.keys(recipe.input_px)):
-            return _say_next(workspace_path, kept)
+            return _say_next(workspace_path, workspace.embeddings(recipe.id))
         weights_file = weights_of(recipe, weights, trained=kept.trained)
         encoder = load_recipe(recipe, weights_file, here)
     else:
@@ -160,10 +162,12 @@ def _say_goes_on(recipe: Recipe) -> None:
 
 
 def _say_next(workspace_path: str, embeddings: Embeddings) -> int:
-    head = "autosam" if MASK_DECODER_FILE in embeddings.attachments else "linear"
-    if embeddings.recipe.block is not None:
-        head = "med-sa"
-    console.say(f"next: samkit train-head {head} --volumes 1 --draws 3{workspace_flag(workspace_path)}")
+    recipe = embeddings.recipe
+    command = f"{'autosam' if MASK_DECODER_FILE in embeddings.attachments else 'linear'} --volumes 1 --draws 3"
+    if recipe.block is not None:
+        blocks = (find_encoder(recipe.encoder).block_count or 0) - recipe.block
+        command = f"med-sa --volumes 1 --draws 3 --encoder {recipe.id} --adapted-blocks last:{blocks}"
+    console.say(f"next: samkit train-head {command}{workspace_flag(workspace_path)}")
     return DONE
 
 
@@ -386,9 +390,9 @@ def describe_encoder(encoder: Encoder) -> str:
 def _current_recipe(workspace: Workspace, encoder_name: str, tap: str | None) -> str | None:
     """Return the id of the workspace's newest recipe of an encoder, or None before the first.
 
-    One with the tap that is asked for goes before one of which only the rest can be taken over; without one asked for,
-    those of what the encoder ends with.
+    One with the tap that is asked for, or of what the encoder ends with, goes before one of which only the rest can be
+    taken over.
     """
     recipes = workspace.recipes(f"{encoder_name}--*")
     alike = [one for one, kept in recipes.items() if kept.recipe.block == (None if tap is None else block_of(tap))]
-    return next(reversed(alike or ([*recipes] if tap is not None else [])), None)
+    return next(reversed(alike or [*recipes]), None)

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ...heads.base import find_head, parse_head
 from ...heads.comparison import Standing, standings
 from ...heads.sampling import Draw, listed_subjects
 from ...stages.encoders.devices import find_device
@@ -48,6 +49,11 @@ def run_experiment(
         f"{counted(len(grid.heads), 'head')} on {amounts} labelled {counted_in}, {counted(grid.draws, 'draw')}: "
         f"{counted(len(planned), 'run')}, {len(planned) - len(todo)} of them there already"
     )
+    if prompted := [text for text in grid.heads if find_head((one := parse_head(text))[0]).asks_reference(one[1])]:
+        console.say(
+            f"{', '.join(prompted)}: told by the test subjects' reference where things are, and compared with each "
+            f"other alone"
+        )
     _say_draws_alike([one.draw for one in planned])
     if dry_run:
         return DONE
@@ -80,7 +86,7 @@ def _say_draws_alike(draws: Sequence[Draw]) -> None:
     """Say which draws hold the same subjects: they tell less than as many different ones."""
     numbers: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for draw in draws:
-        numbers[draw.volumes or tuple(sorted(draw.subjects))].add(draw.number)
+        numbers[tuple(sorted(draw.volumes or draw.subjects))].add(draw.number)
     for drawn, alike in numbers.items():
         if drawn and len(alike) > 1:
             console.say(

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ...heads.base import find_head, load_head
+from ...heads.base import asks_reference, load_head
 from ...heads.feeding import check_embedded, tiling_of
-from ...heads.seen import Sees
+from ...heads.inference import check_promptable
 from ...heads.tiling import Tiling, row_keys
 from ...stages.encoders.base import Encoder, load_recipe
 from ...stages.encoders.devices import find_device
@@ -78,10 +78,10 @@ def run_predict(workspace_path: str, *, run_name: str, source: Path | None, opti
     workspace = open_workspace(workspace_path)
     run = workspace.runs.find(run_name)
     if source is not None:
-        if find_head(run.settings.head).sees is Sees.FEATURES_AND_BOXES:
+        if asks_reference(run.settings.head, run.settings.head_config):
             message = (
-                f"{run.id} is prompted with boxes around the reference, which files to be predicted do not have: it is "
-                f"a bound to compare with. Take a run of another head: samkit status"
+                f"{run.id} is prompted from the reference, which files to be predicted do not have. Take a run of a "
+                f"head that needs no prompt: samkit status"
             )
             raise UsageError(message)
         _check_outside(workspace, options.output)
@@ -116,6 +116,9 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     head = load_head(run.folder).to(find_device(options.device))
     volumes = list(workspace.volumes.values())
     check_ingested_alike(run, volumes)
+    if asks_reference(run.settings.head, run.settings.head_config):
+        for volume in volumes:
+            check_promptable(head, volume)
     embeddings = None
     if head.sees.features:
         embeddings = workspace.embeddings(run.settings.recipe_id)

@@ -105,10 +105,10 @@ def run_train(
         console.say(f"{head}: the encoder runs in every step, live; rows that are embedded are not read")
     if head_class.sees is Sees.FEATURES_AND_BOXES:
         console.say(f"{head} is given boxes around the test subjects' reference: a bound to compare with, no method")
-    if (prompt := wanted.head_options.get("prompt", "none")) != "none":
+    elif head_class.asks_reference(wanted.head_options):
         console.say(
-            f"{head} is asked with {prompt}, made from the test subjects' reference: its scores are those of somebody "
-            f"who prompts every class of every slice"
+            f"{head} is asked with {wanted.head_options['prompt']}, made from the test subjects' reference: its scores "
+            f"are those of somebody who prompts every class of every slice"
         )
     if head_class.takes_cnn_weights and wanted.cnn_weights is None:
         console.say(
@@ -133,7 +133,7 @@ def run_train(
             console.say(f"{trained}{run.id}, {told}")
         runs += of_draw
     if head_class.sees.squares or head_class.sees.chunks:
-        _say_parameters(runs[0].record["parameters"])
+        _say_parameters(runs[-1].record.get("parameters", {}))  # runs from before it was kept are as they were
     console.results_table(tabulate(runs))
     flag = workspace_flag(workspace_path)
     console.say(f"next: samkit report{flag}, or samkit predict {runs[0].id} --output masks{flag}")
@@ -152,6 +152,8 @@ def _described(embeddings: Embeddings | None) -> str:
 
 def _say_parameters(parts: Mapping[str, Mapping[str, int]]) -> None:
     """Print how much of each part of a head with an encoder in it is trained."""
+    if not parts:
+        return
     whole = sum(part["trained"] + part["frozen"] for part in parts.values())
     trained = sum(part["trained"] for part in parts.values())
     rows = [[name.replace("_", " "), f"{part['trained']:,}", f"{part['frozen']:,}"] for name, part in parts.items()]

@@ -24,7 +24,7 @@ from ...heads.live_encoder import SamShape
 from ...heads.prompting import PromptedDecoder
 from ...heads.sam_modules import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from ...store.errors import UsageError, WeightsError
-from ...store.keys import Recipe, block_of
+from ...store.keys import NECK, Recipe, block_of
 from .checkpoints import read_checkpoint
 from .devices import find_device, resolve_precision
 from .digests import file_sha256, tensors_sha256
@@ -35,7 +35,7 @@ from .sam_forward import SamForward
 # bitwise alike.
 _OWN_FORWARD, _PACKAGE_FORWARD = "samkit-1", "package"
 
-_NECK, _NECK_CHANNELS = "neck", 256
+_NECK_CHANNELS = 256
 # Of the rules of `pixels`, the one that SAM's weights were trained with.
 _OWN_RULE = "sam"
 _SEED = 0
@@ -78,7 +78,7 @@ class SamModel:
         rule = pixel_rule(_OWN_RULE if pixel_normalisation is None else pixel_normalisation)
         input_px = (rule.input_px or self.default_px) if size is None else size
         check_size(self.name, input_px, self.patch_px)
-        self._check_tap(tap or _NECK)
+        self._check_tap(tap or NECK)
         target = find_device(device)
         parts = self.parts(input_px)
         if weights is None:
@@ -93,7 +93,7 @@ class SamModel:
         recipe = Recipe(
             encoder=self.name,
             weights_sha256=sha256,
-            tap=tap or _NECK,
+            tap=tap or NECK,
             input_px=input_px,
             resize=rule.resize,
             pixel_normalisation=rule.name,
@@ -171,9 +171,9 @@ class SamModel:
 
     def _check_tap(self, tap: str) -> None:
         block = block_of(tap)
-        if tap != _NECK and (block is None or block >= self.depth):
+        if tap != NECK and (block is None or block >= self.depth or tap != f"block:{block}"):
             message = (
-                f"--tap {tap}: {self.name} has {_NECK}, what it ends with, and block:0 to block:{self.depth - 1}, what "
+                f"--tap {tap}: {self.name} has {NECK}, what it ends with, and block:0 to block:{self.depth - 1}, what "
                 f"enters each of its blocks."
             )
             raise UsageError(message)

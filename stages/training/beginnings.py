@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ...heads.base import (
 )
 from ...store.embeddings import Embeddings
 from ...store.errors import UsageError, WeightsError
-from ...store.keys import Recipe
+from ...store.keys import NECK, Recipe
 from ...store.pretrained import WEIGHTS, PretrainingSettings
 from ...store.workspace import Workspace
 from ..encoders.base import load_recipe, weights_at_hand
@@ -57,9 +58,8 @@ def read_pretrained(workspace: Workspace, settings: PretrainingSettings) -> Pret
     return PretrainedWeights(name=settings.id, tensors=tensors)
 
 
-@lru_cache(maxsize=1)  # a grid plans many runs of one recipe
 def live_encoder_of(recipe: Recipe, *, trained: bool) -> LiveEncoderWeights:
-    """Return the encoder of a recipe as a module that can be trained.
+    """Return the encoder of a recipe, whatever its tap, as a module that can be trained.
 
     Raises
     ------
@@ -68,11 +68,17 @@ def live_encoder_of(recipe: Recipe, *, trained: bool) -> LiveEncoderWeights:
     UsageError
         For an encoder of which only embeddings can be had.
     """
+    # One encoder for all taps of it, and however rows are kept.
+    return _live_encoder(recipe if recipe.block is None else replace(recipe, tap=NECK), trained=trained)
+
+
+@lru_cache(maxsize=1)  # a grid plans many runs of one encoder
+def _live_encoder(recipe: Recipe, *, trained: bool) -> LiveEncoderWeights:
     weights = weights_at_hand(recipe) if trained else None
     if trained and weights is None:
         message = (
             f"the weights of {recipe.encoder} with the digest {recipe.weights_sha256[:16]} are not on this machine, "
-            f"and this head trains them. Put the file on the shelf: samkit weights add FILE"
+            f"and this head runs it. Put the file on the shelf: samkit weights add FILE"
         )
         raise WeightsError(message)
     live = load_recipe(recipe, weights, "cpu").live

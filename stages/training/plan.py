@@ -17,6 +17,7 @@ from ...heads.seen import Sees
 from ...heads.tiling import Tiling
 from ...store.embeddings import Embeddings
 from ...store.errors import MissingEmbeddings, UsageError
+from ...store.keys import NECK, Recipe
 from ...store.pretrained import PretrainingSettings
 from ...store.runs import NO_ENCODER, RunSettings, check_name
 from ...store.slices import Volume
@@ -107,7 +108,7 @@ def plan_run(
         )
     )
     if isinstance(head, ChunkHead):
-        check_chunks(head, [*training_volumes(workspace, draw), *test])
+        check_chunks(head, [*drawn_volumes(workspace, draw), *test])
     fitting = {} if solved else options.fit.to_json()
     settings = settings_of(
         workspace, embeddings, options, split=split, draw=draw, head_config=head.config, fitting=fitting
@@ -136,25 +137,43 @@ def embeddings_for(
     """
     if not head_class.sees.recipe:
         return None
-    found = workspace.embeddings(name)
-    if head_class.sees is not Sees.CHUNKS or not issubclass(head_class, ChunkHead) or found.recipe.id == name:
-        return found
-    depth = find_encoder(found.recipe.encoder).block_count
-    lacking = f"{head_class.name} trains the last blocks of an encoder, and {workspace.path} does not have what enters"
-    if depth is None:
+    if head_class.sees is not Sees.CHUNKS or not issubclass(head_class, ChunkHead):
+        return workspace.embeddings(name)
+    found = workspace.recipes_named(name)
+    if name in (found[-1].recipe.id, found[-1].folder.name):
+        return found[-1]
+    ends = [kept for kept in found if kept.recipe.block is None]
+    current = workspace.whole(ends or found)[-1].recipe
+    asked = check_options(head_class, head_options)
+
+    def wanted(recipe: Recipe) -> int | None:
+        """Return the block of the recipe's encoder that the head enters, None where it has none."""
+        depth = find_encoder(recipe.encoder).block_count
+        return None if depth is None else head_class.entered_block(asked, depth)
+
+    taps = [kept for kept in found if kept.recipe.block is not None]
+    fitting = [kept for kept in taps if (kept.recipe.block or 0) <= (wanted(kept.recipe) or 0)]
+    if not fitting:
+        block = wanted(current)
+        remedy = f"Make it: samkit embed --encoder {current.encoder} --tap block:{block}"
+        if block is None:
+            remedy = (
+                f"Of {current.encoder} only its end can be had. Take one of samkit's own: samkit embed --encoder nano, "
+                f"and samkit train-head {head_class.name} --encoder nano says which tap"
+            )
         message = (
-            f"{lacking} those of {found.recipe.encoder}: only its embeddings can be had. Take one of samkit's own: "
-            f"samkit embed --encoder nano"
+            f"{head_class.name} trains the last blocks of an encoder, and {workspace.path} does not have what enters "
+            f"them. {remedy}"
         )
         raise MissingEmbeddings(message)
-    wanted = head_class.entered_block(check_options(head_class, head_options), depth)
-    kept = workspace.recipes(f"{found.recipe.encoder}--*").values()
-    fitting = [one for one in kept if one.recipe.block is not None and one.recipe.block <= wanted]
-    if not fitting:
-        message = f"{lacking} them. Make it: samkit embed --encoder {found.recipe.encoder} --tap block:{wanted}"
-        raise MissingEmbeddings(message)
-    # The later the block, the less there is to run.
-    return max(enumerate(fitting), key=lambda one: (one[1].recipe.block or 0, one[0]))[1]
+    complete = workspace.whole(fitting)
+    # As what other heads are trained on, but for the tap; of these the latest block: the less there is to run.
+    alike = [kept for kept in complete if _but_for_the_tap(kept.recipe) == _but_for_the_tap(current)] or complete
+    return max(enumerate(alike), key=lambda one: (one[1].recipe.block or 0, one[0]))[1]
+
+
+def _but_for_the_tap(recipe: Recipe) -> Recipe:
+    return replace(recipe, tap=NECK, storage_precision="")
 
 
 def split_of(workspace: Workspace, name: str = "default") -> Split:

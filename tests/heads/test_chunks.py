@@ -37,9 +37,14 @@ def head_of(*, chunk=None, prompt="none"):
     return SimpleNamespace(name="a head", sees=Sees.CHUNKS, chunk=chunk, rule=PromptRule.parse(prompt))
 
 
+def tapped(workspace):
+    (kept,) = workspace.recipes().values()
+    return kept
+
+
 def fed(workspace, **options):
     volumes = list(workspace.volumes.values())
-    rows = LabelledSlices(workspace.embeddings(), volumes, 1 << 30)
+    rows = LabelledSlices(tapped(workspace), volumes, 1 << 30)
     return rows, LabelledChunks(rows, volumes, head_of(**options), 3)
 
 
@@ -65,6 +70,28 @@ def test_a_round_shows_every_slice_once(workspace, chunk):
     rows, chunks = fed(workspace, chunk=chunk)
     shown = [number for seen, _ in one_round(chunks, rows) for number in numbers_of(rows, seen.rows)]
     assert sorted(shown) == list(range(len(rows)))
+
+
+def test_prompted_slices_that_show_nothing_say_nothing(tmp_path):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=0)
+    image, label = boxes(1, slices=9)
+    label[3:] = 0  # whole chunks of nothing
+    add_volume(workspace, "sparse", image, label)
+    embed(workspace, TINY.load(None, tap="block:1"))
+    _, chunks = fed(workspace, chunk=2, prompt="point:1")
+    for seen, labels in islice(chunks.batches(2, 0, CPU), 12):
+        asked = (seen.prompts.kinds != PointKind.NOTHING).flatten(1).any(dim=1)
+        assert asked.any()
+        assert (labels[~asked] == IGNORED).all()
+
+
+def test_slices_that_show_no_class_at_all_cannot_be_prompted(tmp_path):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=0)
+    image, label = boxes(1)
+    add_volume(workspace, "empty", image, np.zeros_like(label))
+    embed(workspace, TINY.load(None, tap="block:1"))
+    with pytest.raises(UsageError, match="nothing to prompt for"):
+        fed(workspace, prompt="point:1")
 
 
 @pytest.mark.parametrize("chunk", [2, 3, None])
@@ -137,7 +164,7 @@ def test_in_order_every_class_is_asked_for_that_a_slice_shows(workspace):
 
 @pytest.mark.parametrize("prompt", ["point:1", "box:tight"])
 def test_prompts_of_a_stored_volume_lie_on_its_own_pixels_scaled_to_the_square(workspace, prompt):
-    volume, embeddings = workspace.volumes["long"], workspace.embeddings()
+    volume, embeddings = workspace.volumes["long"], tapped(workspace)
     label, frame = volume.read_label(), frame_of(volume, embeddings)
     stored = StoredChunks(head_of(prompt=prompt), volume, embeddings, VALUES)
     rows, columns = frame.inner_px
@@ -159,8 +186,24 @@ def test_prompts_of_a_stored_volume_lie_on_its_own_pixels_scaled_to_the_square(w
                 )
 
 
+def test_a_box_is_told_alike_while_training_and_afterwards(tmp_path):
+    """On a slice whose pixels are the logit grid's cells, and that is not square."""
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=0)
+    image, label = np.zeros((1, 1, 10, 16), np.float16), np.zeros((1, 10, 16), np.uint8)
+    label[0, 2:7, 5:13] = 3
+    add_volume(workspace, "oblong", image, label)
+    embed(workspace, TINY.load(None, tap="block:1"))
+    _, chunks = fed(workspace, prompt="box:tight")
+    ((trained, _),) = chunks.in_order(1)
+    ((_, scored),) = StoredChunks(head_of(prompt="box:tight"), workspace.volumes["oblong"], tapped(workspace), VALUES)
+    torch.testing.assert_close(trained.prompts.points[:, :1], scored.prompts.points[:, :1])
+    # Columns 5 to 12 and rows 2 to 6, four pixels of the square each, its first pixels and its last.
+    expected = [[20.5 / 64, 8.5 / 64], [51.5 / 64, 27.5 / 64]]
+    assert trained.prompts.points[0, 0].tolist() == [pytest.approx(one) for one in expected]
+
+
 def test_prompts_of_a_slice_do_not_depend_on_its_chunk(workspace):
-    volume, embeddings = workspace.volumes["long"], workspace.embeddings()
+    volume, embeddings = workspace.volumes["long"], tapped(workspace)
 
     def asked(chunk):
         parts = [

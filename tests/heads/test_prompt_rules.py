@@ -18,6 +18,7 @@ from samkit.heads.prompting import PointKind, Prompts
 from samkit.store.errors import InputError, UsageError
 
 HEIGHT, WIDTH = 20, 30
+EVERYWHERE = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
 MADE = [text for text in PROMPTS if text != "none"]
 
 
@@ -109,11 +110,11 @@ def test_a_box_overlaps_the_tight_one_as_much_as_it_says(corner, sides, overlap,
     (left, top), (width, height) = corner, sides
     last = (min(WIDTH - 1, left + width - 1), min(HEIGHT - 1, top + height - 1))
     tight = torch.tensor([[left, top, *last]], dtype=torch.float32)
-    within = torch.tensor([WIDTH - 1.0, HEIGHT - 1.0, WIDTH - 1.0, HEIGHT - 1.0])
+    within = torch.tensor([[0.0, 0.0, WIDTH - 1.0, HEIGHT - 1.0]])
     moved = boxes_with_overlap(tight, overlap, within, seeded(seed))
     assert box_overlap(moved, tight).item() == pytest.approx(overlap, abs=1e-3)
-    assert (moved >= 0).all()
-    assert (moved <= within).all()
+    assert (moved[:, :2] >= within[:, :2]).all()
+    assert (moved[:, 2:] <= within[:, 2:]).all()
 
 
 def test_the_overlap_of_boxes_counts_pixels():
@@ -126,22 +127,46 @@ def test_a_correction_lies_deepest_in_what_is_wrong_every_time():
     answer, mask = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool), torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool)
     mask[0, 5:10, 8:13] = True
     answer[0, 0:2, 0:2] = True
-    points, inside = click_on_error(answer, mask, None)
+    points, inside = click_on_error(answer, mask, EVERYWHERE, None)
     assert (points.tolist(), inside.tolist()) == ([[10.0, 7.0]], [True])
 
 
 def test_a_correction_of_what_is_too_much_says_that_it_is_outside():
     answer, mask = masks(1), torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool)
-    points, inside = click_on_error(answer, mask, seeded())
+    points, inside = click_on_error(answer, mask, EVERYWHERE, seeded())
     assert at(Prompts.of_points(points[:, None], inside[:, None]), answer)[0, 0]
     assert inside.tolist() == [False]
 
 
 @pytest.mark.parametrize("random", [None, seeded()])
 def test_where_nothing_is_wrong_a_correction_says_what_is_true(random):
-    points, inside = click_on_error(masks(2), masks(2), random)
+    points, inside = click_on_error(masks(2), masks(2), EVERYWHERE.expand(2, -1, -1), random)
     columns, rows = points.long().unbind(dim=1)
     assert inside.tolist() == masks(2)[[0, 1], rows, columns].tolist()
+
+
+@pytest.mark.parametrize("random", [None, seeded()])
+def test_no_correction_falls_beside_what_is_known(random):
+    known = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
+    known[:, :4] = True
+    for answers in (masks(2), torch.ones_like(known)):
+        points, _ = click_on_error(answers, masks(2), known, random)
+        assert (points[:, 1] < 4).all()
+
+
+@pytest.mark.parametrize("text", ["box:jittered", "box:0.75", "box:0.5"])
+def test_no_box_reaches_beyond_what_it_must_stay_within(text):
+    within = torch.tensor([0.0, 0.0, 12.0, 9.0]).expand(3, 4)
+    for seed in range(10):
+        corners = PromptRule.parse(text).ask(masks(3), seeded(seed), within).points
+        assert (corners[:, 0] >= 0).all()
+        assert (corners[:, 1] <= within[:, 2:]).all()
+
+
+def test_pixels_are_drawn_of_planes_that_torch_cannot_draw_from_at_once():
+    huge = torch.zeros(1, 4100, 4100, dtype=torch.bool)
+    huge[0, 4000, 17] = True
+    assert PromptRule.parse("point:1").ask(huge, seeded()).points.tolist() == [[[17.0, 4000.0]]]
 
 
 @pytest.mark.parametrize("place", [(WIDTH, 0), (0, HEIGHT), (-1, 4), (3, -0.6), (HEIGHT + 5.0, WIDTH - 1.0)])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import samkit as package
+from samkit.heads.comparison import standings
 
 TAP = ("embed", "--tap", "block:3")
 TRAIN = ("train-head", "med-sa", "--volumes", "1", "--steps", "2")
@@ -23,6 +24,10 @@ def tapped(samkit, job):
 
 def newest_run(job):
     return list(package.open_workspace(job.workspace).runs.values())[-1]
+
+
+def taps_of(job):
+    return [kept for kept in package.open_workspace(job.workspace).recipes().values() if kept.recipe.block is not None]
 
 
 def test_a_tap_is_embedded_beside_what_is_there_once(samkit, job):
@@ -70,6 +75,53 @@ def test_the_last_tap_that_its_blocks_can_begin_from_is_taken(samkit, tapped):
     assert samkit("embed", "--tap", "block:1", *tapped.flag).code == 0
     assert "rows of block:3" in samkit(*TRAIN, *tapped.flag).said
     assert "rows of block:1" in samkit(*TRAIN, "--adapted-blocks", "last:4", *tapped.flag).said
+
+
+def test_a_tap_of_the_same_weights_and_size_goes_before_another(samkit, tapped):
+    assert samkit("embed", "--size", "128", "--tap", "block:3", *tapped.flag).code == 0
+    assert samkit(*TRAIN, *tapped.flag).code == 0
+    assert newest_run(tapped).record["encoder_recipe"]["input_px"] == 64
+
+
+def test_a_tap_that_was_begun_and_left_is_not_taken(samkit, tapped):
+    assert samkit("embed", "--tap", "block:4", *tapped.flag).code == 0
+    begun = next(kept for kept in taps_of(tapped) if kept.recipe.block == 4)
+    shutil.rmtree(begun.folder.path / "journal")
+    (begun.folder.path / "journal").mkdir()
+    assert "rows of block:3" in samkit(*TRAIN, "--adapted-blocks", "last:2", *tapped.flag).said
+
+
+def test_a_recipe_that_is_named_is_the_one(samkit, tapped):
+    assert samkit("embed", "--tap", "block:1", *tapped.flag).code == 0
+    early = next(kept for kept in taps_of(tapped) if kept.recipe.block == 1)
+    for name in (early.recipe.id, early.folder.name):
+        assert "rows of block:1" in samkit(*TRAIN, "--encoder", name, *tapped.flag).said
+
+
+@pytest.mark.parametrize("block", [0, 3, 5])
+def test_what_it_says_to_type_next_works(samkit, job, block):
+    said = samkit("embed", "--tap", f"block:{block}", *job.flag).said
+    _, _, command = said.rpartition("next: samkit ")
+    assert samkit(*command.split(), "--steps", "1").code == 0
+
+
+def test_where_only_a_tap_is_there_an_embedding_is_made_with_its_size(samkit, ingested):
+    assert samkit("embed", "--size", "64", "--tap", "block:2", *ingested.flag).code == 0
+    assert samkit("embed", *ingested.flag).code == 0
+    recipes = [kept.recipe for kept in package.open_workspace(ingested.workspace).recipes().values()]
+    assert [(recipe.tap, recipe.input_px) for recipe in recipes] == [("block:2", 64), ("neck", 64)]
+
+
+def test_where_only_a_tap_is_there_other_heads_say_what_to_embed(samkit, ingested):
+    assert samkit("embed", "--size", "64", "--tap", "block:2", *ingested.flag).code == 0
+    ended = samkit("train-head", "linear", "--volumes", "1", *ingested.flag)
+    assert ended.code == 1
+    assert "Make that: samkit embed --encoder nano" in ended.said
+
+
+def test_tapped_rows_are_verified_by_encoding_them_again(samkit, tapped):
+    recipe = taps_of(tapped)[0].recipe.id
+    assert samkit("verify", "--recompute", "3", "--recipe", recipe, *tapped.flag).code == 0
 
 
 def test_without_a_tap_it_says_which_to_embed(samkit, job):
@@ -120,6 +172,26 @@ def test_a_run_predicts_files_that_were_never_embedded(samkit, tapped, tmp_path)
     for volume_id, prediction in run.predictions.items():
         (mask,) = fresh.glob(f"*{volume_id}*")
         assert np.count_nonzero(nib.load(mask).get_fdata()) == np.count_nonzero(prediction)
+
+
+def test_a_prompted_run_predicts_no_files_and_says_so_before_any_work(samkit, tapped, tmp_path):
+    assert samkit(*TRAIN, "--prompt", "point:1", *tapped.flag).code == 0
+    run = newest_run(tapped)
+    ended = samkit("predict", run.id, tapped.data, "--output", tmp_path / "masks", *tapped.flag)
+    assert ended.code == 2
+    assert "is prompted from the reference, which files to be predicted do not have" in ended.said
+    assert samkit("predict", run.id, "--output", tmp_path / "own", *tapped.flag).code == 0
+
+
+def test_heads_that_are_told_by_the_reference_are_compared_among_themselves(samkit, tapped):
+    heads = "linear,ridge,med-sa:prompt=box:tight,med-sa:prompt=box:tight:hyp=off"
+    ended = samkit("experiment", "--heads", heads, "--volumes", "1", "--draws", "1", "--steps", "2", *tapped.flag)
+    assert "told by the test subjects' reference where things are, and compared with each other alone" in ended.said
+    found = standings(package.open_workspace(tapped.workspace).runs.values())
+    assert {(one.head.startswith("med-sa"), one.best.startswith("med-sa")) for one in found} == {
+        (True, True),
+        (False, False),
+    }
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_recipe_at_a_tap_is_loaded_at_that_tap():
     assert load_recipe(tapped.recipe, NANO.own_weights, "cpu").embedding_shape == tapped.embedding_shape
 
 
-@pytest.mark.parametrize("tap", ["block:6", "block:-1", "block:", "block", "tokens", "neck:1"])
+@pytest.mark.parametrize("tap", ["block:6", "block:03", "block:-1", "block:", "block", "tokens", "neck:1"])
 def test_a_tap_that_the_encoder_does_not_have_is_refused_with_those_it_has(tap):
     with pytest.raises(UsageError, match=f"--tap {tap}: nano has neck, .* and block:0 to block:5"):
         NANO.load(None, tap=tap)
