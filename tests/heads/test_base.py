@@ -8,9 +8,11 @@ from samkit.heads import base
 from samkit.heads.base import (
     HeadContext,
     MaskDecoderWeights,
+    asks_reference,
     find_head,
     head_bytes,
     head_names,
+    head_words,
     load_head,
     register_head,
     seeded,
@@ -121,3 +123,8 @@ def test_the_name_of_another_head_cannot_be_taken():
 
     with pytest.raises(UsageError, match="'linear' is taken"):
         register_head(Imposter)
+
+
+def test_a_head_that_is_not_installed_here_is_told_by_its_name():
+    assert head_words("of-a-script", {"gate": "fixed"}) == "of-a-script"
+    assert not asks_reference("of-a-script", {"prompt": "point:1"})
