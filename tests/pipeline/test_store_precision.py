@@ -130,7 +130,7 @@ def test_status_tells_recipes_of_one_encoder_apart_by_what_rows_are_kept_as(samk
     lines = samkit("status", *ingested.flag).out.splitlines()
     for precision in ("float32", "int8"):
         (line,) = (line for line in lines if recipe_of(precision).folder.name in line)
-        assert line.split()[1:4] == [precision, "8", "0"]  # after the name
+        assert line.split()[1:5] == ["neck", precision, "8", "0"]  # after the name
 
 
 # -- verify --recompute ----------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_files_without_a_reference_cannot_be_prompted(samkit, job, tmp_path):
     assert samkit("train-head", "sam-box", "--volumes", "0", *job.flag).code == 0
     ended = samkit("predict", "sam-box@0#0", job.data / "images", "--output", tmp_path / "masks", *job.flag)
     assert ended.code == 2
-    assert "is prompted with boxes around the reference" in ended.said
+    assert "is prompted from the reference, which files to be predicted do not have" in ended.said
 
 
 def test_trained_heads_need_a_subject(samkit, job):
