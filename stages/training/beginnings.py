@@ -68,7 +68,7 @@ def live_encoder_of(recipe: Recipe, *, trained: bool) -> LiveEncoderWeights:
     UsageError
         For an encoder of which only embeddings can be had.
     """
-    # One encoder for all taps of it, and however rows are kept.
+    # One encoder for all taps of it.
     return _live_encoder(recipe if recipe.block is None else replace(recipe, tap=NECK), trained=trained)
 
 
