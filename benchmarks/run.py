@@ -18,6 +18,7 @@ BENCHMARKS = (
     "encoder",
     "embed",
     "cache_against_live",
+    "class_copies",
     "head_steps",
     "adapter_steps",
     "few_shot",
