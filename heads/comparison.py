@@ -4,9 +4,9 @@ Conventions of the whole module:
 
 - A *grid* is (draws, subjects): the mean Dice of a test subject by the head that one draw trained; classes in their
   volume first, volumes in their subject. What is undefined is NaN and left out.
+- Draws are told apart by what they drew, not by their numbers: two that drew the same count once.
 - Draws and test subjects are both samples of what there could have been, and every draw is scored on every subject: an
-  interval comes from drawing both anew, with replacement, independently. With few draws it says what these draws say,
-  and no more.
+  interval comes from drawing both anew, with replacement, independently, and is widened for there being few of them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
-from ..store.runs import Run
+from ..store.keys import content_id
+from ..store.runs import Run, RunSettings
 from .base import asks_reference, head_words
 from .metrics import ScoredVolume
 
@@ -27,8 +30,13 @@ __all__ = ["Comparison", "Interval", "Standing", "bootstrap", "compare", "dice_g
 _RESAMPLES = 4000
 _COVERED = 0.95
 _SEED = 0
+# What a Dice can be, and a difference of two.
+_DICE = (0.0, 1.0)
+_DIFFERENCE = (-1.0, 1.0)
 
 Grid = NDArray[np.float64]
+# Volume and content of each that was drawn: what tells one draw from another.
+_Drawn: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +44,20 @@ class Interval:
     """A mean, and where it would lie with other draws and other test subjects, in 95 of 100 cases."""
 
     mean: float
-    low: float
-    high: float
+    #: None, both, of a single draw or a single test subject: nothing tells how far another would be.
+    low: float | None
+    high: float | None
+
+    @property
+    def percent(self) -> str:
+        """As people are told.
+
+        >>> Interval(mean=0.5, low=0.4, high=0.625).percent, Interval(mean=0.5, low=None, high=None).percent
+        ('50.0 (40.0 to 62.5)', '50.0')
+        """
+        if self.low is None or self.high is None:
+            return f"{100 * self.mean:.1f}"
+        return f"{100 * self.mean:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,12 +67,25 @@ class Standing:
     head: str
     #: How many subjects were drawn; of frames with that word.
     amount: str
+    #: Whose test part is scored.
+    split: str
+    #: Whether the reference tells the head where things are.
+    prompted: bool
+    #: Unlike ones.
     draws: int
     test_subjects: int
     dice: Interval
-    #: The best one's less this one's, on the same draws and test subjects; None for the best itself.
-    behind: Interval | None
+    #: Of those with most draws.
     best: str
+    #: The best one's less this one's, on the draws and test subjects of both; None for the best itself, or without any.
+    behind: Interval | None
+    #: That both have.
+    shared_draws: int
+
+    @property
+    def on_draws(self) -> str:
+        """How many draws it has, and with how many of them it is compared: ``3``, ``3 (1 shared)``."""
+        return f"{self.draws}" if self.shared_draws == self.draws else f"{self.draws} ({self.shared_draws} shared)"
 
 
 def typed_head(run: Run) -> str:
@@ -61,47 +94,49 @@ def typed_head(run: Run) -> str:
 
 
 def standings(runs: Iterable[Run], name: Callable[[Run], str] = typed_head) -> list[Standing]:
-    """Compare heads on the draws that all of them have, best first within each number of labelled subjects.
+    """Compare heads with the best on the draws that both have, best first within each number of labelled subjects.
 
     Parameters
     ----------
     runs
-        No more than one of a name in each draw of a split. Those of different splits are never compared, nor heads
-        that are prompted from the reference with those that are not.
+        No more than one of a name in each draw of a split. Those of different splits, or scored on other volumes, are
+        never compared, nor heads that are prompted from the reference with those that are not.
     name
         What a run's head is told by.
     """
-    groups: dict[tuple[int, str, str, bool], dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+    groups: dict[tuple[_Asked, bool], dict[str, dict[_Drawn, Run]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
-        settings = run.settings
         # Whoever is told where things are by the reference is compared with others who are.
-        told = asks_reference(settings.head, settings.head_config)
-        groups[settings.subjects, settings.amount, settings.split_digest, told][name(run)][settings.draw] = run
-    return [one for key in sorted(groups) for one in _standings(key[1], groups[key])]
+        prompted = asks_reference(run.settings.head, run.settings.head_config)
+        groups[_asked(run.settings), prompted][name(run)][_drawn(run.settings)] = run
+    return [one for key in sorted(groups) for one in _standings(key[0], groups[key], prompted=key[1])]
 
 
-def _standings(amount: str, heads: Mapping[str, Mapping[int, Run]]) -> list[Standing]:
-    draws = sorted(set.intersection(*(set(of_draw) for of_draw in heads.values())))
-    scored = {
-        head: [[ScoredVolume.from_json(volume) for volume in of_draw[draw].scores] for draw in draws]
-        for head, of_draw in heads.items()
-    }
-    test = sorted({volume.subject for of_head in scored.values() for volumes in of_head for volume in volumes})
-    grids = {head: dice_grid(of_head, test) for head, of_head in scored.items()}
-    told = {head: interval for head, grid in grids.items() if (interval := bootstrap(grid)) is not None}
-    ordered: Sequence[str] = sorted(told, key=lambda head: -told[head].mean)
-    return [
-        Standing(
-            head=head,
-            amount=amount,
-            draws=len(draws),
-            test_subjects=int(np.isfinite(grids[head]).any(axis=0).sum()),
-            dice=told[head],
-            behind=None if head == ordered[0] else bootstrap(grids[ordered[0]] - grids[head]),
-            best=ordered[0],
+def _standings(asked: _Asked, heads: Mapping[str, Mapping[_Drawn, Run]], *, prompted: bool) -> list[Standing]:
+    scored = {head: _Scored.of(by_draw) for head, by_draw in heads.items()}
+    dice = {head: interval for head, of_head in scored.items() if (interval := of_head.dice()) is not None}
+    if not dice:
+        return []
+    most = max(len(scored[head].volumes) for head in dice)
+    best = max((head for head in dice if len(scored[head].volumes) == most), key=lambda head: dice[head].mean)
+    found = []
+    for head in sorted(dice, key=lambda head: (head != best, -dice[head].mean)):
+        behind, shared, _ = scored[best].less(scored[head])
+        found.append(
+            Standing(
+                head=head,
+                amount=asked[1],
+                split=asked[2],
+                prompted=prompted,
+                draws=len(scored[head].volumes),
+                test_subjects=len(scored[head].subjects),
+                dice=dice[head],
+                best=best,
+                behind=None if head == best else behind,
+                shared_draws=shared,
+            )
         )
-        for head in ordered
-    ]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +144,8 @@ class Comparison:
     """Two experiments on the same draws and test subjects: mean Dice over all classes."""
 
     amount: str
+    split: str
+    #: Unlike ones.
     draws: int
     test_subjects: int
     one: Interval
@@ -125,34 +162,70 @@ def compare(one: Iterable[Run], other: Iterable[Run]) -> list[Comparison]:
     one, other
         No more than one run of a draw, number of subjects and split in each.
     """
-    sides: list[dict[tuple[int, str, str], dict[int, Run]]] = []
+    sides: list[dict[_Asked, dict[_Drawn, Run]]] = []
     for runs in (one, other):
-        groups: dict[tuple[int, str, str], dict[int, Run]] = defaultdict(dict)
+        groups: dict[_Asked, dict[_Drawn, Run]] = defaultdict(dict)
         for run in runs:
-            settings = run.settings
-            groups[settings.subjects, settings.amount, settings.split_digest][settings.draw] = run
+            groups[_asked(run.settings)][_drawn(run.settings)] = run
         sides.append(groups)
     found = []
-    for key in sorted(sides[0].keys() & sides[1].keys()):
-        draws = sorted(sides[0][key].keys() & sides[1][key].keys())
-        scored = [[[ScoredVolume.from_json(one) for one in side[key][draw].scores] for draw in draws] for side in sides]
-        test = sorted(set.intersection(*({volume.subject for draw in side for volume in draw} for side in scored)))
-        grids = [dice_grid(side, test) for side in scored]
-        intervals = [bootstrap(grid) for grid in (*grids, grids[0] - grids[1])]
-        if draws and all(interval is not None for interval in intervals):
-            mine, theirs, difference = (interval for interval in intervals if interval is not None)
-            subjects = int(np.isfinite(grids[0] - grids[1]).any(axis=0).sum())
+    for asked in sorted(sides[0].keys() & sides[1].keys()):
+        draws = sides[0][asked].keys() & sides[1][asked].keys()
+        mine, theirs = (_Scored.of({draw: side[asked][draw] for draw in draws}) for side in sides)
+        difference, shared, subjects = mine.less(theirs)
+        dice = mine.dice(), theirs.dice()
+        if difference is not None and dice[0] is not None and dice[1] is not None:
             found.append(
                 Comparison(
-                    amount=key[1],
-                    draws=len(draws),
+                    amount=asked[1],
+                    split=asked[2],
+                    draws=shared,
                     test_subjects=subjects,
-                    one=mine,
-                    other=theirs,
+                    one=dice[0],
+                    other=dice[1],
                     difference=difference,
                 )
             )
     return found
+
+
+# Subjects, amount, split, its digest and that of the volumes scored: what makes scores comparable. By the first it is
+# sorted.
+_Asked: TypeAlias = tuple[int, str, str, str, str]
+
+
+def _asked(settings: RunSettings) -> _Asked:
+    scored = content_id(dict(settings.scored_volumes))
+    return settings.subjects, settings.amount, settings.split, settings.split_digest, scored
+
+
+def _drawn(settings: RunSettings) -> _Drawn:
+    return tuple(sorted(settings.drawn_volumes.items()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scored:
+    """What an experiment scored, by draw."""
+
+    volumes: Mapping[_Drawn, Sequence[ScoredVolume]]
+    subjects: tuple[str, ...]
+
+    @classmethod
+    def of(cls, runs: Mapping[_Drawn, Run]) -> _Scored:
+        volumes = {draw: [ScoredVolume.from_json(one) for one in run.scores] for draw, run in runs.items()}
+        subjects = {volume.subject for scored in volumes.values() for volume in scored}
+        return cls(volumes=volumes, subjects=tuple(sorted(subjects)))
+
+    def dice(self) -> Interval | None:
+        return bootstrap(dice_grid(list(self.volumes.values()), self.subjects), within=_DICE)
+
+    def less(self, other: _Scored) -> tuple[Interval | None, int, int]:
+        """Return the difference, paired, with how many draws and test subjects it is of."""
+        draws = sorted(self.volumes.keys() & other.volumes.keys())
+        subjects = sorted({*self.subjects} & {*other.subjects})
+        mine, theirs = (dice_grid([each.volumes[draw] for draw in draws], subjects) for each in (self, other))
+        known = int(np.isfinite(mine - theirs).any(axis=0).sum())
+        return bootstrap(mine - theirs, within=_DIFFERENCE), len(draws), known
 
 
 def dice_grid(draws: Sequence[Iterable[ScoredVolume]], subjects: Sequence[str]) -> Grid:
@@ -170,29 +243,64 @@ def dice_grid(draws: Sequence[Iterable[ScoredVolume]], subjects: Sequence[str]) 
     return grid
 
 
-def bootstrap(grid: Grid) -> Interval | None:
+def bootstrap(grid: Grid, *, within: tuple[float, float] = (-np.inf, np.inf)) -> Interval | None:
     """Return the mean of a grid, subjects in their draw first, with an interval; None where nothing is defined.
 
     Of the difference of two grids with the same draws and subjects it is a paired comparison: a head is better beyond
     the spread where the interval does not hold 0.
 
     Source: the percentile bootstrap of Efron, over two crossed factors (Owen, Annals of Applied Statistics 1:386,
-    2007: conservative). Seeded: equal grids have equal intervals.
+    2007), widened about the mean, because resampling a handful of draws gives too little spread (Hesterberg, American
+    Statistician 69:371, 2015): to the width of Student's intervals of both factors, added in squares. So its width is
+    that of a small sample, and its asymmetry the bootstrap's. Seeded: equal grids have equal intervals.
+
+    Parameters
+    ----------
+    grid
+        (draws, subjects).
+    within
+        Beyond what the interval is cut.
     """
     defined = np.isfinite(grid)
     if not defined.any():
         return None
+    by_draw, by_subject = _means(grid), _means(grid.T)
+    mean = float(by_draw.mean())
+    if len(by_draw) < 2 or len(by_subject) < 2:
+        return Interval(mean=mean, low=None, high=None)
+    resampled = _resampled_means(grid)
+    low, high = np.quantile(resampled, [(1 - _COVERED) / 2, (1 + _COVERED) / 2])
+    widened = 2 * _half_width(by_draw, by_subject) / max(high - low, np.finfo(float).tiny)
+    low, high = np.clip(mean + max(widened, 1.0) * (np.array([low, high]) - mean), *within)
+    return Interval(mean=mean, low=float(low), high=float(high))
+
+
+def _means(grid: Grid) -> Grid:
+    """Return the mean of each row that has a value."""
+    return np.array([row[np.isfinite(row)].mean() for row in grid if np.isfinite(row).any()])
+
+
+def _resampled_means(grid: Grid) -> Grid:
+    """Return the means of grids whose rows and whose columns were drawn anew, with replacement."""
     draws, subjects = grid.shape
     random = np.random.default_rng(_SEED)
     by_draw = random.multinomial(draws, np.full(draws, 1 / draws), _RESAMPLES).astype(float)
     by_subject = random.multinomial(subjects, np.full(subjects, 1 / subjects), _RESAMPLES).astype(float)
-    weights = by_subject @ defined.T.astype(float)  # (resamples, draws): how many subjects count in each draw
+    weights = by_subject @ np.isfinite(grid).T.astype(float)  # (resamples, draws): how many subjects count in each draw
     sums = by_subject @ np.nan_to_num(grid).T
     means = np.divide(sums, weights, out=np.full(sums.shape, np.nan), where=weights > 0)
-    some = np.isfinite(means)
-    counts = (by_draw * some).sum(axis=1)
-    totals = np.nansum(by_draw * np.nan_to_num(means), axis=1)
-    resampled = totals[counts > 0] / counts[counts > 0]
-    low, high = np.quantile(resampled, [(1 - _COVERED) / 2, (1 + _COVERED) / 2])
-    rows = [np.mean(row[known]) for row, known in zip(grid, defined, strict=True) if known.any()]
-    return Interval(mean=float(np.mean(rows)), low=float(low), high=float(high))
+    counts = (by_draw * np.isfinite(means)).sum(axis=1)
+    totals = (by_draw * np.nan_to_num(means)).sum(axis=1)
+    resampled: Grid = totals[counts > 0] / counts[counts > 0]
+    return resampled
+
+
+def _half_width(*factors: Grid) -> float:
+    """Return half of the interval of a mean over crossed factors, from the means of the levels of each.
+
+    With Satterthwaite's degrees of freedom, which are guessed from the same few numbers, two draws held the truth in 88
+    of 100 simulated cases; with each factor's own intervals hold it in 93 to 98.
+    """
+    upper = (1 + _COVERED) / 2
+    squares = [special.stdtrit(len(means) - 1, upper) ** 2 * means.var(ddof=1) / len(means) for means in factors]
+    return float(np.sqrt(sum(squares)))

@@ -19,12 +19,15 @@ from .classes import class_values
 from .feeding import StoredFeatures, StoredFeaturesAndBoxes, StoredFeaturesAndSlices, frame_of, square_of
 from .frame import Frame
 from .live_encoder import LiveHead
+from .patches import LARGEST_PATCH_PX
 from .prompt_rules import Asked
 from .seen import FeaturesAndBoxes, FeaturesAndSlices, Sees
 from .tiling import Span, Tiling, blend_weights, row_keys
 
 # Logits at the slice's own pixels are the largest thing here: 8 slices of 512 x 512 and 14 classes are 117 MB.
 _SLICES_AT_ONCE = 8
+# nnU-Net's, of the windows that a network at full resolution is moved over a plane by.
+_WINDOW_OVERLAP = 0.5
 
 
 Rows = NDArray[Any] | FeaturesAndSlices | FeaturesAndBoxes
@@ -162,10 +165,18 @@ def _segment_slices(head: Head, volume: Volume, label_names: Mapping[int, str]) 
     values = np.asarray(class_values(label_names))
     slices, _, rows, columns = volume.record.shape
     label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
+    # As large as it has seen while training: statistics of an instance norm are others over a larger plane.
+    windows = Tiling(input_px=LARGEST_PATCH_PX, overlap=_WINDOW_OVERLAP)
+    across_rows, across_columns = windows.spans(rows), windows.spans(columns)
     # One at a time: of a network at full resolution the activations are the largest thing.
     for number in range(slices):
-        logits = _answer(head, volume.read_slice(number)[None].astype(np.float32))
-        label[number] = values[logits.argmax(dim=1)[0].cpu().numpy()]
+        plane = volume.read_slice(number).astype(np.float32)
+        strips = (
+            (_answer(head, plane[None, :, slice(*down), slice(*right)])[0].cpu() for right in across_columns)
+            for down in across_rows
+        )
+        for place, logits in _stitched(strips, across_rows, across_columns):
+            label[number, place] = values[logits.argmax(dim=0).numpy()]
     return label
 
 
@@ -252,13 +263,20 @@ def _bands(
     tile, count = tiling.frame_of_tile(frame), len(across_columns)
     first = number * len(across_rows) * count
 
-    def strips() -> Iterator[torch.Tensor]:
-        for start in range(first, first + len(across_rows) * count, count):
-            tiles = _tile_logits(head, features[start : start + count], count, tile)
-            yield torch.cat(list(_blended(tiles, across_columns, axis=2)), dim=2)
+    strips = (
+        _tile_logits(head, features[start : start + count], count, tile)
+        for start in range(first, first + len(across_rows) * count, count)
+    )
+    return _stitched(strips, across_rows, across_columns)
 
+
+def _stitched(
+    strips: Iterable[Iterable[torch.Tensor]], across_rows: Sequence[Span], across_columns: Sequence[Span]
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield (rows, logits (classes, rows, columns)) of a plane from top to bottom, from rows of tiles that overlap."""
+    joined = (torch.cat(list(_blended(tiles, across_columns, axis=2)), dim=2) for tiles in strips)
     row = 0
-    for band in _blended(strips(), across_rows, axis=1):
+    for band in _blended(joined, across_rows, axis=1):
         yield slice(row, row + band.shape[1]), band
         row += band.shape[1]
 

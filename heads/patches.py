@@ -18,9 +18,9 @@ from ..store.slices import Volume
 from .classes import class_values, to_class_index
 from .losses import IGNORED
 
-# A patch is as large as most slices, so that most are seen whole, but no larger than this: a training step's memory and
-# time grow with it.
-_LARGEST_PATCH_PX = 256
+LARGEST_PATCH_PX = 256
+"""A patch is as large as most slices, so that most are seen whole, but no larger than this: a training step's memory
+and time grow with it. Larger planes are answered window by window."""
 _PATCH_MULTIPLE = 16
 _MOST = 90.0  # percent of the slices' longer sides
 # nnU-Net shows an organ in at least a third of the patches of a batch.
@@ -79,7 +79,7 @@ def patch_shape(volumes: Sequence[Volume]) -> tuple[int, int, int]:
         raise InputError(message)
     sides = [max(volume.record.shape[2:]) for volume in volumes for _ in range(volume.record.shape[0])]
     longest = np.percentile(sides, _MOST)
-    side = min(_LARGEST_PATCH_PX, -(-int(longest) // _PATCH_MULTIPLE) * _PATCH_MULTIPLE)
+    side = min(LARGEST_PATCH_PX, -(-int(longest) // _PATCH_MULTIPLE) * _PATCH_MULTIPLE)
     return channels.pop(), side, side
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -88,7 +89,8 @@ def _standings(runs: Sequence[Run], rows: Sequence[Row]) -> list[Standing]:
     """Compare what the table tells apart, where there is more than one of it at a number of subjects."""
     names = told_heads(rows)
     found = standings(runs, lambda run: names[run.id])
-    return [one for one in found if sum(other.amount == one.amount for other in found) > 1]
+    beside = Counter((one.amount, one.split, one.prompted) for one in found)
+    return [one for one in found if beside[one.amount, one.split, one.prompted] > 1]
 
 
 def _pictured(rows: Sequence[Row], workspace: Workspace) -> list[Run]:

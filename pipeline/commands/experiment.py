@@ -107,17 +107,26 @@ def _say_standings(found: Sequence[Standing]) -> None:
     """Print how heads compare, where there is more than one."""
     if len({one.head for one in found}) < 2:
         return
-    rows = []
-    for one in found:
-        apart = "-"
-        if one.behind is not None:
-            apart = f"{100 * one.behind.mean:.1f} ({100 * one.behind.low:.1f} to {100 * one.behind.high:.1f})"
-        dice = f"{100 * one.dice.mean:.1f} ({100 * one.dice.low:.1f} to {100 * one.dice.high:.1f})"
-        rows.append([one.head, one.amount, str(one.draws), str(one.test_subjects), dice, apart])
+    splits = len({one.split for one in found}) > 1
+    prompted = len({one.prompted for one in found}) > 1
+    rows = [
+        [
+            one.head,
+            one.amount,
+            *([one.split] if splits else []),
+            *(["yes" if one.prompted else "no"] if prompted else []),
+            one.on_draws,
+            str(one.test_subjects),
+            one.dice.percent,
+            "-" if one.behind is None else one.behind.percent,
+        ]
+        for one in found
+    ]
+    groups = [*(["split"] if splits else []), *(["prompted"] if prompted else [])]
     console.table(
         "Mean Dice % over all classes, and how far behind the best head, on the same draws and test subjects "
         "(95 % of a bootstrap over both)",
-        ["head", "subjects", "draws", "test subjects", "Dice %", "behind the best"],
+        ["head", "subjects", *groups, "draws", "test subjects", "Dice %", "behind the best"],
         rows,
         whole=("head",),
     )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from ...heads.comparison import Interval, compare
+from ...heads.comparison import compare
 from ...heads.conventions import Convention
 from ...stages.conventions import ConventionRow, tabulate_by
 from ...stages.report import write_report
@@ -72,16 +72,17 @@ def run_compare(workspace_path: str, one: str, other: str) -> int:
     rows = [
         [
             each.amount,
+            each.split,
             str(each.draws),
             str(each.test_subjects),
-            *(_interval(interval) for interval in (each.one, each.other, each.difference)),
+            *(interval.percent for interval in (each.one, each.other, each.difference)),
         ]
         for each in found
     ]
     console.table(
         "Mean Dice % over all classes, on the same draws and test subjects (95 % of a bootstrap over both; where the "
         "difference's holds 0, they are not told apart)",
-        ["subjects", "draws", "test subjects", one, other, "difference"],
+        ["subjects", "split", "draws", "test subjects", one, other, "difference"],
         rows,
         numbers_from=0,
     )
@@ -100,10 +101,6 @@ def _named(name: str, runs: Sequence[Run], told: Mapping[str, str]) -> list[Run]
         message = f"--compare {name!r}: {what}. Name one of: {'; '.join(choices)}"
         raise UsageError(message)
     return found
-
-
-def _interval(interval: Interval) -> str:
-    return f"{100 * interval.mean:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def _say_by(convention: Convention, rows: Sequence[ConventionRow]) -> None:

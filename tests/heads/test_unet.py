@@ -1,12 +1,17 @@
 """The U-Net keeps the contract of heads that see slices, at any size of slice."""
 
+import numpy as np
 import pytest
 import torch
 from contracts.head import SliceHeadContract
+from examples.workspaces import add_volume
 from torch import nn
 
 from samkit.heads.base import HeadContext
+from samkit.heads.inference import segment_volume
+from samkit.heads.tiling import blend_weights
 from samkit.heads.unet import UNet
+from samkit.store.workspace import Workspace
 
 
 class TestUNet(SliceHeadContract):
@@ -54,3 +59,32 @@ def test_a_pixel_far_away_is_seen():
             level[place] = nn.Identity()
     head(image)[0, 1, 32, 32].backward()
     assert (image.grad[0, 0, [10, 54], [10, 54]] != 0).all()
+
+
+def volume_of(path, rows, columns):
+    image = np.random.default_rng(0).random((1, 1, rows, columns)).astype(np.float16)
+    workspace = Workspace.create(path, {1: "a", 2: "b"})
+    add_volume(workspace, "one", image, np.zeros((1, rows, columns), np.uint8))
+    (volume,) = workspace.volumes.values()
+    return volume
+
+
+def test_a_plane_of_a_patchs_size_is_answered_at_once(tmp_path):
+    head, volume = built(), volume_of(tmp_path / "ws", 256, 200)
+    with torch.no_grad():
+        expected = head(torch.from_numpy(volume.image[:]).float()).argmax(1).numpy()
+    np.testing.assert_array_equal(segment_volume(head, volume, {1: "a", 2: "b"}, None), expected)
+
+
+def test_a_larger_plane_is_answered_in_windows_of_a_patchs_size_that_overlap_by_half(tmp_path):
+    head, volume = built(), volume_of(tmp_path / "ws", 40, 384)
+    spans = [(0, 256), (128, 384)]
+    image = torch.from_numpy(volume.image[:]).float()
+    expected = torch.zeros(3, 40, 384)
+    with torch.no_grad():
+        for (first, stop), weight in zip(spans, blend_weights(spans), strict=True):
+            expected[..., first:stop] += head(image[..., first:stop])[0] * torch.from_numpy(weight)
+        whole = head(image)[0]
+    found = segment_volume(head, volume, {1: "a", 2: "b"}, None)[0]
+    np.testing.assert_array_equal(found, expected.argmax(0).numpy())
+    assert (whole.argmax(0).numpy() != found).any()
