@@ -32,8 +32,10 @@ from box_prompts import box_dice
 from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, keep
 from raw_pixels import RawPixels
 
+from samkit.heads.averages import mean_by_class, mean_over_classes, over_draws
 from samkit.heads.base import find_head
 from samkit.heads.feeding import AS_THEY_ARE
+from samkit.heads.metrics import ScoredVolume
 from samkit.heads.recipes import FitOptions
 from samkit.heads.sampling import draw_subjects
 from samkit.heads.views import Bank
@@ -178,15 +180,22 @@ def _asked() -> argparse.Namespace:
 
 
 def chosen(head: str) -> Setting:
-    """Return the setting with the best mean Dice over counts and draws among those that `--tune` tried."""
+    """Return the setting with the best mean Dice over counts and draws among those that `--tune` tried: all of them."""
+    settings = SETTINGS[head]
+    if len(settings) == 1:
+        return settings[0]
     file = RESULTS / "few_shot_tries.json"
-    tries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))[TUNED_ON] if file.exists() else {}
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    tries: dict[str, Any] = kept.get(TUNED_ON, {})
 
     def reached(setting: Setting) -> float:
-        by_count = next((tries[name] for name in tries if name.endswith(f" {head}, {setting}")), {})
-        return statistics.mean(statistics.mean(found["dice"]) for found in by_count.values()) if by_count else 0.0
+        by_count = next((tries[name] for name in tries if name.endswith(f" {head}, {setting}")), None)
+        if by_count is None or kept["views"] != list(BANK.texts):
+            message = f"{head}, {setting}: not tried yet with these views. First: few_shot.py --tune"
+            raise SystemExit(message)
+        return statistics.mean(statistics.mean(found["dice"]) for found in by_count.values())
 
-    return max(SETTINGS[head], key=reached)
+    return max(settings, key=reached)
 
 
 @contextmanager
@@ -262,8 +271,8 @@ class Study:
             if features.startswith("nano") and embeddings is not None and self.asked.round != "tries":
                 boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
                 numbers[f"{features} boxes"], numbers["ellipses"] = boxes, ellipses
-                rows.append([self.data, features, "box prompts, untrained on it", _means(boxes), ""])
-                rows.append([self.data, "none", "ellipses in the boxes", _means(ellipses), ""])
+                say(f"{self.data} | {features} | box prompts, no labelled subject: Dice of each class {_means(boxes)}")
+                say(f"{self.data} | the ellipses in these boxes {_means(ellipses)}")
         return rows, numbers
 
     def embedded(self, features: str) -> Embeddings | None:
@@ -313,26 +322,22 @@ class Study:
     def scored(self, embeddings: Embeddings | None, cells: Sequence[TrainOptions]) -> dict[str, Any]:
         """Return what the draws of a head scored."""
         runs = [self.workspace.runs[self.run_id(embeddings, options)] for options in cells]
+        scored = [[ScoredVolume.from_json(volume) for volume in run.scores] for run in runs]
+        by_draw = [mean_by_class(volumes) for volumes in scored]
         return {
-            "dice": [_mean_dice([run]) for run in runs],
-            "by_class": {name: _mean_dice(runs, name) for name in self.workspace.label_names.values()},
+            "dice": [_rounded(mean_over_classes(volumes).dice) for volumes in scored],
+            "by_class": {
+                name: _rounded(over_draws([means[name].dice for means in by_draw], measure="dice").mean)
+                for name in self.workspace.label_names.values()
+            },
             "fitting_seconds": statistics.mean(run.record["seconds"]["fitting"] for run in runs),
             "loss": [_curve(run) for run in runs],
         }
 
 
-def _mean_dice(runs: Sequence[Run], class_name: str | None = None) -> float:
-    """Return the mean over volumes and classes, those that a volume does not have left out."""
-    return round(
-        statistics.mean(
-            one["dice"]
-            for run in runs
-            for volume in run.scores
-            for one in volume["scores"]
-            if one["dice"] is not None and class_name in (None, one["class_name"])
-        ),
-        4,
-    )
+def _rounded(value: float | None) -> float:
+    assert value is not None  # these subjects have every class
+    return round(value, 4)
 
 
 def _curve(run: Run) -> list[tuple[int, float]]:

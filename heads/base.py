@@ -166,6 +166,9 @@ class Head(nn.Module):
 
     #: The name people type.
     name: ClassVar[str]
+    #: Of what it computes. Raise it when the same settings come to give other results, by the head or by what it is fed
+    #: while fitting: runs from before stay what they are, and new ones do not stand as draws beside them.
+    revision: ClassVar[int] = 1
     sees: ClassVar[Sees] = Sees.FEATURES
     #: Whether it starts from the encoder's own mask decoder: without one, training would begin from random numbers.
     needs_mask_decoder: ClassVar[bool] = False

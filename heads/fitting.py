@@ -160,7 +160,7 @@ def fit(
             if score > best_score:
                 best_score, without_better = score, 0
                 best_weights = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-            else:
+            elif best_score > 0:  # before a class is found at all, nothing gets worse
                 without_better += 1
         yield Step(
             number=number,

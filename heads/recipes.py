@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -81,7 +82,7 @@ class FitOptions:
     dice_rule: DiceRule = DiceRule.PRESENT
     #: Validation happens this often, where there is a validation subject; None keeps none and ends with the last step.
     validate_every: int | None = VALIDATE_EVERY
-    #: Validations without a better score before stopping.
+    #: Validations without a better score before stopping; those before the first score above 0 are not counted.
     patience: int = 6
     #: What a head's own products are computed in, float32 or bfloat16; its weights, its losses and what it predicts are
     #: float32 in both.
@@ -208,7 +209,7 @@ def chosen_fit(
 
 # What can differ between heads that are given the same batches.
 _SWEPT: Mapping[str, type] = {"learning-rate": float, "steps": int, "weight-decay": float}
-_LEAST = {"learning-rate": 0, "steps": 1, "weight-decay": 0}
+_LEAST = {"learning-rate": sys.float_info.min, "steps": 1, "weight-decay": 0}
 
 
 def swept(fit: FitOptions, sweeps: Sequence[str]) -> tuple[FitOptions, ...]:

@@ -197,7 +197,7 @@ def results_table(rows: Sequence[Row]) -> None:
                 row.class_name,
                 row.amount,
                 str(row.volumes),
-                str(row.draws),
+                row.told_draws,
                 percent(row.dice.mean),
                 percent(row.dice.standard_deviation),
                 percent(row.dice.worst),

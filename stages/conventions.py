@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from ..heads.base import head_words
 from ..heads.conventions import Convention, LabelledCase, mean_by
 from ..store.errors import DamagedStore
 from ..store.runs import Run
@@ -19,21 +18,35 @@ class ConventionRow:
     """One class of one head at one number of labelled subjects, by a paper's rules."""
 
     encoder: str
+    #: With what tells its experiment from others like it.
     head: str
     #: How many subjects were drawn; of frames with that word.
     amount: str
     draws: int
     class_name: str
-    #: Of draws, n - 1; None for one draw.
     dice: float
+    #: Of draws, n - 1; None for one draw.
     dice_standard_deviation: float | None
     hd95_voxels: float
     #: Scored in each draw, as the convention counts them.
     cases: int
 
 
-def tabulate_by(convention: Convention, runs: Iterable[Run], workspace: Workspace) -> list[ConventionRow]:
+def tabulate_by(
+    convention: Convention, runs: Iterable[Run], workspace: Workspace, names: Mapping[str, str]
+) -> list[ConventionRow]:
     """Score runs again by a paper's rules, the draws of one experiment together.
+
+    Parameters
+    ----------
+    convention
+        The rules.
+    runs
+        With their predictions.
+    workspace
+        Where the references are.
+    names
+        What each run's head is told by, see `reporting.table.told_heads`.
 
     Raises
     ------
@@ -43,16 +56,16 @@ def tabulate_by(convention: Convention, runs: Iterable[Run], workspace: Workspac
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.settings.experiment].append(run)
-    return [row for group in groups.values() for row in _rows(convention, group, workspace)]
+    return [row for group in groups.values() for row in _rows(convention, group, workspace, names[group[0].id])]
 
 
-def _rows(convention: Convention, group: Sequence[Run], workspace: Workspace) -> Iterator[ConventionRow]:
+def _rows(convention: Convention, group: Sequence[Run], workspace: Workspace, name: str) -> Iterator[ConventionRow]:
     by_draw = [mean_by(convention, _cases(run, workspace), dict(run.settings.label_names)) for run in group]
     for means in zip(*by_draw, strict=True):
         dice = [one.dice for one in means]
         yield ConventionRow(
             encoder=group[0].settings.encoder,
-            head=head_words(group[0].settings.head, group[0].settings.head_config),
+            head=name,
             amount=group[0].settings.amount,
             draws=len(group),
             class_name=means[0].class_name,

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from ..heads.base import asks_reference
 from ..heads.comparison import Standing, standings
 from ..store.documents import readable_json
 from ..store.embeddings import Embeddings
@@ -52,8 +53,9 @@ def _page(workspace: Workspace, runs: Sequence[Run], left_out: Sequence[LeftOut]
     used = {run.settings.recipe_id for run in runs}
     recipes = [embeddings for embeddings in workspace.recipes().values() if embeddings.recipe.id in used]
     cases, pictured = cases_of(workspace, _pictured(rows, workspace))
-    plots = (label_efficiency(rows), distributions(runs, rows), training_curves(runs, rows), gates(runs))
+    plots = (label_efficiency(rows), distributions(runs, rows), training_curves(runs, rows), gates(runs, rows))
     costs = (encoding_cost(embeddings, runs) for embeddings in recipes)
+    names = told_heads(rows)
     return environment.from_string(template).render(
         rows=rows,
         dataset={
@@ -67,7 +69,8 @@ def _page(workspace: Workspace, runs: Sequence[Run], left_out: Sequence[LeftOut]
         runs=runs,
         left_out=left_out,
         seeded=any(not row.encoder_trained for row in rows),
-        test_subjects=len({volume["subject"] for run in runs for volume in run.scores}),
+        scored=_scored(runs),
+        prompted=sorted({names[run.id] for run in runs if asks_reference(run.settings.head, run.settings.head_config)}),
         standings=_standings(runs, rows),
         plots=[plot for plot in plots if plot is not None],
         costs=[cost for cost in costs if cost is not None],
@@ -83,6 +86,14 @@ def _page(workspace: Workspace, runs: Sequence[Run], left_out: Sequence[LeftOut]
         percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
         number=lambda value: "-" if value is None else f"{value:.1f}",
     )
+
+
+def _scored(runs: Sequence[Run]) -> dict[str, int]:
+    """Return how many subjects are scored, by the name of the split that keeps them for it."""
+    subjects: dict[str, set[str]] = {}
+    for run in runs:
+        subjects.setdefault(run.settings.split, set()).update(volume["subject"] for volume in run.scores)
+    return {split: len(found) for split, found in sorted(subjects.items())}
 
 
 def _standings(runs: Sequence[Run], rows: Sequence[Row]) -> list[Standing]:

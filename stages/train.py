@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import tee
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..heads.base import Head, SolvedHead, head_bytes, seeded
 from ..heads.chunks import ChunkHead, LabelledChunks
+from ..heads.classes import class_values
 from ..heads.feeding import AS_THEY_ARE, LabelledInput, LabelledSlices, LabelledSquares
 from ..heads.fitting import Step, fit
 from ..heads.inference import segment_volume
@@ -178,10 +180,9 @@ def _material(
     seconds = time.perf_counter() - started
     validate = None
     if plan.draw.validation is not None:
-        classes = len(workspace.label_names)
-        validate = _validator(
-            labelled(labelled_volumes(workspace, [plan.draw.validation])), classes, torch.device(options.device)
-        )
+        volumes, names = labelled_volumes(workspace, [plan.draw.validation]), workspace.label_names
+        _check_shows_a_class(volumes, names)
+        validate = _validator(labelled(volumes), len(names), torch.device(options.device))
     return _Material(workspace=workspace, embeddings=embeddings, training=training, validate=validate, seconds=seconds)
 
 
@@ -272,6 +273,19 @@ def _score_and_keep(plan: RunPlan, device: str, material: _Material, fitted: _Fi
     folder = workspace.path / "runs" / settings.run_id
     # The same run, trained by somebody else meanwhile, stays.
     folder.publish_folder(files, keep=(folder / "run.json").exists)
+
+
+def _check_shows_a_class(volumes: Sequence[Volume], label_names: Mapping[int, str]) -> None:
+    """Refuse a subject to stop by whose score would be 0 whatever a head finds."""
+    for volume in volumes:
+        label = volume.read_label()
+        if label is not None and np.isin(label, class_values(label_names)[1:]).any():
+            return
+    message = (
+        f"the subject kept to stop by, {volumes[0].subject}, shows none of {', '.join(label_names.values())}: its "
+        f"score would be 0 from the first step to the last. Leave out --validation, or take another draw: --draws"
+    )
+    raise UsageError(message)
 
 
 def _validator(labelled: LabelledInput, classes: int, device: torch.device) -> Callable[[Head], float]:

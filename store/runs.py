@@ -27,7 +27,7 @@ from .slices import Volume
 NO_ENCODER = "none"
 
 # Settings that came later, with the value of the runs before.
-_ADDED: Mapping[str, Any] = {"tiles": None, "views": ("identity",), "counted": "subjects"}
+_ADDED: Mapping[str, Any] = {"tiles": None, "views": ("identity",), "counted": "subjects", "revision": 1}
 # What differs between the draws of one experiment; all else that decides a result is the experiment.
 _OF_A_DRAW = ("draw", "drawn", "validation", "drawn_volumes")
 
@@ -65,6 +65,8 @@ class RunSettings:
     views: tuple[str, ...] = ("identity",)
     #: ``subjects``, each with all of its labelled volumes, or ``frames``: labelled volumes one by one.
     counted: str = "subjects"
+    #: Of what the head computes, see `heads.base.Head.revision`.
+    revision: int = 1
 
     @property
     def amount(self) -> str:

@@ -35,7 +35,7 @@ def run_report(
     rows = tabulate(runs)
     for left in left_out:
         console.warn(f"left out: {left.run_id} ({left.alias}) because {left.reason}")
-    by_convention = [] if convention is None else tabulate_by(Convention(convention), runs, workspace)
+    by_convention = [] if convention is None else tabulate_by(Convention(convention), runs, workspace, told_heads(rows))
     if table_format == PAGE:
         page = write_report(workspace, workspace.path / "report" if output is None else place_of(output))
         console.results_table(rows)

@@ -13,7 +13,7 @@ import numpy as np
 from ...heads.averages import mean_over_classes
 from ...heads.metrics import ScoredVolume
 from ...store.runs import Run
-from .table import ALL_CLASSES, Row
+from .table import ALL_CLASSES, Row, told_heads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,14 +42,16 @@ class Plot:
 
 def label_efficiency(rows: Sequence[Row]) -> Plot | None:
     """Draw Dice against the number of labelled subjects, a line a head; None where nothing has a Dice."""
-    lines: dict[str, dict[int, Row]] = defaultdict(dict)
+    lines: dict[str, dict[str, Row]] = defaultdict(dict)
+    order: dict[str, tuple[str, int]] = {}  # subjects after frames, each from few to many
     for row in rows:
         if row.class_name == ALL_CLASSES and row.dice.mean is not None:
-            lines[_line_of(row, rows)][row.subjects] = row
+            lines[_line_of(row, rows)][row.amount] = row
+            order[row.amount] = row.counted, row.subjects
     if not lines:
         return None
     figure, axes = _drawn()
-    amounts = sorted({amount for line in lines.values() for amount in line})
+    amounts = sorted(order, key=lambda amount: order[amount])
     places = {amount: place for place, amount in enumerate(amounts)}
     for number, (name, line) in enumerate(lines.items()):
         shift = (number - (len(lines) - 1) / 2) * 0.5 / max(1, len(lines))  # so that spreads do not cover each other
@@ -67,7 +69,7 @@ def label_efficiency(rows: Sequence[Row]) -> Plot | None:
             marker=_MARKERS[number % len(_MARKERS)],
             linestyle="-" if number < len(_COLOURS) else "--",
         )
-    axes.set_xticks(range(len(amounts)), [str(amount) for amount in amounts])
+    axes.set_xticks(range(len(amounts)), amounts)
     counted = {row.counted for row in rows}
     axes.set_xlabel("labelled " + (counted.pop() if len(counted) == 1 else "subjects or frames"))
     axes.set_ylabel("mean Dice %")
@@ -125,9 +127,14 @@ def training_curves(runs: Sequence[Run], rows: Sequence[Row]) -> Plot | None:
     return Plot(title="How they were fitted", caption=caption, svg=_svg(figure))
 
 
-def gates(runs: Sequence[Run]) -> Plot | None:
+def gates(runs: Sequence[Run], rows: Sequence[Row]) -> Plot | None:
     """Draw the learned gate of `ladder` over its steps, a line a run; None where no run has one."""
-    told = {run.alias: run.steps for run in runs if run.settings.head == "ladder"}
+    names = told_heads(rows)
+    told = {
+        f"{names[run.id]}, {run.settings.amount}#{run.settings.draw}": run.steps
+        for run in runs
+        if run.settings.head == "ladder"
+    }
     lines = {name: steps for name, steps in told.items() if steps and "gate" in steps[0].get("told", {})}
     if not lines:
         return None

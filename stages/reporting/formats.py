@@ -15,6 +15,9 @@ PAPER_FORMATS = tuple(_STYLES)
 def paper_table(rows: Sequence[Row], style: str) -> str:
     """Return Dice of each class and of all, mean and standard deviation over draws in percent, and the distances.
 
+    Distances are means over what has one; beside them is how many volumes and classes had none because nothing was
+    found.
+
     Parameters
     ----------
     rows
@@ -29,17 +32,20 @@ def paper_table(rows: Sequence[Row], style: str) -> str:
     several = len({row.recipe_id for row in rows}) > 1
     units = {row.distance_unit for row in rows}
     unit = units.pop() if len(units) == 1 else "mixed units"
-    columns = ["labelled", "head", *(["encoder"] if several else []), *classes, "mean", f"HD95 {unit}", f"ASSD {unit}"]
+    columns = ["labelled", "head", *(["encoder"] if several else [])]
+    numbers = ["draws", *classes, "mean", "worst draw", f"HD95 {unit}", f"ASSD {unit}", "missed"]
     lines = []
     for group in groups.values():
         whole = group[ALL_CLASSES]
         encoder = [f"{whole.encoder} {whole.recipe_id[:4]}"] if several else []
         dice = [_percent(group[name]) if name in group else "-" for name in [*classes, ALL_CLASSES]]
         distances = ["-" if one.mean is None else f"{one.mean:.1f}" for one in (whole.hd95, whole.assd)]
-        lines.append([whole.amount, whole.told_head, *encoder, *dice, *distances])
-    right = ["left"] * (len(columns) - len(classes) - 3) + ["right"] * (len(classes) + 3)
+        worst = "-" if whole.dice.worst is None else f"{100 * whole.dice.worst:.1f}"
+        missed = f"{whole.prediction_empty}"
+        lines.append([whole.amount, whole.told_head, *encoder, whole.told_draws, *dice, worst, *distances, missed])
+    sides = ["left"] * len(columns) + ["right"] * len(numbers)
     # Numbers are ready to be read: the library would write 90.0 as 90.
-    return lay_out(lines, columns, tablefmt=_STYLES[style], disable_numparse=True, colalign=right) + "\n"
+    return lay_out(lines, [*columns, *numbers], tablefmt=_STYLES[style], disable_numparse=True, colalign=sides) + "\n"
 
 
 def _percent(row: Row) -> str:

@@ -46,6 +46,8 @@ class Row:
     #: Labelled volumes drawn, in the first draw.
     volumes: int
     draws: int
+    #: Draws that drew other volumes than those before them: in a small pool two draws may be the same.
+    unlike_draws: int
     class_name: str
     dice: Spread
     iou: Spread
@@ -70,6 +72,11 @@ class Row:
     def amount(self) -> str:
         """How many were drawn, as people are told: ``5``, or ``5 frames``."""
         return str(self.subjects) if self.counted == "subjects" else f"{self.subjects} {self.counted}"
+
+    @property
+    def told_draws(self) -> str:
+        """How many draws, as people are told: ``5``, or ``5 (4 unlike)``."""
+        return f"{self.draws}" if self.unlike_draws == self.draws else f"{self.draws} ({self.unlike_draws} unlike)"
 
     @property
     def told_head(self) -> str:
@@ -179,14 +186,17 @@ def _typed(settings: RunSettings) -> str:
 
 
 def _differences(experiments: Sequence[RunSettings]) -> list[str]:
-    """Say of each experiment how it differs from others of its head, recipe and number of subjects, or nothing."""
-    alike: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
+    """Say of each experiment how it differs from others of its head and recipe, or nothing.
+
+    Of other numbers of subjects too: 30 steps on one and 3000 on five are no curve of what labels bring.
+    """
+    alike: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     flat = [_flat_settings(settings) for settings in experiments]
     for settings, values in zip(experiments, flat, strict=True):
-        alike[_typed(settings), settings.recipe_id, settings.amount].append(values)
+        alike[_typed(settings), settings.recipe_id].append(values)
     told = []
     for settings, values in zip(experiments, flat, strict=True):
-        others = alike[_typed(settings), settings.recipe_id, settings.amount]
+        others = alike[_typed(settings), settings.recipe_id]
         told.append(
             ", ".join(
                 f"{name} {value}" for name, value in values.items() if {other.get(name) for other in others} != {value}
@@ -197,7 +207,7 @@ def _differences(experiments: Sequence[RunSettings]) -> list[str]:
 
 def _flat_settings(settings: RunSettings) -> dict[str, str]:
     """Return what can differ between experiments as short texts, by a name that a reader knows."""
-    flat = {"seed": f"{settings.seed}", "split": settings.split}
+    flat = {"seed": f"{settings.seed}", "split": settings.split, "revision": f"{settings.revision}"}
     flat["tiles"] = "none" if settings.tiles is None else f"{settings.tiles:g}"
     flat["views"] = words_for(settings.views)
     flat |= {name.replace("_", " "): _short(value) for name, value in settings.training.items()}
@@ -237,6 +247,7 @@ def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
                 counted=first.settings.counted,
                 volumes=len(first.settings.drawn_volumes),
                 draws=len(group),
+                unlike_draws=len({tuple(sorted(run.settings.drawn_volumes.items())) for run in group}),
                 class_name=name,
                 dice=spreads["dice"],
                 iou=spreads["iou"],
@@ -261,7 +272,7 @@ def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in asdict(row).items():
         if name in (*_MEASURES, "accuracy"):
-            for part in ("mean", "standard_deviation", "worst"):
+            for part in ("mean", "standard_deviation", "worst", "draws"):
                 flat[f"{name}_{part}"] = None if value is None else value[part]
         elif name == "run_ids":
             flat[name] = " ".join(value)

@@ -111,7 +111,14 @@ def plan_run(
         check_chunks(head, [*drawn_volumes(workspace, draw), *test])
     fitting = {} if solved else options.fit.to_json()
     settings = settings_of(
-        workspace, embeddings, options, split=split, draw=draw, head_config=head.config, fitting=fitting
+        workspace,
+        embeddings,
+        options,
+        split=split,
+        draw=draw,
+        head_config=head.config,
+        fitting=fitting,
+        revision=head.revision,
     )
     return RunPlan(settings=settings, draw=draw, test=tuple(test), tiling=tiling, head=head, pretraining=pretraining)
 
@@ -237,6 +244,7 @@ def settings_of(
     draw: Draw,
     head_config: dict[str, Any],
     fitting: dict[str, Any],
+    revision: int,
 ) -> RunSettings:
     """Return everything that decides a run's result; ``fitting`` is empty for a head that is solved."""
     return RunSettings(
@@ -258,6 +266,7 @@ def settings_of(
         seed=options.seed,
         tiles=options.tiles,
         views=options.views,
+        revision=revision,
     )
 
 

@@ -241,6 +241,12 @@ def test_fitting_stops_when_validation_no_longer_gets_better():
     assert len(steps) == 10  # the best after 4 steps, and three worse ones
 
 
+def test_before_a_class_is_found_patience_does_not_end():
+    validation = ScriptedValidation([0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.3])
+    options = FitOptions(steps=14, validate_every=2, patience=3)
+    assert len(list(fit(built(), toy_batches(), options, validate=validation))) == 14
+
+
 def test_a_better_score_starts_the_patience_anew():
     validation = ScriptedValidation([0.5, 0.1, 0.1, 0.6, 0.1, 0.1, 0.7])
     options = FitOptions(steps=14, validate_every=2, patience=3)

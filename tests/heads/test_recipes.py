@@ -69,6 +69,7 @@ def test_steps_that_are_swept_take_the_place_of_epochs():
         ("batch-size=1,2", "unknown sweep 'batch-size'"),
         ("learning-rate", "give numbers joined by commas"),
         ("learning-rate=fast", "give numbers joined by commas"),
+        ("learning-rate=0", "give numbers joined by commas"),
         ("learning-rate=nan", "give numbers joined by commas"),
         ("steps=0", "give numbers joined by commas"),
         ("steps=1.5", "give numbers joined by commas"),

@@ -18,6 +18,7 @@ from examples.edits import rewrite
 from PIL import Image
 
 import samkit as package
+from samkit.heads.linear import Linear
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
 from samkit.store.arrays import array_files
@@ -146,13 +147,16 @@ def test_csv_on_the_terminal_is_the_one_beside_the_page(samkit, made):
 def test_markdown_has_a_line_a_head_and_the_numbers_of_the_json(samkit, made):
     lines = samkit("report", "--format", "markdown", "--workspace", made).out.strip().splitlines()
     columns, *heads = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
-    assert columns == ["labelled", "head", "liver", "spleen", "<b>left</b>", "right", "mean", "HD95 mm", "ASSD mm"]
+    classes = ["liver", "spleen", "<b>left</b>", "right"]
+    assert columns == ["labelled", "head", "draws", *classes, "mean", "worst draw", "HD95 mm", "ASSD mm", "missed"]
     means = [row for row in table_rows(made) if row["class_name"] == "all classes"]
     assert [head[:2] for head in heads] == [["1", "linear"], ["2", "autosam"]]
     for head, row in zip(heads, means, strict=True):
         dice = row["dice"]
         spread = "" if dice["standard_deviation"] is None else f" ± {100 * dice['standard_deviation']:.1f}"
-        assert head[6] == f"{100 * dice['mean']:.1f}{spread}"
+        assert head[7] == f"{100 * dice['mean']:.1f}{spread}"
+        assert (head[2], head[8]) == (f"{row['draws']}", f"{100 * dice['worst']:.1f}")
+        assert head[11] == f"{row['prediction_empty']}"
 
 
 def test_latex_is_a_tabular_with_booktabs_whose_names_are_escaped(samkit, made):
@@ -358,6 +362,53 @@ def test_heads_of_the_same_draws_are_compared_with_the_best(samkit, copied):
     assert (best[0], best[2], best[7:]) == ("1", "2", ["-", "-", "-"])
     assert float(other[7]) == pytest.approx(float(best[4]) - float(other[4]), abs=0.11)
     assert float(other[8]) <= float(other[7]) <= float(other[9])
+
+
+def test_heads_of_unlike_numbers_of_subjects_are_one_line_only_if_fitted_alike(samkit, copied):
+    """What more labels bring is no question of 20 steps and of 3."""
+    assert samkit("train-head", "linear", "--volumes", "2", "--steps", "3", "--workspace", copied).code == 0
+    assert samkit("report", "--workspace", copied).code == 0
+    told = {(row["subjects"], row["head_settings"]) for row in table_rows(copied) if row["head"] == "linear"}
+    assert told == {(1, "steps 20"), (2, "steps 3")}
+    page = (copied / "report/index.html").read_text()
+    assert {"linear (steps 20)", "linear (steps 3)"} <= set(re.findall(r"linear \(steps \d+\)", page))
+
+
+def test_another_revision_of_a_head_is_another_experiment(samkit, copied, monkeypatch):
+    monkeypatch.setattr(Linear, "revision", 2)
+    train = ("train-head", "linear", "--volumes", "1", "--steps", "20", "--workspace", copied)
+    assert samkit(*train).code == 0
+    assert samkit("report", "--workspace", copied).code == 0
+    told = {row["head_settings"]: row["draws"] for row in table_rows(copied) if row["head"] == "linear"}
+    assert told == {"revision 1": 2, "revision 2": 1}
+
+
+def test_draws_of_the_same_subjects_are_told_beside_their_number(samkit, copied):
+    """Of a pool of four, eight draws of one subject."""
+    assert samkit("train-head", "ridge", "--volumes", "1", "--draws", "8", "--workspace", copied).code == 0
+    runs = [run for run in package.open_workspace(copied).runs.values() if run.settings.head == "ridge"]
+    unlike = len({run.settings.drawn for run in runs})
+    assert samkit("report", "--workspace", copied).code == 0
+    assert {row["unlike_draws"] for row in table_rows(copied) if row["head"] == "ridge"} == {unlike}
+    assert f"<td>8 ({unlike} unlike)</td>" in (copied / "report/index.html").read_text()
+
+
+def test_a_class_that_a_draw_missed_is_told_in_the_draws_of_its_distance(made):
+    lines = list(csv.DictReader(io.StringIO((made / "report/table.csv").read_text())))
+    for line, row in zip(lines, table_rows(made), strict=True):
+        assert line["hd95_draws"] == str(row["hd95"]["draws"])
+
+
+def test_the_page_says_who_was_scored_and_who_was_told_by_the_reference(samkit, copied):
+    assert "Scored on 2 test subjects of the split default, from" in (copied / "report/index.html").read_text()
+    assert samkit("train-head", "sam-box", "--volumes", "0", "--workspace", copied).code == 0
+    assert samkit("split", "other", "--test-share", "0.5", "--workspace", copied).code == 0
+    train = ("train-head", "ridge", "--volumes", "1", "--split", "other", "--workspace", copied)
+    assert samkit(*train).code == 0
+    assert samkit("report", "--workspace", copied).code == 0
+    page = (copied / "report/index.html").read_text()
+    assert "Scored on 2 test subjects of the split default, 3 test subjects of the split other, from" in page
+    assert "Told by the reference where things are: sam-box." in page
 
 
 def test_where_nothing_can_be_compared_nothing_is(page):

@@ -22,7 +22,7 @@ from samkit.heads.tiling import Tiling, row_keys
 from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.train import train, train_together
-from samkit.stages.training.plan import TrainOptions, labelled_volumes, split_of
+from samkit.stages.training.plan import TrainOptions, draw_of, labelled_volumes, split_of
 from samkit.store.errors import MissingEmbeddings, UsageError
 from samkit.store.splits import Split
 from samkit.store.workspace import Workspace
@@ -174,6 +174,16 @@ def test_a_run_names_what_it_was_trained_on_and_scores_only_test_subjects(tmp_pa
     assert run.settings.validation not in run.record["training_volumes"]
     assert set(run.record["training_volumes"]) < set(run.settings.drawn)
     assert run.record["training_slices"] == 2 * 3  # three drawn, of which one validates
+
+
+def test_a_subject_without_a_class_is_not_taken_to_stop_by(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    chosen = options(subjects=3)
+    subject = draw_of(workspace, split_of(workspace), chosen).validation
+    image, label = boxes(int(subject.removeprefix("subject")))
+    add_volume(workspace, subject, image, np.zeros_like(label))
+    with pytest.raises(UsageError, match=rf"kept to stop by, {subject}, shows none of .*Leave out --validation"):
+        train(workspace, embed(workspace, tiny), find_head(chosen.head), chosen)
 
 
 def test_the_validation_score_is_the_dice_of_the_validation_subject_on_the_training_grid(tmp_path, tiny):

@@ -60,6 +60,7 @@ OTHER_VALUES: dict[str, Any] = {
     "seed": 1,
     "tiles": 0.25,
     "views": ("identity", "flip-rows"),
+    "revision": 2,
 }
 Keep = Callable[..., LocalPlace]
 
