@@ -6,7 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its black and its yellow.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_WIDTH_INCHES, _HEIGHT_INCHES = 7.2, 3.4
+# On a narrow screen it is shown at three quarters of this, and its words can still be read.
+_WIDTH_INCHES, _HEIGHT_INCHES = 4.8, 3.4
+# Of an axis of Dice at least, so that a difference that is nothing does not look like one.
+_LEAST_SPAN_PERCENT = 20
+_LEGEND_COLUMNS = 3
+_LONG_NAME = 24  # letters, with which names do not stand side by side
 # A colour that nothing else has: the page's own ink takes its place.
 _INK = "#010203"
 _SMALLEST_INCHES_A_GROUP = 0.5
@@ -53,6 +58,7 @@ def label_efficiency(rows: Sequence[Row]) -> Plot | None:
     figure, axes = _drawn()
     amounts = sorted(order, key=lambda amount: order[amount])
     places = {amount: place for place, amount in enumerate(amounts)}
+    inks, reached = _inks(rows), []
     for number, (name, line) in enumerate(lines.items()):
         shift = (number - (len(lines) - 1) / 2) * 0.5 / max(1, len(lines))  # so that spreads do not cover each other
         there = [amount for amount in amounts if amount in line]
@@ -65,14 +71,15 @@ def label_efficiency(rows: Sequence[Row]) -> Plot | None:
             label=name,
             capsize=3,
             linewidth=1.4,
-            color=_COLOURS[number % len(_COLOURS)],
             marker=_MARKERS[number % len(_MARKERS)],
-            linestyle="-" if number < len(_COLOURS) else "--",
+            **inks[name],
         )
+        reached += [mean + sign * spread for mean, spread in zip(means, spreads, strict=True) for sign in (-1, 1)]
     axes.set_xticks(range(len(amounts)), amounts)
     counted = {row.counted for row in rows}
     axes.set_xlabel("labelled " + (counted.pop() if len(counted) == 1 else "subjects or frames"))
     axes.set_ylabel("mean Dice %")
+    axes.set_ylim(*_dice_axis(reached))
     axes.set_xlim(-0.5, len(amounts) - 0.5)
     _legend(figure, axes)
     caption = "Mean Dice over all classes and test subjects; bars are one standard deviation over draws."
@@ -83,25 +90,28 @@ def distributions(runs: Sequence[Run], rows: Sequence[Row]) -> Plot | None:
     """Draw the Dice of every test volume in every draw, a column a head and number of subjects."""
     by_id = {run.id: run for run in runs}
     columns: dict[str, list[float]] = {}
+    heads: dict[str, str] = {}
     for row in rows:
         if row.class_name != ALL_CLASSES:
             continue
         scored = [ScoredVolume.from_json(one) for run_id in row.run_ids for one in by_id[run_id].scores]
         found = [mean_over_classes([volume]).dice for volume in scored]
-        columns[f"{_line_of(row, rows)}\n{row.amount}"] = [100 * dice for dice in found if dice is not None]
+        name = f"{_line_of(row, rows)}\n{row.amount}"
+        columns[name], heads[name] = [100 * dice for dice in found if dice is not None], _line_of(row, rows)
     columns = {name: values for name, values in columns.items() if values}
     if not columns:
         return None
     figure, axes = _drawn(groups=len(columns))
     random = np.random.default_rng(0)
-    for number, values in enumerate(columns.values()):
-        colour = _COLOURS[number % len(_COLOURS)]
+    inks = _inks(rows)
+    for number, (name, values) in enumerate(columns.items()):
+        colour = inks[heads[name]]["color"]
         beside = number + random.uniform(-0.18, 0.18, len(values))
         axes.scatter(beside, values, s=12, alpha=0.55, color=colour, linewidths=0)
         axes.hlines(np.median(values), number - 0.3, number + 0.3, colors=_INK, linewidth=1.6)
     axes.set_xticks(range(len(columns)), list(columns), fontsize=8, rotation=0 if len(columns) < 8 else 90)
     axes.set_ylabel("Dice % of a volume")
-    axes.set_ylim(-2, 102)
+    axes.set_ylim(*_dice_axis([value for values in columns.values() for value in values]))
     caption = "Each point is a test volume in a draw, the mean of its classes; the bar is the median."
     return Plot(title="Volume by volume", caption=caption, svg=_svg(figure))
 
@@ -116,9 +126,10 @@ def training_curves(runs: Sequence[Run], rows: Sequence[Row]) -> Plot | None:
     if not curves:
         return None
     figure, axes = _drawn()
-    for number, (name, curve) in enumerate(curves.items()):
+    inks = _inks(rows)
+    for name, curve in curves.items():
         at, losses = _smoothed([step["number"] + 1 for step in curve], [step["loss"] for step in curve])
-        axes.plot(at, losses, label=name, linewidth=1.4, color=_COLOURS[number % len(_COLOURS)])
+        axes.plot(at, losses, label=name, linewidth=1.4, **inks[name])
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_yscale("log")
@@ -159,6 +170,23 @@ def _line_of(row: Row, rows: Sequence[Row]) -> str:
     return f"{row.told_head}, {row.encoder} {row.recipe_id[:4]}" if several else row.told_head
 
 
+def _inks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return the colour and the stroke of each head, by its name in a legend: the same in every plot."""
+    names = dict.fromkeys(_line_of(row, rows) for row in rows)
+    return {
+        name: {"color": _COLOURS[number % len(_COLOURS)], "linestyle": "-" if number < len(_COLOURS) else "--"}
+        for number, name in enumerate(names)
+    }
+
+
+def _dice_axis(percents: Sequence[float]) -> tuple[float, float]:
+    """Return where an axis of Dice begins and ends, so that all of these are on it."""
+    low, high = max(0.0, min(percents) - 2), min(102.0, max(percents) + 2)
+    missing = max(0.0, _LEAST_SPAN_PERCENT - (high - low))
+    high = min(102.0, high + missing / 2)
+    return max(-2.0, min(low, high - _LEAST_SPAN_PERCENT)), high
+
+
 def _smoothed(at: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
     parts = min(len(values), _CURVE_POINTS)
 
@@ -193,7 +221,14 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     if len(names) > 1:
         figure.legend(
-            handles, names, loc="outside right upper", frameon=False, fontsize=8, labelcolor=_INK, handlelength=1.6
+            handles,
+            names,
+            loc="outside lower left",
+            ncols=_LEGEND_COLUMNS if max(map(len, names)) < _LONG_NAME else 1,
+            frameon=False,
+            fontsize=8,
+            labelcolor=_INK,
+            handlelength=1.6,
         )
     else:
         axes.set_title(names[0], fontsize=9, color=_INK)

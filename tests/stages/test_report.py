@@ -122,8 +122,8 @@ def test_the_page_shows_the_numbers_of_the_json(made, page):
     shown = [row for row in cells.rows if len(row) > 15]
     for row, kept in zip(shown, table_rows(made), strict=True):
         assert row[0].startswith(kept["head"])
-        assert row[3] == kept["class_name"]
-        assert row[4] == f"{100 * kept['dice']['mean']:.1f}"
+        assert row[2] == kept["class_name"]
+        assert row[3] == f"{100 * kept['dice']['mean']:.1f}"
         assert row[-1] == kept["recipe_id"]
 
 
@@ -357,11 +357,11 @@ def test_heads_of_the_same_draws_are_compared_with_the_best(samkit, copied):
         for row in table_rows(copied)
         if row["subjects"] == 1 and row["class_name"] == "all classes"
     }
-    assert {row[1]: row[4] for row in rows} == dice
+    assert {row[1]: row[2] for row in rows} == dice
     best, other = rows
-    assert (best[0], best[2], best[7:]) == ("1", "2", ["-", "-", "-"])
-    assert float(other[7]) == pytest.approx(float(best[4]) - float(other[4]), abs=0.11)
-    assert float(other[8]) <= float(other[7]) <= float(other[9])
+    assert (best[0], best[5:]) == ("1", ["-", "-", "-", "2", "2"])
+    assert float(other[5]) == pytest.approx(float(best[2]) - float(other[2]), abs=0.11)
+    assert float(other[6]) <= float(other[5]) <= float(other[7])
 
 
 def test_heads_of_unlike_numbers_of_subjects_are_one_line_only_if_fitted_alike(samkit, copied):
