@@ -63,7 +63,7 @@ Distances = NDArray[np.float64]
 Spacing = tuple[float, float, float]
 
 BACKGROUND = 0
-_CUBIC_MM_PER_ML = 1000.0
+CUBIC_MM_PER_ML = 1000.0
 _PERCENT_OF_HD95 = 95.0
 
 
@@ -273,7 +273,7 @@ def _score_class(prediction: Mask, reference: Mask, *, value: int, name: str, sp
     elif outcome == "prediction empty":
         dice = iou = 0.0
     elif outcome == "reference empty":
-        voxel_volume = 1.0 if spacing_mm is None else math.prod(spacing_mm) / _CUBIC_MM_PER_ML
+        voxel_volume = 1.0 if spacing_mm is None else math.prod(spacing_mm) / CUBIC_MM_PER_ML
         false_positive_volume = prediction_voxels * voxel_volume
     return ClassScore(
         class_value=int(value),

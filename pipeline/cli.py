@@ -530,11 +530,11 @@ def train_head_command(
     ],
     *,
     volumes: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Labelled subjects to draw; a subject brings all of its volumes. 0 for sam-box and sam-auto."
+            help="Labelled subjects to draw; a subject brings all of its volumes. 0 for sam-box and sam-auto. Needed."
         ),
-    ],
+    ] = None,
     count: CountOption = Counted.subjects,
     draws: Annotated[int, typer.Option(help="How many different draws to train on.")] = 1,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -623,6 +623,9 @@ def train_head_command(
     from ..stages.training.plan import TrainOptions
     from .commands.train import run_train
 
+    if volumes is None:
+        message = f"--volumes: say on how many labelled subjects. From one: samkit train-head {head} --volumes 1"
+        raise UsageError(message)
     if finetune_encoder:
         if head not in ("autosam", "autosam-finetuned"):
             message = f"--finetune-encoder: of autosam alone, and this is {head}. Leave the flag out."
@@ -768,7 +771,7 @@ def predict_command(
         typer.Argument(help="Files, a folder or a .zip, new or ingested; without it, the volumes of the workspace."),
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the masks. Needed.")] = None,
     mask_format: Annotated[
         MaskFormatChoice,
         typer.Option(
@@ -795,6 +798,9 @@ def predict_command(
     from .commands.ingest import layout_options
     from .commands.predict import PredictOptions, run_predict
 
+    if output is None:
+        message = f"--output: say where the masks go, for example samkit predict {shlex.quote(run)} --output masks"
+        raise UsageError(message)
     volume = VolumeChoice(time_index=time_index, b_value=b_value, echo=echo, min_slices=min_slices)
     layout = layout_options(ids=ids.value, subject=subject, channel=channel, label_suffix=label_suffix, volume=volume)
     options = PredictOptions(

@@ -43,6 +43,8 @@ output = Console(highlight=False, width=_width(terminal=sys.stdout.isatty()))
 messages = Console(stderr=True, highlight=False, width=_width(terminal=sys.stderr.isatty()))
 # Where there is no terminal to draw a bar on, a line this often says that it is still going.
 _SECONDS_BETWEEN_LINES = 5.0
+_SHARE_BETWEEN_LINES = 0.1
+_LONGEST_SILENCE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -133,7 +135,7 @@ class _Bar:
     def __init__(self, what: str, total: int, unit: str, progress: Progress | None) -> None:
         self._what, self._total, self._unit, self._progress = what, total, unit, progress
         self._done = 0
-        self._spoke = time.monotonic()
+        self._spoke, self._told = time.monotonic(), 0
         self._task = None if progress is None else progress.add_task(what, total=total, unit=unit)
 
     def advance(self, count: int = 1) -> None:
@@ -145,9 +147,15 @@ class _Bar:
         self._what, self._done, self._total = what, done, total
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=what, completed=done, total=total)
-        elif not _manner.quiet and time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
-            self._spoke = time.monotonic()
+        elif not _manner.quiet and self._is_news(done, total):
+            self._spoke, self._told = time.monotonic(), done
             messages.print(Text(f"{what}: {done} of {total} {self._unit}"), soft_wrap=True)
+
+    def _is_news(self, done: int, total: int) -> bool:
+        """Return whether a log should have another line: after some seconds and a part of the work, or after long."""
+        silent = time.monotonic() - self._spoke
+        moved = abs(done - self._told) >= _SHARE_BETWEEN_LINES * total
+        return silent > _SECONDS_BETWEEN_LINES and (moved or silent > _LONGEST_SILENCE_SECONDS)
 
 
 def table(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..heads.base import Head
 from ..heads.feeding import tiling_of
 from ..heads.inference import segment_volume
-from ..heads.metrics import ScoredVolume, judge
+from ..heads.metrics import CUBIC_MM_PER_ML, ScoredVolume, judge
 from ..store.embeddings import Embeddings
 from ..store.errors import InputError
 from ..store.provenance import code_version
@@ -35,6 +38,10 @@ class Predicted:
     path: Path
     #: Against the volume's label map, at the source's resolution; None for an unlabelled volume.
     scores: ScoredVolume | None
+    #: Voxels of each class in the mask, by its name.
+    voxels: Mapping[str, int]
+    #: Of one voxel; None where the spacing is not known.
+    voxel_ml: float | None
     #: Whether the head was trained on this volume or its subject, so that its scores say nothing.
     trained_on: bool
 
@@ -92,8 +99,14 @@ def predict_volume(
     # Equal slices are equal anywhere.
     drawn_slices = {_slices_of(content) for content in run.settings.drawn_volumes.values()}
     drawn = (of_own_workspace and volume.subject in run.settings.drawn) or _slices_of(volume.content) in drawn_slices
+    spacing = volume.spacing_mm
     return Predicted(
-        volume_id=volume.id, path=mask.path, scores=judge(volume, label) if comparable else None, trained_on=drawn
+        volume_id=volume.id,
+        path=mask.path,
+        scores=judge(volume, label) if comparable else None,
+        voxels={name: int(np.count_nonzero(label == value)) for value, name in label_names.items()},
+        voxel_ml=None if spacing is None else math.prod(spacing) / CUBIC_MM_PER_ML,
+        trained_on=drawn,
     )
 
 

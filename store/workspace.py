@@ -273,9 +273,10 @@ class Workspace:
         patterns = ["*"] if name is None else [f"{name}--*", f"*--{name}", name]
         found = [kept for pattern in patterns for kept in self.recipes(pattern).values()]
         if not found:
-            there = ", ".join(kept.folder.name for kept in self.recipes().values()) or "none yet"
+            there = ", ".join(kept.folder.name for kept in self.recipes().values())
             wanted = "nothing has been embedded" if name is None else f"no embeddings of {name!r}"
-            message = f"{self.path}: {wanted}; there are: {there}. Run `samkit embed`."
+            others = f"; there are: {there}" if there else ""
+            message = f"{self.path}: {wanted}{others}. Run `samkit embed`."
             raise MissingEmbeddings(message)
         return found
 

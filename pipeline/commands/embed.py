@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from ...heads.base import MASK_DECODER_FILE
 from ...stages.embed import (
     EmbedJob,
     ShardFailure,
@@ -44,7 +43,7 @@ from ..plan import plan_embedding
 from ..shards import map_shards
 from ..workers import ONE_PROCESSOR, Workers
 from .costs import check_room, row_bytes_of, say_changes, say_cost, say_other_recipes, say_plan
-from .hints import workspace_flag
+from .hints import first_training, workspace_flag
 from .repair import drop_unreadable_records, retire_damaged
 from .rows import EVERY_SLICE, RowChoice, choose_rows, every_slice
 from .weights import remember_weights, weights_file_of, weights_of
@@ -162,12 +161,7 @@ def _say_goes_on(recipe: Recipe) -> None:
 
 
 def _say_next(workspace_path: str, embeddings: Embeddings) -> int:
-    recipe = embeddings.recipe
-    command = f"{'autosam' if MASK_DECODER_FILE in embeddings.attachments else 'linear'} --volumes 1 --draws 3"
-    if recipe.block is not None:
-        blocks = (find_encoder(recipe.encoder).block_count or 0) - recipe.block
-        command = f"med-sa --volumes 1 --draws 3 --encoder {recipe.id} --adapted-blocks last:{blocks}"
-    console.say(f"next: samkit train-head {command}{workspace_flag(workspace_path)}")
+    console.say(f"next: {first_training(embeddings)}{workspace_flag(workspace_path)}")
     return DONE
 
 

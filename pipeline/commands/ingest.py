@@ -231,6 +231,12 @@ def _told(results: Sequence[Taken | Refused], layout: str, workspace: str, repor
         f"{len(taken)} taken ({sum(result.change == 'unchanged' for result in taken)} unchanged, "
         f"{unlabelled} without a label), {len(refused)} refused"
     )
+    if taken and unlabelled == len(taken):
+        console.warn(
+            f"none of these has a label, and heads are trained on labelled volumes. Labels elsewhere: --labels-from "
+            f"FOLDER. Taken by mistake: samkit remove {taken[0].id}{' ...' if len(taken) > 1 else ''}"
+            f"{workspace_flag(workspace)}"
+        )
     if taken:
         console.say(f"next: samkit embed{workspace_flag(workspace)}")
     return code

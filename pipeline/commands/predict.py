@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from ...heads.base import asks_reference, load_head
 from ...heads.feeding import check_embedded, tiling_of
 from ...heads.inference import check_promptable
+from ...heads.metrics import ClassScore
 from ...heads.tiling import Tiling, row_keys
 from ...stages.encoders.base import Encoder, load_recipe
 from ...stages.encoders.devices import find_device
@@ -322,23 +323,35 @@ def _warn_of_shear(masks: Mapping[str, MaskFile], volumes: Iterable[Volume]) -> 
 
 
 def _tell_predictions(run: Run, done: Sequence[Predicted], shown: Mapping[str, str] | None = None) -> None:
+    scored = any(predicted.scores is not None for predicted in done)
     rows = []
     for predicted in done:
         name = predicted.volume_id if shown is None else shown[predicted.volume_id]
-        note = "trained on" if predicted.trained_on else ""
-        if predicted.scores is None:
-            rows.append([name, predicted.path.name, "", "", "", "", "", note])
-            continue
-        for number, score in enumerate(predicted.scores.scores):
-            cells = [
-                "-" if score.dice is None else f"{100 * score.dice:.1f}",
-                "-" if score.iou is None else f"{100 * score.iou:.1f}",
-                "-" if score.hd95 is None else f"{score.hd95:.1f} {score.distance_unit}",
-                "-" if score.assd is None else f"{score.assd:.1f} {score.distance_unit}",
-            ]
+        scores = {} if predicted.scores is None else {one.class_name: one for one in predicted.scores.scores}
+        for number, (class_name, voxels) in enumerate(predicted.voxels.items()):
             first = [name, predicted.path.name] if number == 0 else ["", ""]
-            told = score.outcome if score.outcome != "scored" else ""
-            rows.append([*first, score.class_name, *cells, "; ".join(filter(None, [note, told]))])
-    columns = ["volume", "mask", "class", "Dice %", "IoU %", "HD95", "ASSD", "note"]
+            notes = ["trained on"] if predicted.trained_on else []
+            if class_name in scores and scores[class_name].outcome != "scored":
+                notes.append(scores[class_name].outcome)
+            measures = _measures(scores.get(class_name)) if scored else []
+            rows.append([*first, class_name, _amount(voxels, predicted.voxel_ml), *measures, "; ".join(notes)])
+    columns = ["volume", "mask", "class", "found", *(["Dice %", "IoU %", "HD95", "ASSD"] if scored else []), "note"]
     console.table(f"Masks of {run.id}", columns, rows, numbers_from=3)
     console.say(f"{counted(len(done), 'mask')} in {done[0].path.parent}" if done else "no masks were written")
+
+
+def _measures(score: ClassScore | None) -> list[str]:
+    if score is None:
+        return [""] * 4
+    distances = [value if value is None else f"{value:.1f} {score.distance_unit}" for value in (score.hd95, score.assd)]
+    overlaps = [None if value is None else f"{100 * value:.1f}" for value in (score.dice, score.iou)]
+    return [text or "-" for text in (*overlaps, *distances)]
+
+
+def _amount(voxels: int, voxel_ml: float | None) -> str:
+    """Return how much was found, in millilitres where the spacing is known.
+
+    >>> _amount(1500, 0.001), _amount(12, None)
+    ('1.5 ml', '12 voxels')
+    """
+    return counted(voxels, "voxel") if voxel_ml is None else f"{voxels * voxel_ml:.1f} ml"

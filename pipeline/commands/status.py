@@ -15,7 +15,7 @@ from .. import console
 from ..console import counted
 from ..exit_codes import DONE
 from ..plan import IDENTITY
-from .hints import workspace_flag
+from .hints import first_training, workspace_flag
 
 # A line names so many views, and counts the rest.
 _NAMED = 5
@@ -54,6 +54,9 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
         ]
         console.table("Embeddings", columns, rows, numbers_from=3)
         for entry in status["embeddings"]:
+            if entry["missing"]:
+                goes_on = f"samkit embed --recipe {entry['id']}{workspace_flag(workspace_path)} goes on with them"
+                console.say(f"{entry['name']}: {counted(entry['missing'], 'slice')} without a row; {goes_on}")
             for line in bank_lines(entry["views"]):
                 console.say(f"{entry['name']}: {line}")
     if status["runs"]:
@@ -93,7 +96,8 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
         slices += len(volume.slice_digests)
         geometry_unknown += volume.affine is None
     embeddings = []
-    for kept in workspace.recipes().values():
+    recipes = list(workspace.recipes().values())
+    for kept in recipes:
         views: Counter[str] = Counter()
         plain: set[str] = set()
         orphaned = 0
@@ -131,14 +135,15 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
         for run in workspace.runs.values()
     ]
     flag = workspace_flag(workspace.path)
+    whole = [kept for kept, entry in zip(recipes, embeddings, strict=True) if not entry["missing"]]
     if not workspace.volumes:
         following = f"samkit ingest FOLDER{flag}"
-    elif not embeddings:
+    elif not recipes:
         following = f"samkit embed{flag}"
-    elif all(entry["missing"] for entry in embeddings):
+    elif not whole:
         following = f"samkit embed --recipe {embeddings[-1]['id']}{flag}"
     elif not runs:
-        following = f"samkit train-head autosam --volumes 1 --draws 3{flag}"
+        following = f"{first_training(whole[-1])}{flag}"
     else:
         following = f"samkit report{flag}"
     return {

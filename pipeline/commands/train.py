@@ -28,6 +28,7 @@ from ...stages.training.plan import (
 )
 from ...store.embeddings import Embeddings
 from ...store.errors import UsageError
+from ...store.runs import Run
 from ...store.slices import Volume
 from ...store.workspace import open_workspace
 from .. import console
@@ -129,7 +130,7 @@ def run_train(
             of_draw = train_together(workspace, embeddings, head_class, options, progress=bar.reach)
         for run in of_draw:
             told = f"{sum(run.record['seconds'].values()):.1f} s" if run.id not in before else "was there already"
-            trained = f"draw {draw}: trained on {', '.join(run.record['training_volumes'])}; " if subjects else ""
+            trained = f"draw {draw}: trained on {_trained_on(run)}; " if subjects else ""
             console.say(f"{trained}{run.id}, {told}")
         runs += of_draw
     if head_class.sees.squares or head_class.sees.chunks:
@@ -138,6 +139,13 @@ def run_train(
     flag = workspace_flag(workspace_path)
     console.say(f"next: samkit report{flag}, or samkit predict {runs[0].id} --output masks{flag}")
     return DONE
+
+
+def _trained_on(run: Run) -> str:
+    """Return whom a head was fitted to, as the report names them; of frames the volumes."""
+    if run.settings.counted == FRAMES:
+        return ", ".join(run.record["training_volumes"])
+    return ", ".join(subject for subject in run.settings.drawn if subject != run.settings.validation)
 
 
 def _described(embeddings: Embeddings | None) -> str:

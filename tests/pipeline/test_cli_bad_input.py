@@ -57,6 +57,33 @@ def refusal(samkit: Samkit, write_pair: Callable[..., None], tmp_path: Path) -> 
     return ingest
 
 
+def test_what_a_command_cannot_do_without_is_told_with_an_example(samkit: Samkit, tmp_path: Path):
+    ended = samkit("train-head", "linear", "--workspace", tmp_path / "w")
+    assert ended.code == 2
+    assert "--volumes: say on how many" in ended.said
+    assert "samkit train-head linear --volumes 1" in ended.said
+    ended = samkit("predict", "latest", "--workspace", tmp_path / "w")
+    assert ended.code == 2
+    assert "samkit predict latest --output masks" in ended.said
+
+
+def test_volumes_without_any_label_are_taken_with_a_word_on_it(samkit: Samkit, tmp_path: Path):
+    save(tmp_path / "d" / "one.nii.gz", noise())
+    ended = samkit("ingest", tmp_path / "d", "--workspace", tmp_path / "w")
+    assert ended.code == 0
+    assert "none of these has a label" in ended.said
+    (volume,) = open_workspace(tmp_path / "w").volumes
+    assert f"Taken by mistake: samkit remove {volume}" in ended.said
+
+
+def test_a_file_of_no_kind_is_refused_by_the_kinds_there_are(samkit: Samkit, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("none of this is an image")
+    ended = samkit("ingest", tmp_path / "notes.txt", "--workspace", tmp_path / "w")
+    assert ended.code == 1
+    assert "notes.txt: the file is of no kind that samkit reads: NIfTI" in ended.said
+    assert "imagesTr" not in ended.said
+
+
 # -- folders and files -----------------------------------------------------------------------------
 
 

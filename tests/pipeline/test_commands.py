@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 import samkit as package
+from samkit.pipeline import console
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_nifti_pair
 
@@ -287,11 +290,56 @@ def test_status_says_what_comes_next(samkit, ingested):
     assert "next: samkit report" in samkit("status", *ingested.flag).said
 
 
+def test_what_is_trained_first_is_what_is_quick_with_the_encoder(samkit, ingested, tmp_path):
+    said = samkit(*EMBED, *ingested.flag).said
+    assert "next: samkit train-head linear --volumes 1 --draws 3" in said
+    assert "next: samkit train-head linear --volumes 1 --draws 3" in samkit("status", *ingested.flag).said
+
+
+def test_status_says_how_a_recipe_goes_on_beside_one_that_is_whole(samkit, job):
+    samkit("embed", "--size", "48", *job.flag)
+    begun = package.open_workspace(job.workspace).embeddings("nano")
+    begun.retire(list(begun.journal.records)[:1])
+    said = samkit("status", *job.flag).said
+    assert re.search(rf"{begun.folder.name}: \d+ slices? without a row; samkit embed --recipe {begun.recipe.id}", said)
+    assert "next: samkit report" in said
+
+
+def test_a_log_has_a_line_for_each_tenth_of_a_long_work_at_most(monkeypatch, capsys):
+    now = iter(range(0, 100_000, 7))  # seconds
+    monkeypatch.setattr("samkit.pipeline.console.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("samkit.pipeline.console._LONGEST_SILENCE_SECONDS", 1e9)
+    with console.progress_bar("fitting", 300, "steps") as bar:
+        for _ in range(300):
+            bar.advance()
+    assert capsys.readouterr().err.count("fitting: ") == 10
+
+
+def test_a_long_silence_of_a_slow_work_is_broken(monkeypatch, capsys):
+    now = iter(range(0, 100_000, 61))
+    monkeypatch.setattr("samkit.pipeline.console.time.monotonic", lambda: next(now))
+    with console.progress_bar("fitting", 300, "steps") as bar:
+        for _ in range(3):
+            bar.advance()
+    assert capsys.readouterr().err.count("fitting: ") == 3
+
+
 def test_what_is_printed_as_next_can_be_typed(samkit, ingested):
     samkit("embed", "--size", "64", *ingested.flag)
     said = samkit("status", *ingested.flag).said
     command = said.rpartition("next: samkit ")[2].split()
     assert command[command.index("--workspace") + 1] == str(ingested.workspace)
+
+
+def test_a_mask_without_a_reference_is_told_by_how_much_of_each_class_it_holds(samkit, finished, tmp_path, write_pair):
+    write_pair(tmp_path / "new", "someone", seed=8, label=False)
+    ended = samkit("predict", "linear@1#0", tmp_path / "new/imagesTr", "--output", tmp_path / "masks", *finished.flag)
+    assert ended.code == 0, ended.said
+    assert "Dice" not in ended.out
+    (mask,) = (tmp_path / "masks").iterdir()
+    found = nib.load(mask)
+    voxels = np.count_nonzero(np.asanyarray(found.dataobj) == 1)
+    assert f"{voxels * np.prod(found.header.get_zooms()) / 1000:.1f} ml" in ended.out
 
 
 def test_no_command_writes_outside_the_workspace_and_what_was_named(samkit, finished, files_of, tmp_path):

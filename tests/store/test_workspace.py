@@ -312,7 +312,7 @@ def test_a_workspace_shows_its_path_and_the_first_of_its_volumes(workspace: Work
 def test_nothing_embedded_is_a_key_error_with_the_command(workspace: Workspace):
     with pytest.raises(KeyError) as caught:
         workspace.embeddings()
-    assert "nothing has been embedded; there are: none yet. Run `samkit embed`." in str(caught.value)
+    assert "nothing has been embedded. Run `samkit embed`." in str(caught.value)
 
 
 def test_another_encoder_is_a_key_error_that_lists_what_there_is(workspace: Workspace, recipe: Recipe):

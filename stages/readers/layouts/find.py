@@ -334,12 +334,18 @@ def _told(candidate: Candidate) -> list[str]:
 
 
 def _nothing(searched: Path, place: Path) -> str:
-    what = "the file is of no kind" if searched.is_file() else "the folder holds nothing"
+    if searched.is_file():
+        return (
+            f"{place}: the file is of no kind that samkit reads: NIfTI (.nii, .nii.gz), NRRD and MetaImage (.nrrd, "
+            f".mha), pictures (.png, .tif, .jpg), h5 (.h5, .hdf5), DICOM, or a .zip or .tar of these. Is it the right "
+            f"file?"
+        )
     return (
-        f"{place}: {what} that samkit reads. Understood are: imagesTr/ and labelsTr/ with dataset.json (Medical "
-        f"Segmentation Decathlon, nnU-Net); images/ and labels/ (or masks/); BIDS (sub-*/, derivatives/); 3D-IRCADb, "
-        f"CHAOS, ACDC, Synapse (BTCV) and TotalSegmentator as published; NIfTI files (.nii, .nii.gz), NRRD and "
-        f"MetaImage (.nrrd, .mha), pictures (.png, .tif, .jpg), labels beside them ending in _gt, _seg, _label or "
-        f"_mask; h5 files (.h5, .hdf5) with `image` and `label`; DICOM series, with DICOM-SEG or RTSTRUCT; a .zip or "
-        f".tar of any of these. Is it the right folder? Other archives (.7z, .rar) must be unpacked first."
+        f"{place}: the folder holds nothing that samkit reads. Understood are: imagesTr/ and labelsTr/ with "
+        f"dataset.json (Medical Segmentation Decathlon, nnU-Net); images/ and labels/ (or masks/); BIDS (sub-*/, "
+        f"derivatives/); 3D-IRCADb, CHAOS, ACDC, Synapse (BTCV) and TotalSegmentator as published; NIfTI files (.nii, "
+        f".nii.gz), NRRD and MetaImage (.nrrd, .mha), pictures (.png, .tif, .jpg), labels beside them ending in _gt, "
+        f"_seg, _label or _mask; h5 files (.h5, .hdf5) with `image` and `label`; DICOM series, with DICOM-SEG or "
+        f"RTSTRUCT; a .zip or .tar of any of these. Is it the right folder? Other archives (.7z, .rar) must be "
+        f"unpacked first."
     )
