@@ -34,12 +34,12 @@ comparison bootstrap intervals, and paired differences of heads
 averages   many volumes, many draws: means in the order that is fair
 sam_modules   the segment-anything package's parts, importable beside any torch
 sam_blocks    the blocks of its image encoder, faster; attention among cells and through slices
-live_encoder  its image encoder, or the end of it, as a part of a head that is trained
+live_encoder  SAM's image encoder, or the end of it, as a part of a head that is trained
 adapters      what Medical SAM Adapter trains beside its layers
-two_way       its two-way transformer, asked for all classes of a slice at once
-upscaling     its up-scaling, cell by cell
-prompting     its mask decoder, prompted with points, boxes and earlier masks, many images at once
+two_way       SAM's two-way transformer, asked for all classes of a slice at once
+upscaling     SAM's up-scaling, cell by cell
+prompting     SAM's mask decoder, prompted with points, boxes and earlier masks, many images at once
 prompt_rules  clicks, corrections and boxes, made from masks as somebody would give them
 
-Nothing here knows a file format or an encoder.
+Nothing here reads a file, or loads a checkpoint.
 """

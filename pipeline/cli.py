@@ -402,7 +402,7 @@ def embed_command(
         str | None, typer.Option(help="So many GPUs (2), or these (0,2): one worker each, in processes of their own.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes on the processor, which share its cores. Default: one.")
+        int | None, typer.Option(help="Processes on the processor, which share its cores. Default: two for long work.")
     ] = None,
     scheduler: Annotated[
         str | None,

@@ -16,7 +16,7 @@ reporting/  tables, plots and pictures: what `report` is made of
 training/   what a run will be, and what its head begins from: what `train` is made of
 readers/    the only code that knows file formats
 encoders/   the only code that knows encoders
-synthesis/  procedural anatomy for the demo and the tests
+synthesis/  drawn anatomy: for the demo, the tests, and the training of `nano`
 
 The stages do not import each other: they meet on disk.
 """

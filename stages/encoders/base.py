@@ -231,7 +231,8 @@ def load_encoder(
         ``float32``, ``bfloat16`` or ``auto`` (bfloat16 where the device computes in it).
     pixel_normalisation
         A rule of `pixels.NAMED_RULES`: ``sam``; ``sam-exact`` for the package's rounding to bytes; ``sam-lst``,
-        ``autosam`` and ``medsam`` for what these papers' code did. None for what the weights were trained with.
+        ``autosam`` and ``medsam`` for what these papers' code did. None for the encoder's own;
+        checkpoints of MedSAM want ``medsam``.
     tap
         Which layer's output: ``block:9`` for the tokens that enter block 9 of a SAM encoder, counted from 0. None for
         what the encoder ends with.
