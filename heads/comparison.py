@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,27 @@ _DIFFERENCE = (-1.0, 1.0)
 Grid = NDArray[np.float64]
 # Volume and content of each that was drawn: what tells one draw from another.
 _Drawn: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class _Asked(NamedTuple):
+    """What was asked of a head: scores are comparable where all of this is equal. Sorted by the first."""
+
+    subjects: int
+    amount: str
+    split: str
+    split_digest: str
+    #: Of the volumes scored.
+    scored: str
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> _Asked:
+        return cls(
+            subjects=settings.subjects,
+            amount=settings.amount,
+            split=settings.split,
+            split_digest=settings.split_digest,
+            scored=content_id(dict(settings.scored_volumes)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +129,7 @@ def standings(runs: Iterable[Run], name: Callable[[Run], str] = typed_head) -> l
     for run in runs:
         # Whoever is told where things are by the reference is compared with others who are.
         prompted = asks_reference(run.settings.head, run.settings.head_config)
-        groups[_asked(run.settings), prompted][name(run)][_drawn(run.settings)] = run
+        groups[_Asked.of(run.settings), prompted][name(run)][_drawn(run.settings)] = run
     return [one for key in sorted(groups) for one in _standings(key[0], groups[key], prompted=key[1])]
 
 
@@ -125,8 +146,8 @@ def _standings(asked: _Asked, heads: Mapping[str, Mapping[_Drawn, Run]], *, prom
         found.append(
             Standing(
                 head=head,
-                amount=asked[1],
-                split=asked[2],
+                amount=asked.amount,
+                split=asked.split,
                 prompted=prompted,
                 draws=len(scored[head].volumes),
                 test_subjects=len(scored[head].subjects),
@@ -166,7 +187,7 @@ def compare(one: Iterable[Run], other: Iterable[Run]) -> list[Comparison]:
     for runs in (one, other):
         groups: dict[_Asked, dict[_Drawn, Run]] = defaultdict(dict)
         for run in runs:
-            groups[_asked(run.settings)][_drawn(run.settings)] = run
+            groups[_Asked.of(run.settings)][_drawn(run.settings)] = run
         sides.append(groups)
     found = []
     for asked in sorted(sides[0].keys() & sides[1].keys()):
@@ -177,8 +198,8 @@ def compare(one: Iterable[Run], other: Iterable[Run]) -> list[Comparison]:
         if difference is not None and dice[0] is not None and dice[1] is not None:
             found.append(
                 Comparison(
-                    amount=asked[1],
-                    split=asked[2],
+                    amount=asked.amount,
+                    split=asked.split,
                     draws=shared,
                     test_subjects=subjects,
                     one=dice[0],
@@ -187,16 +208,6 @@ def compare(one: Iterable[Run], other: Iterable[Run]) -> list[Comparison]:
                 )
             )
     return found
-
-
-# Subjects, amount, split, its digest and that of the volumes scored: what makes scores comparable. By the first it is
-# sorted.
-_Asked: TypeAlias = tuple[int, str, str, str, str]
-
-
-def _asked(settings: RunSettings) -> _Asked:
-    scored = content_id(dict(settings.scored_volumes))
-    return settings.subjects, settings.amount, settings.split, settings.split_digest, scored
 
 
 def _drawn(settings: RunSettings) -> _Drawn:
