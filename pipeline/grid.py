@@ -113,11 +113,11 @@ class PlannedRun:
     pretraining: PretrainingSettings | None
 
 
-def plan_grid(workspace: Workspace, encoder: str | None, grid: Grid) -> list[PlannedRun]:
+def plan_grid(workspace: Workspace, encoder: str | None, grid: Grid, *, keeps_split: bool = True) -> list[PlannedRun]:
     """Return every run of a grid; what one would be refused for is refused before the first begins.
 
-    ``encoder`` is whose embeddings, as for `embeddings_for`. What is raised is that of `train.train`. The heads
-    themselves are let go: a grid may have many.
+    ``encoder`` is whose embeddings, as for `embeddings_for`; ``keeps_split`` is that of `plan_run`. What is raised is
+    that of `train.train`. The heads themselves are let go: a grid may have many.
     """
     found: dict[str, Embeddings | None] = {}
 
@@ -126,7 +126,7 @@ def plan_grid(workspace: Workspace, encoder: str | None, grid: Grid) -> list[Pla
         text = f"{options.head} {sorted(options.head_options.items())}"
         if text not in found:
             found[text] = embeddings_for(workspace, head_class, options.head_options, encoder)
-        plan = plan_run(workspace, found[text], head_class, options)
+        plan = plan_run(workspace, found[text], head_class, options, keeps_split=keeps_split)
         recipe_id = None if found[text] is None else plan.settings.recipe_id
         return PlannedRun(
             options=options,

@@ -40,7 +40,7 @@ def run_experiment(
     if encoder is not None and not grid.needs_features:
         message = f"--encoder {encoder}: {', '.join(grid.heads)} sees the slices themselves. Leave the flag out."
         raise UsageError(message)
-    planned = plan_grid(workspace, encoder, grid)
+    planned = plan_grid(workspace, encoder, grid, keeps_split=not dry_run)
     there = set(workspace.runs)
     todo = [one for one in planned if one.run_id not in there]
     amounts = " and ".join(map(str, grid.subjects))

@@ -72,17 +72,22 @@ class RunPlan:
 
 
 def plan_run(
-    workspace: Workspace, embeddings: Embeddings | None, head_class: type[Head], options: TrainOptions
+    workspace: Workspace,
+    embeddings: Embeddings | None,
+    head_class: type[Head],
+    options: TrainOptions,
+    *,
+    keeps_split: bool = True,
 ) -> RunPlan:
-    """Decide everything about a run, and refuse what cannot be, before anything takes time. Keeps the split.
+    """Decide everything about a run, and refuse what cannot be, before anything takes time.
 
-    Parameters and what is raised are those of `train`.
+    Parameters and what is raised are those of `train`; a split that is made by this is kept, unless told otherwise.
     """
     _check_fits(head_class, embeddings, options)
     tiling = None if embeddings is None else tiling_of(embeddings, options.tiles)
     split = split_of(workspace, options.split)
     draw, test = _parts(workspace, embeddings, split, head_class, options)
-    if split != workspace.split(split.name):
+    if keeps_split and split != workspace.split(split.name):
         # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
         split = workspace.keep_split(split)
         draw, test = _parts(workspace, embeddings, split, head_class, options)

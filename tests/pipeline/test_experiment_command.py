@@ -54,6 +54,13 @@ def test_a_larger_grid_goes_on_from_a_smaller_one(samkit, whole):
     assert "18 runs, 12 of them there already" in ended.said
 
 
+def test_a_dry_run_writes_nothing_not_even_the_split(samkit, ingested, files_of):
+    samkit("embed", "--size", "64", *ingested.flag)
+    before = files_of(ingested.workspace)
+    assert samkit(*GRID[:4], "1", "--draws", "1", "--dry-run", *ingested.flag).code == 0
+    assert files_of(ingested.workspace) == before
+
+
 def test_draws_of_the_same_subjects_are_told(samkit, job):
     ended = samkit(
         "experiment", "--heads", "ridge", "--volumes", "1,3", "--draws", "4", "--dry-run", *job.flag
