@@ -884,14 +884,20 @@ def verify_command(
 
 @app.command("remove")
 def remove_command(
-    volumes: Annotated[list[str], typer.Argument(help="Ids of volumes, as `samkit ingest` showed them.")],
+    volumes: Annotated[
+        list[str] | None, typer.Argument(help="Ids of volumes, as `samkit ingest` showed them.", show_default=False)
+    ] = None,
     *,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="A recipe's id: all its rows go. Several: give it again.")
+    ] = None,
+    run: Annotated[list[str] | None, typer.Option(help="A run's id: its scores and masks go too.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> int:
-    """Take volumes out of the dataset; `samkit gc` then frees what only they held."""
-    from .commands.gc import run_remove
+    """Take volumes out of the dataset (`samkit gc` frees what only they held), or recipes and runs off the disk."""
+    from .commands.remove import run_remove
 
-    return run_remove(workspace, volumes)
+    return run_remove(workspace, volumes or [], recipes=recipe or [], runs=run or [])
 
 
 @app.command("gc")

@@ -19,7 +19,7 @@ from .index import IndexChange, IndexState, VolumesIndex, index_line
 from .keys import FORMAT_VERSION, Recipe, refuse_later_format
 from .places import DEFAULT_WORKSPACE, Place, place_of
 from .pretrained import Pretrainings
-from .runs import Runs, check_name
+from .runs import Run, Runs, check_name
 from .slices import Volume, VolumeRecord
 from .splits import Split
 
@@ -296,6 +296,14 @@ class Workspace:
             return Embeddings.open(folder, self.volumes)
         return Embeddings.create(folder, recipe, self.volumes, trained=trained, attachments=attachments)
 
+    def remove_recipe(self, embeddings: Embeddings) -> None:
+        """Take a recipe with all its rows away.
+
+        The records go first: killed in between, it is a recipe with fewer rows, and `gc` takes the data.
+        """
+        (embeddings.folder / "journal").remove()
+        embeddings.folder.remove()
+
     # -- splits and runs ---------------------------------------------------------------------------
 
     @property
@@ -307,6 +315,14 @@ class Workspace:
     def labelled_subjects(self) -> set[str]:
         """The subjects that have a labelled volume now: those who may be drawn and scored."""
         return {volume.subject for volume in self.volumes.values() if volume.labelled}
+
+    def remove_run(self, run: Run) -> None:
+        """Take a run away, its scores and masks with it.
+
+        What says that it is finished goes first: killed in between, `gc` takes the rest.
+        """
+        (run.folder / "run.json").remove()
+        run.folder.remove()
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -15,7 +15,8 @@ experiment a grid of heads and draws, and how the heads compare
 predict    masks for the volumes of the workspace, or for new files
 report     the table of all runs, and the page
 verify     whether everything is what was written, and what the encoder answers
-gc         remove and gc: what is not needed leaves the disk
+remove     volumes leave the dataset; a recipe or a run goes for good
+gc         what nothing needs any more leaves the disk
 status     what exists, what is missing or stale, what to type next
 hints      what a suggested command needs so that it can be copied
 weights    which checkpoint a command loads, and the shelf they are kept on

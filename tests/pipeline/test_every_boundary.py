@@ -217,6 +217,23 @@ def test_gc_after_a_volume_was_removed_and_another_changed(
     stopped_everywhere(tmp_path, begin, command, nothing_lost, end)
 
 
+def test_removing_a_recipe(tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("samkit.store.embeddings.ROWS_PER_SHARD", 4)
+    begin = tmp_path / "begin"
+    embed(workspace_of_boxes(begin, subjects=2), encoder)
+
+    def command(place: LocalPlace) -> None:
+        workspace = Workspace(place)
+        for embeddings in workspace.recipes().values():
+            workspace.remove_recipe(embeddings)
+
+    def end(path: Path) -> tuple[object, ...]:
+        workspace = open_workspace(path)
+        return pixels(path), (workspace.path / "embeddings").children()
+
+    stopped_everywhere(tmp_path, begin, command, lambda path: None, end)
+
+
 def rows_of_known_slices(path: Path) -> dict[str, bytes]:
     """The rows of every slice of the dataset that has one."""
     workspace = open_workspace(path)

@@ -1,4 +1,4 @@
-"""remove and gc as a user types them; growth; two commands that write to one workspace at once."""
+"""gc as a user types it; growth; two commands that write to one workspace at once."""
 
 from __future__ import annotations
 
@@ -61,23 +61,11 @@ def test_gc_dry_run_says_what_would_go_and_changes_nothing(samkit, ingested, fil
     assert files_of(ingested.workspace) == before
 
 
-def test_removing_a_volume_that_is_not_there_removes_nothing(samkit, ingested):
-    ended = samkit("remove", "a", "nobody", *ingested.flag)
-    assert ended.code == 2
-    assert "no volume nobody" in ended.said
-    assert len(package.open_workspace(ingested.workspace).volumes) == 2
-
-
-def test_removing_a_volume_names_the_runs_that_become_stale(samkit, job):
-    (run,) = package.open_workspace(job.workspace).runs.values()
-    (volume, *_) = run.settings.drawn_volumes
-    ended = samkit("remove", volume, *job.flag)
-    assert ended.code == 0
-    assert f"1 run trained or scored on them: {run.id}" in ended.said
-
-
-def test_removing_a_volume_that_no_run_used_names_none(samkit, ingested):
-    assert "stale" not in samkit("remove", "a", *ingested.flag).said
+def test_gc_says_that_what_is_young_stays_and_how_it_goes(samkit, ingested):
+    samkit("remove", "a", *ingested.flag)
+    ended = samkit("gc", *ingested.flag)
+    assert "--older-than 0" in ended.said
+    assert len(list((ingested.workspace / "slices").iterdir())) == 2
 
 
 def test_gc_refuses_a_negative_age(samkit, ingested):
