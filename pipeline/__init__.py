@@ -1,6 +1,7 @@
 """pipeline: who runs what, where, with which settings.
 
 cli        the verbs and their flags
+options    flags that several verbs share
 commands/  what a verb does: open, plan, run the stages, tell; one file a verb
 exit_codes what samkit leaves with
 config     samkit.toml, and where the user's secrets and weights live
