@@ -24,7 +24,7 @@ from .readers.dicom_series import Series
 from .readers.geometry import Orientation
 from .readers.mask_writer import MaskFile, write_mask
 from .readers.seg_writer import Algorithm
-from .readers.windows import Window
+from .training.ways import way_of, windows_of
 
 # A message names so many volumes, and counts the rest.
 _NAMED = 3
@@ -122,8 +122,10 @@ def check_ingested_alike(run: Run, volumes: Iterable[Volume]) -> None:
         With both ways, the first volumes, and what to do.
     """
     recipe = run.record["ingest_recipe"]
-    expected = _way_of(recipe)
-    unlike = [(volume, way) for volume in volumes if (way := _way_of(volume.ingest_recipe)) != expected]
+    expected = way_of(recipe)
+    # Runs of before say one way alone.
+    known = [expected, *map(way_of, run.record.get("other_ingest_recipes", ()))]
+    unlike = [(volume, way) for volume in volumes if (way := way_of(volume.ingest_recipe)) not in known]
     if not unlike:
         return
     way = unlike[0][1]
@@ -138,30 +140,13 @@ def check_ingested_alike(run: Run, volumes: Iterable[Volume]) -> None:
     raise InputError(message)
 
 
-def _way_of(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the user decided of an ingest recipe, as text; a volume's own percentiles are left out.
-
-    What became of values that are no numbers, and which volume of a 4-D file it is, say nothing of the grey values.
-    """
-    return {
-        "window": ",".join(str(window) for window in _windows_of(recipe)) or "none",
-        "intensity": ",".join(dict.fromkeys(str(one["rule"]) for one in recipe["intensities"])),
-        "axis": str(recipe["axis"] or "chosen by the file"),
-        "channels": str(recipe["channels"]),
-    }
-
-
-def _windows_of(recipe: Mapping[str, Any]) -> tuple[Window, ...]:
-    return tuple(Window.from_json(window) for window in recipe["windows"])
-
-
 def _told(way: Mapping[str, str], names: Iterable[str]) -> str:
     return ", ".join(f"{name} {way[name]}" for name in names)
 
 
 def _flags(recipe: Mapping[str, Any]) -> str:
     """Return how to ingest as a recipe says, to follow "ingest the source again as the run's was"."""
-    windows = _windows_of(recipe)
+    windows = windows_of(recipe)
     axis = f"--axis {recipe['axis']}" if recipe["axis"] else ""
     if not windows:
         return f", without --window{' and with ' if axis else ''}{axis}"

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import tee
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from ..store.slices import Volume
 from ..store.workspace import Workspace
 from .encoders.memory import forget_peak_memory, free_memory_bytes, peak_memory_bytes
 from .training.plan import RunPlan, TrainOptions, labelled_volumes, plan_run, training_volumes
+from .training.ways import recorded_ways
 
 # Features of the draw are kept in memory when they take no more than this share of what is free.
 _MEMORY_SHARE = 0.5
@@ -264,7 +264,7 @@ def _score_and_keep(plan: RunPlan, device: str, material: _Material, fitted: _Fi
         "torch_version": torch.__version__,
         "encoder_recipe": None if embeddings is None else embeddings.recipe.to_json(),
         "encoder_trained": embeddings is None or embeddings.trained,
-        "ingest_recipe": _ingest_recipe_of(training_volumes(workspace, draw) or plan.test, workspace.volumes.values()),
+        **recorded_ways(training_volumes(workspace, draw) or plan.test, workspace.volumes.values()),
         "files": {name: bytes_digest(content) for name, content in sorted(files.items())},
     }
     manifest = {"settings": settings.to_json(), "record": record, "scores": [one.to_json() for one in scored]}
@@ -351,14 +351,3 @@ def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device)
     torch.set_rng_state(of_processor)
     if of_device is not None:
         torch.cuda.set_rng_state(of_device, device)
-
-
-def _ingest_recipe_of(training: Sequence[Volume], others: Iterable[Volume]) -> dict[str, Any]:
-    """Return how the first of these volumes was ingested, with which volume was chosen wherever there were several.
-
-    Those that it was trained on come first, but a 3-D one says nothing of it.
-    """
-    chosen: dict[str, Any] = {}
-    for volume in (*training, *others):
-        chosen = {**volume.ingest_recipe.get("volume", {}), **chosen}
-    return {**training[0].ingest_recipe, "volume": chosen}

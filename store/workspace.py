@@ -296,13 +296,19 @@ class Workspace:
             return Embeddings.open(folder, self.volumes)
         return Embeddings.create(folder, recipe, self.volumes, trained=trained, attachments=attachments)
 
-    def remove_recipe(self, embeddings: Embeddings) -> None:
-        """Take a recipe with all its rows away.
+    def recipe_folders(self, name: str) -> list[Place]:
+        """Return the folders of an encoder's recipes, or of the one with that id, whatever a kill has left in them."""
+        folder = self.path / "embeddings"
+        kept = folder.children()
+        return [folder / one for one in kept if name in (one, *one.rsplit("--", maxsplit=1))]
 
-        The records go first: killed in between, it is a recipe with fewer rows, and `gc` takes the data.
+    def remove_recipe(self, folder: Place) -> None:
+        """Take a recipe with all its rows away, see `recipe_folders`.
+
+        The records go first: killed in between, it is a recipe with fewer rows.
         """
-        (embeddings.folder / "journal").remove()
-        embeddings.folder.remove()
+        (folder / "journal").remove()
+        folder.remove()
 
     # -- splits and runs ---------------------------------------------------------------------------
 

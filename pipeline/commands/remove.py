@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...store.embeddings import Embeddings
 from ...store.errors import UsageError
 from ...store.lease import lease
+from ...store.places import Place
 from ...store.runs import Run, touched_by
 from ...store.workspace import Workspace, open_workspace
 from .. import console
@@ -33,15 +33,15 @@ def run_remove(workspace_path: str, volume_ids: Sequence[str], *, recipes: Seque
     _check_volumes(workspace, volume_ids)
     old_recipes = [_one_recipe(workspace, name) for name in dict.fromkeys(recipes)]
     old_runs = [workspace.runs.find(name) for name in dict.fromkeys(runs)]
-    if volume_ids:
-        _remove_volumes(workspace, volume_ids)
+    flag = workspace_flag(workspace_path)
     with lease(workspace.path, "samkit remove"):
-        for embeddings in old_recipes:
-            _remove_recipe(workspace, embeddings)
+        if volume_ids:
+            _remove_volumes(workspace, volume_ids, flag)
+        for folder in old_recipes:
+            _remove_recipe(workspace, folder)
         for run in old_runs:
             _remove_run(workspace, run)
     if volume_ids:
-        flag = workspace_flag(workspace_path)
         console.say(f"next: samkit gc{flag} frees what only they held (add --older-than 0 if nothing else is running)")
     return DONE
 
@@ -54,35 +54,35 @@ def _check_volumes(workspace: Workspace, volume_ids: Sequence[str]) -> None:
         raise UsageError(message)
 
 
-def _one_recipe(workspace: Workspace, name: str) -> Embeddings:
-    """Find the one recipe that a name stands for: hours of encoding do not go by a name of several."""
-    found = workspace.recipes_named(name)
-    if len(found) > 1:
-        named = ", ".join(embeddings.folder.name for embeddings in found)
-        message = f"--recipe {name} names {len(found)} recipes: {named}. Name one by its id; nothing was removed."
-        raise UsageError(message)
-    return found[0]
+def _one_recipe(workspace: Workspace, name: str) -> Place:
+    """Find the folder of the one recipe that a name stands for: hours of encoding do not go by a name of several."""
+    found = workspace.recipe_folders(name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        says = f"names {len(found)} recipes: {', '.join(one.name for one in found)}. Name one by its id"
+    else:
+        says = f"is no recipe; there are: {', '.join((workspace.path / 'embeddings').children()) or 'none'}"
+    message = f"--recipe {name} {says}; nothing was removed."
+    raise UsageError(message)
 
 
-def _remove_volumes(workspace: Workspace, volume_ids: Sequence[str]) -> None:
+def _remove_volumes(workspace: Workspace, volume_ids: Sequence[str], flag: str) -> None:
     touched = touched_by(workspace.runs, volume_ids)
     workspace.remove_volumes(volume_ids)
     console.say(f"{counted(len(set(volume_ids)), 'volume')} removed, {len(workspace.volumes)} left")
     if touched:
         console.warn(
             f"{counted(len(touched), 'run')} trained or scored on them: {_listed(touched)}. They are stale now, and "
-            f"keep their predictions of these volumes until they are removed: samkit remove --run RUN"
+            f"keep their predictions of these volumes until they are removed: samkit remove --run RUN{flag}"
         )
 
 
-def _remove_recipe(workspace: Workspace, embeddings: Embeddings) -> None:
-    rows, size = len(embeddings.journal), embeddings.folder.size_bytes()
-    trained = [run for run in workspace.runs.values() if run.settings.recipe_id == embeddings.recipe.id]
-    workspace.remove_recipe(embeddings)
-    console.say(
-        f"{embeddings.folder.name} removed: {counted(rows, 'row')}, {console.readable_bytes(size)}; the same "
-        f"samkit embed computes them again"
-    )
+def _remove_recipe(workspace: Workspace, folder: Place) -> None:
+    size = folder.size_bytes()
+    trained = [run for run in workspace.runs.values() if run.settings.recipe_id == folder.name.rpartition("--")[2]]
+    workspace.remove_recipe(folder)
+    console.say(f"{folder.name} removed: {console.readable_bytes(size)}; the same samkit embed computes it again")
     if trained:
         console.warn(
             f"{counted(len(trained), 'run')} trained on it: {_listed(trained)}. Their scores and masks stay; to be run "

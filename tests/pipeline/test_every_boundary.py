@@ -224,8 +224,8 @@ def test_removing_a_recipe(tmp_path: Path, encoder: Encoder, monkeypatch: pytest
 
     def command(place: LocalPlace) -> None:
         workspace = Workspace(place)
-        for embeddings in workspace.recipes().values():
-            workspace.remove_recipe(embeddings)
+        for folder in workspace.recipe_folders("nano"):
+            workspace.remove_recipe(folder)
 
     def end(path: Path) -> tuple[object, ...]:
         workspace = open_workspace(path)

@@ -63,7 +63,7 @@ def on_ct(tmp_path_factory) -> Path:
     return train(folder, folder / "data", "--window", "400/40")
 
 
-def train(folder: Path, data: Path, *flags: str) -> Path:
+def train(folder: Path, data: Path, *flags: str, subjects: int = 1) -> Path:
     """Ingest, embed and train; return the workspace."""
     from samkit.pipeline.cli import run
 
@@ -76,10 +76,27 @@ def train(folder: Path, data: Path, *flags: str) -> Path:
         for command in (
             ["ingest", str(data), *flags, *ws],
             ["embed", "--size", "64", *ws],
-            ["train-head", "linear", "--volumes", "1", "--steps", "60", "--learning-rate", "0.01", *ws],
+            ["train-head", "linear", "--volumes", str(subjects), "--steps", "60", "--learning-rate", "0.01", *ws],
         ):
             assert run(command) == 0
     return folder / "workspace"
+
+
+@pytest.fixture(scope="module")
+def on_ct_and_mr(tmp_path_factory) -> Path:
+    """A folder with a BIDS dataset of CT and MR, and a workspace with a run on both, the CT in a window."""
+    folder = tmp_path_factory.mktemp("predict-ct-and-mr")
+    for number, suffix in ((1, "ct"), (2, "T1w"), (3, "ct"), (4, "T1w"), (5, "T1w")):
+        values = np.random.default_rng(number).normal(40, 60, (20, 24, 5)).astype(np.int16)
+        image, labels = (folder / f"data/{above}sub-{number}/anat" for above in ("", "derivatives/"))
+        for place in (image, labels):
+            place.mkdir(parents=True)
+        affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+        nib.save(nib.Nifti1Image(values, affine), image / f"sub-{number}_{suffix}.nii.gz")
+        name = f"sub-{number}_{suffix}_seg.nii.gz"
+        nib.save(nib.Nifti1Image((values > 80).astype(np.uint8), affine), labels / name)
+    train(folder, folder / "data", "--window", "400/40", subjects=3)
+    return folder
 
 
 def new_scan(folder: Path, seed: int = 99) -> Path:
@@ -829,6 +846,16 @@ def test_volumes_of_other_channels_are_refused_with_what_to_type(samkit, on_ct, 
     assert ended.code == 1
     assert "window 1500/-600, channels 1" in ended.said
     assert "ingest the source again as the run's was: --channels 1500/-600,400/40,1800/400." in ended.said
+
+
+def test_files_get_the_grey_values_of_the_run_where_it_was_trained_on_ct_and_mr(samkit, on_ct_and_mr, tmp_path):
+    workspace = on_ct_and_mr / "workspace"
+    (run,) = package.open_workspace(workspace).runs.values()
+    volumes = package.open_workspace(workspace).volumes
+    rules = {volumes[name].ingest_recipe["intensities"][0]["rule"] for name in run.settings.drawn_volumes}
+    assert rules == {"window", "percentiles"}
+    said = both_ways(samkit, workspace, on_ct_and_mr / "data", tmp_path / "m")
+    assert "5 of 5 volumes embedded in the workspace already" in said[1]
 
 
 @pytest.mark.parametrize("flags", [(), ("--time-index", "0")])
