@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
@@ -186,6 +186,27 @@ class Tiling:
         """Return how each tile lies in the encoder's square, from how the whole plane would."""
         rows, columns = (min(length, self.input_px) for length in (frame.rows, frame.columns))
         return replace(frame, rows=rows, columns=columns) if self.cuts(frame.rows, frame.columns) else frame
+
+
+def cover(tiles: Iterable[Tile], rows: int, columns: int) -> bool:
+    """Say whether tiles, of whichever overlap, leave no pixel of a plane out.
+
+    Examples
+    --------
+    >>> cover([Tile(rows=(0, 4), columns=(0, 6)), Tile(rows=(0, 4), columns=(4, 9))], 4, 9)
+    True
+    >>> cover([Tile(rows=(0, 4), columns=(0, 6))], 4, 9)
+    False
+    """
+    spans = [(tile.rows or (0, rows), tile.columns or (0, columns)) for tile in tiles]
+    # Between two edges that follow each other all pixels are under the same tiles: one of them tells.
+    first_rows = sorted({0, *(edge for across, _ in spans for edge in across if edge < rows)})
+    first_columns = sorted({0, *(edge for _, across in spans for edge in across if edge < columns)})
+    return all(
+        any(above[0] <= row < above[1] and left[0] <= column < left[1] for above, left in spans)
+        for row in first_rows
+        for column in first_columns
+    )
 
 
 def row_keys(volume: Volume, tiling: Tiling | None = None, *, view: str = "identity") -> list[RowKey]:

@@ -148,8 +148,7 @@ def run_embed(
     if done.failures:
         for failure in done.failures:
             console.complain(f"{counted(failure.rows, done.noun)} not embedded: {failure.reason}")
-        flag = workspace_flag(workspace_path)
-        console.say(f"next: mend what is named above, then samkit embed --recipe {done.embeddings.recipe.id}{flag}")
+        console.say("next: mend what is named above, then the same command: it goes on with what is missing")
         return SOME_FAILED
     return _say_next(workspace_path, done.embeddings)
 

@@ -6,6 +6,7 @@ import shlex
 
 from ...store.embeddings import Embeddings
 from ...store.places import DEFAULT_WORKSPACE
+from ..plan import FULL
 
 
 def workspace_flag(path: object) -> str:
@@ -25,4 +26,5 @@ def first_training(embeddings: Embeddings) -> str:
         return f"samkit train-head med-sa --volumes 1 --draws 3 --encoder {recipe.id} --adapted-blocks last:{blocks}"
     # On `nano` the convolutions of `linear` are as good as its mask decoder (its card), and quicker.
     is_sam = MASK_DECODER_FILE in embeddings.attachments and recipe.encoder != NANO.name
-    return f"samkit train-head {'autosam' if is_sam else 'linear'} --volumes 1 --draws 3"
+    tiles = " --tiles" if any(key.tile != FULL for key in embeddings.journal) else ""
+    return f"samkit train-head {'autosam' if is_sam else 'linear'} --volumes 1 --draws 3{tiles}"

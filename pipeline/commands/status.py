@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from functools import cache
 from typing import Any
 
+from ...heads.tiling import Tile, cover
 from ...store.local import LocalPlace
 from ...store.places import place_of
 from ...store.runs import NO_ENCODER, stale_because
@@ -14,7 +16,7 @@ from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..console import counted
 from ..exit_codes import DONE
-from ..plan import IDENTITY
+from ..plan import FULL, IDENTITY
 from .hints import first_training, workspace_flag
 
 # A line names so many views, and counts the rest.
@@ -55,7 +57,7 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
         console.table("Embeddings", columns, rows, numbers_from=3)
         for entry in status["embeddings"]:
             if entry["missing"]:
-                goes_on = f"samkit embed --recipe {entry['id']}{workspace_flag(workspace_path)} goes on with them"
+                goes_on = f"{_going_on(entry)}{workspace_flag(workspace_path)} goes on with them"
                 console.say(f"{entry['name']}: {counted(entry['missing'], 'slice')} without a row; {goes_on}")
             for line in bank_lines(entry["views"]):
                 console.say(f"{entry['name']}: {line}")
@@ -100,14 +102,18 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
     for kept in recipes:
         views: Counter[str] = Counter()
         plain: set[str] = set()
+        cut: defaultdict[str, set[str]] = defaultdict(set)
         orphaned = 0
         for key in kept.journal:
             if key.slice_digest not in live:
                 orphaned += 1
                 continue
             views[key.view] += 1
-            if key.view == IDENTITY:
+            if key.view == IDENTITY and key.tile == FULL:
                 plain.add(key.slice_digest)
+            elif key.view == IDENTITY:
+                cut[key.slice_digest].add(key.tile)
+        plain |= _covered(workspace, cut)
         compute = kept.compute or {}
         embeddings.append(
             {
@@ -121,6 +127,7 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
                 "missing": len(live - plain),
                 "orphaned": orphaned,
                 "views": dict(sorted(views.items(), key=lambda item: (item[0] != IDENTITY, item[0]))),
+                "tiled": bool(cut),
                 "bytes": kept.size_bytes,
                 "compute": f"{compute.get('device', '?')}, batches of {compute.get('micro_batch', '?')}",
             }
@@ -141,7 +148,7 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
     elif not recipes:
         following = f"samkit embed{flag}"
     elif not whole:
-        following = f"samkit embed --recipe {embeddings[-1]['id']}{flag}"
+        following = f"{_going_on(embeddings[-1])}{flag}"
     elif not runs:
         following = f"{first_training(whole[-1])}{flag}"
     else:
@@ -160,6 +167,27 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
         "runs": runs,
         "next": following,
     }
+
+
+def _covered(workspace: Workspace, cut: Mapping[str, Set[str]]) -> set[str]:
+    """Return the slices none of whose pixels is without a tile; ``cut`` holds the tiles of each that have a row."""
+    if not cut:
+        return set()
+
+    @cache  # of a volume's slices, and of many volumes, all have the same
+    def whole(tiles: frozenset[str], rows: int, columns: int) -> bool:
+        return cover(map(Tile.parse, tiles), rows, columns)
+
+    return {
+        digest
+        for volume in workspace.volumes.values()
+        for digest in volume.slice_digests
+        if digest in cut and whole(frozenset(cut[digest]), *volume.record.shape[2:])
+    }
+
+
+def _going_on(entry: Mapping[str, Any]) -> str:
+    return f"samkit embed --recipe {entry['id']}{' --tiles' if entry['tiled'] else ''}"
 
 
 def bank_lines(views: Mapping[str, int]) -> list[str]:

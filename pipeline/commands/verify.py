@@ -94,7 +94,8 @@ def _with_rows(workspace: Workspace, recipe_id: str | None) -> Embeddings:
         When no slice of the workspace has a row there: a check of nothing would always succeed.
     """
     embeddings = workspace.embeddings(recipe_id)
-    if not any(key in embeddings.journal for volume in workspace.volumes.values() for key in volume.row_keys()):
+    embedded = {key.slice_digest for key in embeddings.journal}
+    if not any(embedded.intersection(volume.slice_digests) for volume in workspace.volumes.values()):
         others = [kept.folder.name for kept in workspace.recipes().values() if kept.recipe != embeddings.recipe]
         message = (
             f"{embeddings.folder} has no row of a slice of this workspace, so there is nothing to encode again. Run "

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samkit.heads.frame import Frame
-from samkit.heads.tiling import DEFAULT_OVERLAP, Tile, Tiling, blend_weights, row_keys
+from samkit.heads.tiling import DEFAULT_OVERLAP, Tile, Tiling, blend_weights, cover, row_keys
 from samkit.store.errors import GeometryMismatch, UsageError
 from samkit.store.keys import RowKey
 
@@ -282,3 +282,21 @@ def test_weights_rise_over_the_whole_overlap_and_begin_with_almost_nothing():
 def test_one_tile_has_the_whole_say():
     (weight,) = blend_weights([(0, 9)])
     np.testing.assert_array_equal(weight, np.ones(9, np.float32))
+
+
+# Whether a plane is whole ----------------------------------------------------------------------------------------
+
+
+@given(coarse, sides, sides)
+def test_the_tiles_of_a_plane_cover_it(tiling, rows, columns):
+    assert cover(tiling.tiles(rows, columns), rows, columns)
+
+
+@given(coarse, sides, sides, st.data())
+def test_a_plane_that_lacks_a_tile_is_not_covered(tiling, rows, columns, data):
+    tiles = list(tiling.tiles(rows, columns))
+    tiles.remove(data.draw(st.sampled_from(tiles)))
+    seen = np.zeros((rows, columns), dtype=bool)
+    for tile in tiles:
+        tile.crop(seen)[...] = True
+    assert cover(tiles, rows, columns) == seen.all()

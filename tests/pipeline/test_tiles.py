@@ -61,6 +61,29 @@ def ingested_films(samkit, tmp_path) -> Path:
     return tmp_path / "w"
 
 
+# -- what is told ----------------------------------------------------------------------------------
+
+
+def test_a_plane_that_lacks_a_tile_is_missing_and_goes_on_in_tiles(samkit, ingested_films, monkeypatch):
+    monkeypatch.setattr("samkit.store.embeddings.ROWS_PER_SHARD", 2)
+    assert samkit(*TILES, "--workspace", ingested_films).code == 0
+    assert "without a row" not in samkit("status", "--workspace", ingested_films).said
+    embeddings = open_workspace(ingested_films).embeddings("nano")
+    embeddings.retire(list(embeddings.journal.records)[:1])
+    said = samkit("status", "--workspace", ingested_films).said
+    assert "without a row" in said
+    assert f"samkit embed --recipe {embeddings.recipe.id} --tiles" in said
+
+
+def test_the_training_that_is_suggested_takes_the_tiles(samkit, ingested_films):
+    said = samkit(*TILES, "--workspace", ingested_films).said
+    assert "next: samkit train-head linear --volumes 1 --draws 3 --tiles" in said
+
+
+def test_rows_of_tiles_are_encoded_again(samkit, films):
+    assert samkit("verify", "--recompute", "2", "--workspace", films[1]).code == 0
+
+
 # -- embed -----------------------------------------------------------------------------------------
 
 
