@@ -18,7 +18,7 @@ from .journal import Journal, read_records
 from .places import Place
 from .pretrained import MANIFEST, Pretraining
 from .runs import Run
-from .slices import file_digests
+from .slices import Volume, file_digests
 from .splits import Split
 from .workspace import Workspace
 
@@ -49,9 +49,7 @@ def verify(workspace: Workspace) -> Iterator[Checked]:
             intact[folder] = _is_intact(workspace.path / folder, volume.record.files)
         fault = None
         if not intact[folder] and (volume.record.plane is None or not volume.intact()):
-            fault = (
-                "slices or label are not what was ingested. Ingest its source again: what is damaged is written anew."
-            )
+            fault = f"slices or label are not what was ingested. {_remedy_of_volume(volume)}"
         elif not intact[folder]:
             fault = (
                 f"the pack {folder}, which it shares with others, was changed in other planes than its own. Ingest the "
@@ -75,6 +73,13 @@ def verify(workspace: Workspace) -> Iterator[Checked]:
                 "runs were drawn from it and it is gone. Restore it from a copy: a split made anew may be another one."
             )
             yield Checked(part="split", name=f"{name}.json", fault=fault)
+
+
+def _remedy_of_volume(volume: Volume) -> str:
+    source = "Ingest its source again: what is damaged is written anew."
+    if (volume.ingest_recipe.get("labels") or {}).get("apart"):
+        return f"Its label came by --labels-from: first give it again, samkit ingest --labels-from LABELS. {source}"
+    return source
 
 
 def _is_intact(folder: Place, files: Mapping[str, str]) -> bool:

@@ -292,7 +292,9 @@ def _volume_as_in(run: Run, layout: LayoutOptions) -> LayoutOptions:
     asked = layout.volume
     if (asked.time_index, asked.b_value, asked.echo) == (None, None, None):
         asked = replace(asked, **{name: chosen.get(name) for name in ("time_index", "b_value", "echo")})
-    return replace(layout, volume=asked, channel=chosen.get("channel") if layout.channel is None else layout.channel)
+    if layout.channel is not None:
+        return replace(layout, volume=asked)
+    return replace(layout, volume=asked, channel=chosen.get("channel"), channel_is_preferred=True)
 
 
 def _ingest_options_of(run: Run) -> IngestOptions:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...store.errors import SamkitError, UsageError
+from ...store.errors import DamagedStore, GeometryMismatch, SamkitError, UsageError
 from ...store.keys import array_digest
 from ...store.places import Place
 from ...store.slices import Pixels, Volume, VolumeRecord, slice_digests, write_pixels
 from ...store.workspace import Workspace, open_workspace
 from ..readers.base import LabelFiles, Scan, SourceFiles, SourceGrid, read_image
-from ..readers.geometry import Orientation, choose_orientation, display_spacing_mm
+from ..readers.geometry import Orientation, choose_orientation, display_spacing_mm, is_same_grid
 from ..readers.intensity import Normaliser, choose_intensities
 from .changes import change_of, predecessor_of, recipe_differences
 from .job import IngestJob, IngestOptions, IngestTask, Read, Refused, Taken
@@ -44,9 +44,11 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)
     notes = [*source.notes, *scan.notes]
     there = None if task.there is None else Volume(job.place, task.there, job.choice.names)
-    kept_recipe = _given_apart(there, scan, orientation, options)
-    if there is not None and kept_recipe is not None:
-        label, values = there.read_label(), there.record.label_values
+    kept_recipe = None if there is None else _given_apart(there, options)
+    kept = None if there is None or kept_recipe is None else _kept_label(there, scan.grid, orientation, source.shown)
+    label: NDArray[np.unsignedinteger[Any]] | None = kept
+    if there is not None and kept is not None:
+        values = there.record.label_values
         notes.append("its label from --labels-from is kept; --replace takes the one beside the image")
     else:
         label, values, remarks = fitting_label(job, source, scan.grid, orientation)
@@ -86,6 +88,8 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
         files={},
     )
     change = change_of(record, there, options)
+    if kept_recipe is not None and kept is None:  # after `change_of`, which tells another source of this id first
+        raise GeometryMismatch(_other_grid(source))
     if change == "new pixels" and there is not None:
         differences = recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
         notes += differences
@@ -116,16 +120,56 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     return Read(taken=taken, record=replace(record, pixels=folder, files=files))
 
 
-def _given_apart(
-    there: Volume | None, scan: Scan, orientation: Orientation, options: IngestOptions
-) -> Mapping[str, Any] | None:
-    """Return the label recipe of a volume whose label came by ``--labels-from`` and still fits; None for any other."""
-    if there is None or options.replace or not there.labelled:
-        return None
+def _given_apart(there: Volume, options: IngestOptions) -> Mapping[str, Any] | None:
+    """Return the label recipe of a volume whose label came by ``--labels-from`` and is kept; None for any other."""
     recipe: Mapping[str, Any] | None = there.ingest_recipe["labels"]
-    shape = tuple(scan.grid.shape[axis] for axis in orientation.axes)
-    same = (there.record.shape[0], *there.record.shape[2:]) == shape
-    return recipe if recipe is not None and recipe["apart"] and same else None
+    return recipe if recipe is not None and recipe["apart"] and there.labelled and not options.replace else None
+
+
+def _kept_label(
+    there: Volume, grid: SourceGrid, orientation: Orientation, shown: str
+) -> NDArray[np.unsignedinteger[Any]] | None:
+    """Return the label of a volume, (slices, rows, columns) in another orientation; None where it is of another grid.
+
+    Parameters
+    ----------
+    there
+        The volume as it is in the workspace, labelled.
+    grid, orientation
+        Of its source now.
+    shown
+        The source, for messages.
+
+    Raises
+    ------
+    DamagedStore
+        The label is not what was written.
+    """
+    old = SourceGrid.from_json(dict(there.record.source_grid))
+    if not is_same_grid(grid.shape, grid.affine_array, old.shape, old.affine_array):
+        return None
+    try:
+        label = there.read_label()
+    except DamagedStore as error:
+        message = (
+            f"{there.id}: its label, which came by --labels-from, is missing or damaged, and {shown} does not hold it. "
+            f"Give it again: samkit ingest --labels-from LABELS. If its slices are damaged too, first ingest this "
+            f"source with --replace, which takes the label beside the image, if there is one."
+        )
+        raise DamagedStore(message) from error
+    if label is None:
+        return None
+    displayed = Orientation.from_json(dict(there.record.orientation))
+    return np.ascontiguousarray(orientation.apply(displayed.undo(label)))
+
+
+def _other_grid(source: SourceFiles) -> str:
+    return (
+        f"{source.shown}: the label of {source.id} came by --labels-from and was drawn on another grid than this file "
+        f"has now: its size, or where its header says that it lies, has changed. Nothing was written. If the file is "
+        f"right, take it with the label beside it, if there is one: the same command with --replace. Then give the "
+        f"label anew, on the grid of this file: samkit ingest --labels-from LABELS"
+    )
 
 
 def _slices(
@@ -202,17 +246,18 @@ def _relabelled(job: IngestJob, old: VolumeRecord, source: SourceFiles) -> Read:
     )
     changed = record.label_digest != there.record.label_digest
     same = record == there.record
+    damaged = same and not there.intact()
     taken = Taken(
         shown=source.shown,
         id=there.id,
-        change="new label" if changed else "unchanged" if same else "new details",
+        change="new label" if changed else "new details" if not same else "repaired" if damaged else "unchanged",
         slices=record.shape[0],
         labelled=label is not None,
         label_values=values,
         geometry_known=grid.affine is not None,
         notes=tuple(notes),
     )
-    if same:
+    if same and not damaged:
         return Read(taken=taken, record=None)
     pixels = Pixels(image=there.read_slices(0, record.shape[0]), label=label)
     if there.record.plane is not None:

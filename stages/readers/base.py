@@ -67,7 +67,7 @@ class SourceGrid:
     affine: Matrix | None
     """(i, j, k) to RAS+ millimetres, 4x4; None where the source has no geometry."""
     pixdim: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    """qfac (1 or -1), then the spacing along i, j, k in `xyzt_units`."""
+    """qfac (1 or -1), then the spacing along i, j, k in `xyzt_units`, as the quaternion's offset and the sform are."""
     quaternion: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """quatern_b, quatern_c, quatern_d of the qform."""
     quaternion_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -77,7 +77,8 @@ class SourceGrid:
     """srow_x, srow_y, srow_z: 3x4."""
     sform_code: int = 0
     xyzt_units: int = 0
-    """NIfTI's byte of units: 0 unknown, 2 millimetres, 10 millimetres and seconds."""
+    """NIfTI's byte of units, of the fields of the header alone: 0 unknown, 2 millimetres, 10 millimetres and seconds,
+    3 microns."""
     nifti_version: int = 1
     """2 keeps float64 geometry and more than 32 767 voxels along an axis."""
 
@@ -317,7 +318,8 @@ def read_label(
     if label.reader == "nifti":
         from .nifti import read_nifti_label
 
-        return read_nifti_label(path, volume_index=label.volume_index, threshold=threshold)
+        units = 0 if grid is None else grid.xyzt_units
+        return read_nifti_label(path, volume_index=label.volume_index, threshold=threshold, units=units)
     if label.reader == "itk":
         from .itk import read_itk_label
 
@@ -329,7 +331,8 @@ def read_label(
     if label.reader == "mask-files":
         from .masks import read_mask_files
 
-        return read_mask_files(structures, threshold=threshold, place=source.shown)
+        units = 0 if grid is None else grid.xyzt_units
+        return read_mask_files(structures, threshold=threshold, units=units, place=source.shown)
     if grid is None:
         message = f"{source.shown}: a label of the kind {label.reader} is read on the grid of its image"
         raise ValueError(message)

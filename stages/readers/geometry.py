@@ -37,6 +37,7 @@ __all__ = [
     "choose_orientation",
     "display_spacing_mm",
     "fit_label",
+    "is_same_grid",
     "is_sheared",
     "shear_mm",
     "spacing_mm",
@@ -255,6 +256,26 @@ def fit_label(
     resampled = _resampled(values, to_label, image_shape)
     note, loss = _told_of_resampling(values, resampled, here, abs(np.linalg.det(to_label)))
     return FittedLabel(values=resampled, warning=None if loss is None else f"{place}: {loss}", notes=(note,))
+
+
+def is_same_grid(
+    shape: tuple[int, int, int],
+    affine: Affine | None,
+    other_shape: tuple[int, int, int],
+    other_affine: Affine | None,
+) -> bool:
+    """Tell whether two grids put each voxel, by its index, in one place: within what `fit_label` takes in silence.
+
+    Parameters
+    ----------
+    shape, other_shape
+        (i, j, k).
+    affine, other_affine
+        (i, j, k) to RAS+ millimetres; where both are None only the shapes are compared.
+    """
+    if shape != other_shape or affine is None or other_affine is None:
+        return shape == other_shape and affine is other_affine
+    return _corner_displacement_voxels(shape, affine, other_affine, other_shape) <= _SILENT_VOXELS
 
 
 def shear_mm(affine: Affine, shape: tuple[int, int, int]) -> float:

@@ -166,9 +166,18 @@ def _mask_pixels(header: FrameHeader, series: Series, place: str) -> npt.NDArray
 
 
 def read_mask_files(
-    structures: Sequence[tuple[str, Sequence[Path]]], *, threshold: float | None, place: str
+    structures: Sequence[tuple[str, Sequence[Path]]], *, threshold: float | None, units: int = 0, place: str
 ) -> Structures:
     """Read one volume file a structure: a voxel belongs to it where the value is above 0.
+
+    Parameters
+    ----------
+    structures
+        Name and file of each.
+    threshold, units
+        As of `nifti.read_nifti_label`.
+    place
+        The volume's name, for messages.
 
     Raises
     ------
@@ -182,7 +191,7 @@ def read_mask_files(
     masks = PackedMasks(())
     affine: Affine | None = None
     for name, (path, *_) in structures:
-        label = _read_volume_label(path, threshold)
+        label = _read_volume_label(path, threshold, units)
         if not masks:
             masks = PackedMasks(label.values.shape)
         elif label.values.shape != masks.shape or not _same_lattice(label.affine, affine):
@@ -196,11 +205,11 @@ def read_mask_files(
     return Structures(masks=masks, affine=affine)
 
 
-def _read_volume_label(path: Path, threshold: float | None) -> LabelMap:
+def _read_volume_label(path: Path, threshold: float | None, units: int) -> LabelMap:
     if path.name.lower().endswith((".nii", ".nii.gz")):
         from .nifti import read_nifti_label
 
-        return read_nifti_label(path, threshold=threshold)
+        return read_nifti_label(path, threshold=threshold, units=units)
     from .itk import read_itk_label
 
     label = read_itk_label(path, threshold=threshold)

@@ -1,9 +1,10 @@
 """NIfTI files: images and labels in, masks out.
 
 Conventions: index order (i, j, k) as stored; the affine is nibabel's (sform if its code is positive, else qform, else
-pixdim), in RAS+ millimetres. Integers of 8 and 16 bits that are not rescaled stay what they are; all else is rescaled
-by scl_slope and scl_inter in float64 and kept as float32, so that a scan gives the same numbers as NIfTI and as DICOM.
-Files are read plane by plane, of a 4-D file the bytes of one volume, so that the result is all that is ever held.
+pixdim), in RAS+ and brought to millimetres where the header says metres or microns. Integers of 8 and 16 bits that are
+not rescaled stay what they are; all else is rescaled by scl_slope and scl_inter in float64 and kept as float32, so that
+a scan gives the same numbers as NIfTI and as DICOM. Files are read plane by plane, of a 4-D file the bytes of one
+volume, so that the result is all that is ever held.
 Only geometry leaves the header: no description, no extensions.
 """
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "affine_mm",
     "grid_of_affine",
     "read_nifti_image",
     "read_nifti_label",
@@ -43,7 +45,10 @@ __all__ = [
 # What nibabel and gzip raise on damaged files. OverflowError: an infinite offset in the header.
 _DAMAGE = (EOFError, HeaderDataError, ImageFileError, OSError, OverflowError, ValueError, zlib.error)
 
-_MILLIMETRES = 2  # NIFTI_UNITS_MM
+_METRES, _MILLIMETRES, _MICRONS = 1, 2, 3  # NIFTI_UNITS_METER, _MM, _MICRON
+_SPATIAL_UNITS = 0b111  # of xyzt_units; above it are those of time
+# What says nothing (0) is taken as millimetres, as every tool takes it.
+_IN_MM = {_METRES: 1000.0, _MICRONS: 0.001}
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT
 _NIFTI1_LARGEST = 32_767  # dim[] of NIfTI-1 is int16
 
@@ -98,7 +103,9 @@ def read_nifti_image(path: Path, *, modality: str | None = None, volume_index: i
     )
 
 
-def read_nifti_label(path: Path, *, volume_index: int | None = None, threshold: float | None = None) -> LabelMap:
+def read_nifti_label(
+    path: Path, *, volume_index: int | None = None, threshold: float | None = None, units: int = 0
+) -> LabelMap:
     """Read a NIfTI label map; see `whole_labels` for which values are taken.
 
     Parameters
@@ -109,6 +116,8 @@ def read_nifti_label(path: Path, *, volume_index: int | None = None, threshold: 
         Which volume of a 4-D file, from 0.
     threshold
         From where on a voxel of a soft label counts.
+    units
+        ``xyzt_units`` of its image: they count where the label's own header says none, as nibabel writes it by default.
 
     Raises
     ------
@@ -119,7 +128,7 @@ def read_nifti_label(path: Path, *, volume_index: int | None = None, threshold: 
     UnusableVoxels
         4-D without a choice of volume, or a choice that it does not have; vectors (5-D); colour or complex.
     """
-    stored = _open(path, volume_index)
+    stored = _open(path, volume_index, units=units)
     if stored.dtype.names:
         message = (
             f"{path}: the voxels of this label are colours (RGB); one whole number a voxel is taken. Write the number "
@@ -128,6 +137,23 @@ def read_nifti_label(path: Path, *, volume_index: int | None = None, threshold: 
         raise UnusableVoxels(message)
     values = whole_planes(_rescaled_planes(stored), stored.shape, place=str(path), threshold=threshold)
     return LabelMap(values=values, affine=stored.affine)
+
+
+def affine_mm(image: Any, *, units: int = 0) -> Affine:  # noqa: ANN401 (of nibabel)
+    """Return the affine of a NIfTI image in RAS+ millimetres: nibabel's is in the units of the header.
+
+    Parameters
+    ----------
+    image
+        As nibabel loaded it.
+    units
+        NIfTI's byte of units, where the header says none.
+    """
+    stated = int(image.header["xyzt_units"]) & _SPATIAL_UNITS
+    scale = _IN_MM.get(stated or units & _SPATIAL_UNITS, 1.0)
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= scale
+    return affine
 
 
 def grid_of_affine(shape: tuple[int, int, int], affine: Affine | None) -> SourceGrid:
@@ -281,6 +307,7 @@ class _Stored:
     header: Any
     """Of nibabel, whose types are not checked."""
     affine: Affine
+    """(i, j, k) to RAS+ millimetres."""
     shape: tuple[int, int, int]
     volume: int
     """Which one, from 0."""
@@ -301,8 +328,14 @@ class _Stored:
         return (self.slope, self.intercept) == (1.0, 0.0)
 
 
-def _open(path: Path, volume_index: int | None) -> _Stored:
-    """Read the header, and refuse what is not NIfTI, what has no real numbers, and what cannot be in the file."""
+def _open(path: Path, volume_index: int | None, *, units: int = 0) -> _Stored:
+    """Read the header, and refuse what is not NIfTI, what has no real numbers, and what cannot be in the file.
+
+    Parameters
+    ----------
+    units
+        As of `affine_mm`.
+    """
     if not path.exists():
         message = f"{path}: there is no such file. Is it a link to something that was never downloaded?"
         raise UnreadableFile(message)
@@ -327,7 +360,7 @@ def _open(path: Path, volume_index: int | None) -> _Stored:
     return _Stored(
         path=path,
         header=image.header,
-        affine=_affine(path, image),
+        affine=_affine(path, image, units),
         shape=shape,
         volume=volume,
         volumes=volumes,
@@ -431,9 +464,10 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise UnreadableFile(_damaged(path)) from error
 
 
-def _affine(path: Path, image: Any) -> Affine:  # noqa: ANN401
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+def _affine(path: Path, image: Any, units: int) -> Affine:  # noqa: ANN401
+    affine = affine_mm(image, units=units)
+    # Small voxels are small numbers in one of the units only: a tenth of a micron in mm, of a millimetre in metres.
+    if not np.isfinite(affine).all() or max(_determinant(affine), _determinant(image.affine)) < 1e-12:
         rows = np.array2string(affine[:3], precision=3, separator=", ").replace("\n", "")
         message = (
             f"{path}: the affine of its header cannot be inverted: {rows}. The tool that wrote it left the geometry "
@@ -441,6 +475,10 @@ def _affine(path: Path, image: Any) -> Affine:  # noqa: ANN401
         )
         raise UnreadableFile(message)
     return affine
+
+
+def _determinant(affine: Affine) -> float:
+    return float(abs(np.linalg.det(affine[:3, :3])))
 
 
 def _grid(header: Any, shape: tuple[int, ...], affine: Affine) -> SourceGrid:  # noqa: ANN401
@@ -471,6 +509,10 @@ def _notes(stored: _Stored) -> tuple[str, ...]:
     notes = []
     if stored.volumes > 1:
         notes.append(f"a 4-D file: volume {stored.volume} of 0 to {stored.volumes - 1} was taken")
+    stated = int(stored.header["xyzt_units"]) & _SPATIAL_UNITS
+    if stated in _IN_MM:
+        unit = "metres" if stated == _METRES else "microns"
+        notes.append(f"its header is in {unit}: distances and volumes are measured in millimetres")
     if int(stored.header["sform_code"]) <= 0 and int(stored.header["qform_code"]) <= 0:
         notes.append("neither sform nor qform is set: spacing is from pixdim, left and right are NIfTI's default")
     return tuple(notes)

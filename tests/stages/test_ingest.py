@@ -262,6 +262,44 @@ def test_slices_are_float16_between_0_and_1_in_display_order(samkit, data):
     assert volume.label.shape == (4, 16, 20)
 
 
+def test_a_channel_of_loose_files_is_one_volume_a_case(samkit, data, tmp_path):
+    (tmp_path / "loose").mkdir()
+    for name in ("q1_0000", "q1_0001"):
+        shutil.copy(data / f"imagesTr/{'a' if name.endswith('0') else 'b'}.nii.gz", tmp_path / f"loose/{name}.nii.gz")
+    ended = samkit("ingest", tmp_path / "loose", "--channel", "1", "--ids", "stem")
+    assert ended.code == 0, ended.said
+    assert list(package.open_workspace().volumes) == ["q1"]
+    assert record("q1").ingest_recipe["volume"] == {"channel": 1}
+
+
+@pytest.fixture
+def in_microns(data) -> Path:
+    """The two volumes as a microscope gives them: pixels of 10 micrometres; labels written by nibabel say no units."""
+    for path in data.glob("*/*.nii.gz"):
+        image = nib.Nifti1Image(np.asanyarray(nib.load(path).dataobj).copy(), np.diag([-10.0, -10.0, 25.0, 1.0]))
+        if path.parent.name == "imagesTr":
+            image.header.set_xyzt_units("micron")
+        nib.save(image, path)
+    return data
+
+
+def test_a_file_in_microns_is_measured_in_millimetres(samkit, in_microns):
+    ended = samkit("ingest", in_microns)
+    assert ended.code == 0, ended.said
+    np.testing.assert_allclose(package.open_workspace().volumes["a"].spacing_mm, (0.025, 0.01, 0.01))
+    assert "its header is in microns" in ended.said
+
+
+def test_masks_of_a_file_in_microns_have_its_own_header(samkit, in_microns):
+    samkit("ingest", in_microns)
+    samkit("embed", "--size", "64")
+    samkit("train-head", "linear", "--volumes", "1", "--steps", "2")
+    assert samkit("predict", "latest", "-o", "masks").code == 0
+    source, mask = nib.load(in_microns / "imagesTr/a.nii.gz"), nib.load("masks/a.nii.gz")
+    assert mask.header.get_xyzt_units() == source.header.get_xyzt_units()
+    np.testing.assert_array_equal(mask.affine, source.affine)
+
+
 def test_the_plane_can_be_chosen(samkit, data):
     samkit("ingest", data, "--axis", "coronal")
     assert package.open_workspace().volumes["a"].image.shape == (16, 1, 4, 20)
@@ -271,6 +309,110 @@ def test_ingest_of_the_real_hippocampus_takes_every_volume(samkit, shared_data):
     ended = samkit("ingest", shared_data / "hippocampus")
     assert ended.code in (0, 3)
     assert package.open_workspace().label_names
+
+
+# -- labels that came by --labels-from, when their images are ingested again ------------------------
+
+
+@pytest.fixture
+def cube(samkit, tmp_path, write_pair) -> Path:
+    """A folder with a cube in the workspace, and its label from elsewhere; each plane of it has as many voxels."""
+    write_pair(tmp_path / "cube", "a", shape=(20, 20, 20), affine=np.diag([-1.0, -1.0, 1.0, 1.0]))
+    (tmp_path / "cube/labelsTr").rename(tmp_path / "labels")
+    samkit("ingest", tmp_path / "cube")
+    assert samkit("ingest", "--labels-from", tmp_path / "labels").code == 0
+    return tmp_path / "cube"
+
+
+def label_of_a() -> np.ndarray:
+    return package.open_workspace().volumes["a"].read_label()
+
+
+def save_with_affine(path: Path, affine: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(np.asanyarray(nib.load(path).dataobj).copy(), affine), path)
+
+
+def test_a_label_that_is_kept_follows_the_slices_into_another_plane(samkit, cube):
+    ended = samkit("ingest", cube, "--axis", "coronal")
+    assert "its label from --labels-from is kept" in ended.said
+    kept = label_of_a()
+    samkit("ingest", "--labels-from", cube.parent / "labels")
+    np.testing.assert_array_equal(kept, label_of_a())
+    bright = np.asarray(package.open_workspace().volumes["a"].image[:, 0], np.float32) > 0.8
+    assert np.count_nonzero(bright & (kept == 1)) > 0.9 * np.count_nonzero(bright)
+
+
+def test_a_label_that_is_kept_follows_the_slices_of_an_image_that_is_no_cube(samkit, data, tmp_path):
+    (data / "labelsTr").rename(tmp_path / "labels")
+    samkit("ingest", data)
+    samkit("ingest", "--labels-from", tmp_path / "labels")
+    samkit("ingest", data, "--axis", "sagittal")
+    kept = label_of_a()
+    assert kept.shape == record("a").shape[:1] + record("a").shape[2:]
+    samkit("ingest", "--labels-from", tmp_path / "labels")
+    np.testing.assert_array_equal(kept, label_of_a())
+
+
+def test_a_kept_label_is_refused_where_the_header_was_saved_with_another_orientation(samkit, cube):
+    before = record("a")
+    save_with_affine(cube / "imagesTr/a.nii.gz", np.diag([1.0, -1.0, 1.0, 1.0]))
+    ended = samkit("ingest", cube)
+    assert ended.code == 3
+    assert "came by --labels-from and was drawn on another grid" in ended.said
+    assert record("a") == before
+
+
+def test_a_kept_label_stays_where_the_header_differs_by_rounding_alone(samkit, cube):
+    moved = np.diag([-1.0, -1.0, 1.0, 1.0])
+    moved[0, 3] = 0.005
+    save_with_affine(cube / "imagesTr/a.nii.gz", moved)
+    assert "its label from --labels-from is kept" in samkit("ingest", cube).said
+
+
+def test_what_the_refusal_of_a_kept_label_says_works(samkit, cube):
+    for folder in (cube / "imagesTr", cube.parent / "labels"):
+        save_with_affine(folder / "a.nii.gz", np.diag([1.0, -1.0, 1.0, 1.0]))
+    assert "the same command with --replace" in samkit("ingest", cube).said
+    assert samkit("ingest", cube, "--replace").code == 0
+    assert not record("a").label_digest
+    assert samkit("ingest", "--labels-from", cube.parent / "labels").code == 0
+    assert np.count_nonzero(label_of_a())
+
+
+def test_another_patient_in_a_file_of_that_name_is_refused_as_such_and_not_for_the_kept_label(samkit, cube, stranger):
+    (stranger / "labelsTr").rename(stranger.parent / "stranger-labels")
+    said = samkit("ingest", stranger).said
+    assert "the volume id 'a' already belongs to another source" in said
+    assert "another grid" not in said
+
+
+def test_a_damaged_label_is_written_anew_by_giving_it_again(samkit, cube):
+    before = record("a")
+    shutil.rmtree(Path("samkit-workspace") / before.pixels / "label")
+    assert "--labels-from LABELS" in samkit("verify").said
+    ended = samkit("ingest", cube)
+    assert ended.code == 3
+    assert "Give it again: samkit ingest --labels-from LABELS" in ended.said
+    assert "a repaired" in samkit("ingest", "--labels-from", cube.parent / "labels").said
+    assert record("a") == before
+    assert samkit("verify").code == 0
+
+
+def test_a_damaged_label_of_a_volume_in_a_pack_is_written_anew_by_giving_it_again(samkit, pictures):
+    (pictures / "labelsTr").rename(pictures.parent / "labels")
+    samkit("ingest", pictures)
+    samkit("ingest", "--labels-from", pictures.parent / "labels")
+    shutil.rmtree(Path("samkit-workspace") / record("p1").pixels / "label")
+    assert samkit("ingest", "--labels-from", pictures.parent / "labels").said.count(" repaired ") == 4
+    assert samkit("verify").code == 0
+
+
+def test_slices_and_a_label_that_are_both_gone_come_back_as_the_refusal_says(samkit, cube):
+    shutil.rmtree(Path("samkit-workspace") / record("a").pixels)
+    assert "first ingest this source with --replace" in samkit("ingest", cube).said
+    samkit("ingest", cube, "--replace")
+    assert samkit("ingest", "--labels-from", cube.parent / "labels").code == 0
+    assert samkit("verify").code == 0
 
 
 # -- a kill or a full disk -------------------------------------------------------------------------

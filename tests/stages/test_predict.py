@@ -858,6 +858,22 @@ def test_files_get_the_grey_values_of_the_run_where_it_was_trained_on_ct_and_mr(
     assert "5 of 5 volumes embedded in the workspace already" in said[1]
 
 
+def test_the_channel_of_the_run_is_not_asked_of_files_without_channels(samkit, write_pair, tmp_path):
+    for seed, name in enumerate(("a", "b")):
+        for kind in ("images", "labels"):
+            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+        write_pair(tmp_path / "pairs", name, seed=seed)
+        for channel in range(2):
+            shutil.copy(tmp_path / f"pairs/imagesTr/{name}.nii.gz", tmp_path / f"d/images/{name}_000{channel}.nii.gz")
+        shutil.copy(tmp_path / f"pairs/labelsTr/{name}.nii.gz", tmp_path / f"d/labels/{name}.nii.gz")
+    workspace = train(tmp_path, tmp_path / "d", "--channel", "1")
+    (tmp_path / "new/images").mkdir(parents=True)
+    shutil.copy(tmp_path / "pairs/imagesTr/a.nii.gz", tmp_path / "new/images/q.nii.gz")
+    ended = samkit("predict", "latest", tmp_path / "new", "-o", tmp_path / "m", "--workspace", workspace)
+    assert ended.code == 0, ended.said
+    assert len(masks_of(tmp_path / "m")) == 1
+
+
 @pytest.mark.parametrize("flags", [(), ("--time-index", "0")])
 def test_files_get_the_volume_of_the_run_where_they_have_several(samkit, write_pair, tmp_path, flags):
     for seed, name in enumerate("abc"):

@@ -12,7 +12,7 @@
     h5 volumes of ACDC, Synapse     patientNNN_frameNN, caseNNNN in .h5       stem         the patient, the case
     h5 volumes                      .h5, .hdf5                                hashed       the same, hashed
     images and labels               images, labels (or masks)                 hashed       the same, hashed
-    DICOM series                    files that start as DICOM does            hashed       PatientID, hashed
+    DICOM series                    files that start as DICOM does            hashed       PatientID or study, hashed
     NIfTI, NRRD, MetaImage files    .nii, .nii.gz; .nrrd, .nhdr; .mha, .mhd   hashed       the same, hashed
     pictures                        .png, .jpg, .tif, .bmp                    hashed       the same, hashed
     single file                     one of the above                          hashed       as above
@@ -25,6 +25,7 @@ derivatives that are no labels.
 
 base              what layouts speak: `LayoutOptions`, `Tree`, `Candidate`, `Pairing`
 files             files of all formats but DICOM: kind, size, which volume of a 4-D one
+channels          loose files with a channel each (_0000, _0001)
 endings           labels by ending, and one label where there are several
 dicom             series, and the DICOM-SEG and RTSTRUCT that belong to them
 stems, bids, acdc, synapse, ircadb, chaos, totalsegmentator, h5, loose     one layout (or family) each

@@ -64,6 +64,9 @@ class LayoutOptions:
     """Searched in the stem; its first group, or else the whole match, is the subject."""
     channel: int | None = None
     """Which of ``_0000``, ``_0001``, ... to take, or which volume of a file whose fourth axis is the channel."""
+    channel_is_preferred: bool = False
+    """Whether `channel` is only what a run was trained on, and nobody asked for it: files without channels are taken as
+    they are, and loose ones have some where one of a case ends in ``_0000``."""
     label_suffix: str | None = None
     """Which label to take where an image has several: what follows the image's stem, as ``seg-manual``; of a label
     that is not named after its image, the end of its own stem."""

@@ -25,7 +25,15 @@ from ..rtstruct import RtstructDescription
 from .base import Candidate, LayoutOptions, Refusal, Tree, counted_files, name_of
 from .endings import LabelOption
 
-__all__ = ["LabelledSeries", "label_options", "lies_on", "other_refusals", "scans", "with_label"]
+__all__ = [
+    "LabelledSeries",
+    "label_options",
+    "lies_on",
+    "other_refusals",
+    "patient_of_series",
+    "scans",
+    "with_label",
+]
 
 _KINDS = {"dicom-seg": "DICOM-SEG", "rtstruct": "RTSTRUCT"}
 _LISTED = 4
@@ -62,7 +70,7 @@ def _candidate(
         stem=name,
         stem_is_id=False,
         patient=None,
-        patient_secret="" if series is None else series.patient_id,
+        patient_secret="" if series is None else patient_of_series(series),
         series=series,
         chosen=() if series is None else series.chosen,
         modality=finding.modality if series is None else series.modality,
@@ -71,6 +79,15 @@ def _candidate(
         reason=finding.reason if series is None else None,
         notes=() if series is None else series.notes,
     )
+
+
+def patient_of_series(series: Series) -> str:
+    """Return what the subject of a series is a hash of: its PatientID, else its study, which has one patient.
+
+    Tools that anonymise blank the PatientID; then two series of one study would be two subjects, one on either side of
+    a split. Empty where both are blank: the volume is a subject of its own.
+    """
+    return series.patient_id or (f"StudyInstanceUID {series.study_uid}" if series.study_uid else "")
 
 
 def _home(paths: Sequence[Path]) -> Path:

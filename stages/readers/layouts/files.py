@@ -21,6 +21,7 @@ from PIL import Image
 from ..base import LabelFiles
 from ..itk import is_itk
 from ..naming import frame_stripped, stem
+from ..nifti import affine_mm
 from ..picture import is_picture
 from .base import Candidate, LayoutOptions, Tree, identity_text
 
@@ -28,6 +29,7 @@ __all__ = [
     "FileKind",
     "Measured",
     "candidate_of",
+    "case_and_channel",
     "chosen_volume",
     "files_of",
     "kind_of",
@@ -58,6 +60,7 @@ _DAMAGE = (
     zlib.error,
 )
 
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 _COLOURS = 3
 _SAME_MM = 1e-3
@@ -97,6 +100,18 @@ def files_of(paths: Iterable[Path], *kinds: FileKind) -> list[Path]:
     return [path for path in paths if kind_of(path) in kinds]
 
 
+def case_and_channel(name: str) -> tuple[str, int] | None:
+    """Split a stem that may end in nnU-Net's channel; None where it does not end in four digits.
+
+    Examples
+    --------
+    >>> case_and_channel("prostate_03_0001"), case_and_channel("prostate_03")
+    (('prostate_03', 1), None)
+    """
+    found = _CHANNEL.fullmatch(name)
+    return (found["case"], int(found["channel"])) if found else None
+
+
 def measured(path: Path) -> Measured:
     """Read what the header of a file says about its size; no voxel is read."""
     try:
@@ -117,7 +132,10 @@ def same_grid(one: Path, other: Path) -> bool:
     try:
         first: Any = nib.load(one)
         second: Any = nib.load(other)
-        return bool(first.shape[:3] == second.shape[:3] and np.allclose(first.affine, second.affine, atol=_SAME_MM))
+        # A header without units, as nibabel writes them, means those of the other one.
+        one_mm = affine_mm(first, units=int(second.header["xyzt_units"]))
+        other_mm = affine_mm(second, units=int(first.header["xyzt_units"]))
+        return bool(first.shape[:3] == second.shape[:3] and np.allclose(one_mm, other_mm, atol=_SAME_MM))
     except _DAMAGE:
         return False
 

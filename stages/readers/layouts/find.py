@@ -28,6 +28,7 @@ from .base import (
 )
 from .bids import bids
 from .chaos import chaos
+from .dicom import patient_of_series
 from .ircadb import ircadb
 from .loose import loose_files, merged, of_structures, single_file
 from .stems import images_and_labels, training_folders
@@ -227,9 +228,24 @@ def _notes(pairing: Pairing, sources: Iterable[SourceFiles], options: LayoutOpti
             "ids are keyed hashes, as file names may be those of patients: --ids stem takes the names, --id-map FILE "
             "says which is which"
         )
+    of_study = sum(_is_of_study(one) for one in pairing.candidates if one.reason is None)
+    if of_study and options.subject_regex is None:
+        yield (
+            f"{of_study} DICOM series without a PatientID: their subject was taken from their study "
+            f"(StudyInstanceUID). Where a patient has several studies, or several patients share one: --subject finds "
+            f"it in the names of folders"
+        )
     if pairing.refused and not pairing.candidates and all(row.is_label for row in pairing.refused):
         folder = "FOLDER" if options.shown_root is None else shlex.quote(str(options.shown_root))
         yield f"labels and no images. If the images are in the workspace already: samkit ingest --labels-from {folder}"
+
+
+def _is_of_study(candidate: Candidate) -> bool:
+    """Tell whether a subject is that of a study, and neither a PatientID nor what the layout knows better."""
+    series = candidate.series
+    if series is None or series.patient_id or not series.study_uid:
+        return False
+    return candidate.patient_secret == patient_of_series(series)
 
 
 def _source(

@@ -3,7 +3,8 @@
 Labels are told by their ending (``scan_seg.nii.gz`` beside ``scan.nii.gz``), whatever the two formats, or are DICOM-SEG
 and RTSTRUCT. A NIfTI file that sounds like a label and names no image belongs to the only one on its grid whose name
 begins as its own. A map beside a DICOM series, or in a folder above it, belongs to it where it is the only one there.
-Pictures beside or above other scans are taken for previews and left out.
+Pictures beside or above other scans are taken for previews and left out. Of channels in a file each (``_0000``) the one
+that was asked for is taken: see `channels`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..dicom_series import triage
 from ..labels import LabelChoice
 from ..naming import stem
 from .base import Candidate, LayoutOptions, Pairing, Tree
+from .channels import channels_of
 from .dicom import label_options, other_refusals, scans, with_label
 from .endings import LabelOption, image_and_suffix, is_called_label, one_label_each, text_before_label_word
 from .files import candidate_of, files_of, kind_of, label_of, patient_of, same_grid
@@ -96,7 +98,10 @@ def single_file(path: Path, options: LayoutOptions) -> Pairing | None:
         return _others(tree, [path], options)
     label = label_inside(path) if kind == "hdf5" else None
     candidate = candidate_of(tree, path, options, label=label, stem_is_id=False, patient_secret="")
-    return Pairing(layout=_SINGLE, candidates=[candidate])
+    other_channel = channels_of([path], options).refused.get(path)
+    return Pairing(
+        layout=_SINGLE, candidates=[candidate if other_channel is None else candidate.refused(other_channel)]
+    )
 
 
 def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairing | None:
@@ -113,7 +118,9 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
         # "mask.nii.gz" beside a series is its label; beside nothing it is a file like any other.
         if splits[path] is None and is_called_label(path, wanted) and owners.of(path) is not None:
             splits[path] = ("", stem(path))
-    by_grid = _paired_by_grid(files, splits)
+    unlabelled = [path for path in files if splits[path] is None and text_before_label_word(path) is None]
+    channels = channels_of(unlabelled, options)
+    by_grid = _paired_by_grid([path for path in files if path not in channels.left_out], splits)
     image_of = {(path.parent, stem(path)): path for path in files if splits[path] is None and path not in by_grid}
     labels: dict[Path | int, list[LabelOption]] = defaultdict(list)
     for place, there in objects.options.items():
@@ -124,7 +131,8 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
     for path, split in splits.items():
         if split is None or path in by_grid:
             continue
-        owner: Path | int | None = image_of.get((path.parent, split[0]))
+        called = image_of.get((path.parent, split[0])) or channels.of_case(path.parent, split[0])
+        owner: Path | int | None = None if called is None else channels.left_out.get(called, called)
         note, suffix = "", split[1]
         if owner is None and kind_of(path) != "picture" and (owner := owners.of(path)) is not None:
             note, suffix = "its label lies beside it and does not name it", ""
@@ -141,7 +149,20 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
         labelled = with_label(tree, candidate, chosen.by_image.get(place))
         candidates.append(labelled if ambiguous is None else candidate.refused(ambiguous, has_several_labels=True))
     for path in image_of.values():
-        candidate = candidate_of(tree, path, options, stem_is_id=False, patient_secret=patient_of(path, options))
+        if path in channels.left_out:
+            continue
+        candidate = candidate_of(
+            tree,
+            path,
+            options,
+            stem_is_id=False,
+            stem_of_case=channels.cases.get(path),
+            patient_secret=patient_of(path, options),
+            channelled=path in channels.cases,
+            chosen=(("channel", options.channel),) if path in channels.several and options.channel is not None else (),
+        )
+        if path in channels.refused:
+            candidate = candidate.refused(channels.refused[path])
         ambiguous = chosen.ambiguous.get(path)
         labelled = with_label(tree, candidate, chosen.by_image.get(path) if candidate.reason is None else None)
         candidates.append(labelled if ambiguous is None else candidate.refused(ambiguous, has_several_labels=True))
@@ -156,7 +177,7 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
         refused=refused,
         labels=choice,
         label_suffix=chosen.suffix,
-        notes=told,
+        notes=(*told, *channels.notes(options)),
     )
 
 

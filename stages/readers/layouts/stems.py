@@ -8,8 +8,8 @@ nnU-Net's files carry a channel (``_0000``) that labels do without; the Decathlo
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ....store.errors import InputError, UsageError
@@ -18,11 +18,9 @@ from ..labels import LabelChoice
 from ..naming import stem
 from .base import LABEL, Candidate, LayoutOptions, Pairing, Refusal, Tree, note_of_stems
 from .endings import image_and_suffix
-from .files import Measured, candidate_of, files_of, kind_of, label_of, measured, patient_of
+from .files import Measured, candidate_of, case_and_channel, files_of, kind_of, label_of, measured, patient_of
 
 __all__ = ["described", "images_and_labels", "training_folders"]
-
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
 def training_folders(tree: Tree, options: LayoutOptions) -> Pairing | None:
@@ -32,8 +30,8 @@ def training_folders(tree: Tree, options: LayoutOptions) -> Pairing | None:
         return None
     description = described(tree)
     ending = description.file_ending if description else None
-    training, test = (_scans(tree.within(root / name), ending) for name in ("imagesTr", "imagesTs"))
-    labels, test_labels = (_scans(tree.within(root / name), ending) for name in ("labelsTr", "labelsTs"))
+    there = [tree.within(root / name) for name in ("imagesTr", "imagesTs", "labelsTr", "labelsTs")]
+    training, test, labels, test_labels = (_scans(paths, ending) for paths in there)
     nnunet = (description is not None and description.dialect == "nnunet") or _channelled(
         [*training, *test], [*labels, *test_labels]
     )
@@ -55,6 +53,7 @@ def training_folders(tree: Tree, options: LayoutOptions) -> Pairing | None:
         channelled=nnunet,
         # Labels for the test images make them a test set; most datasets keep those to themselves.
         tests=dict.fromkeys(test, "imagesTs") if test_labels else {},
+        rest=_rest(tree, there, {*training, *test, *labels, *test_labels}, ending),
     )
 
 
@@ -63,8 +62,10 @@ def images_and_labels(tree: Tree, options: LayoutOptions) -> Pairing | None:
     root = tree.root
     if not (root / "images").is_dir():
         return None
-    images = _scans(tree.under(root / "images"))
-    labels = next((found for name in ("labels", "masks") if (found := _scans(tree.under(root / name)))), [])
+    image_files = tree.under(root / "images")
+    images = _scans(image_files)
+    label_files = next((there for name in ("labels", "masks") if _scans(there := tree.under(root / name))), [])
+    labels = _scans(label_files)
     if not images and not labels:
         return None
     return _paired_by_stem(
@@ -77,6 +78,47 @@ def images_and_labels(tree: Tree, options: LayoutOptions) -> Pairing | None:
         description=described(tree),
         channelled=_channelled(images, labels),
         tests={},
+        rest=_rest(tree, [image_files, label_files], {*images, *labels}, None),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rest:
+    """What lies in the folders of images and labels, and is of another kind than what was taken there."""
+
+    leftover: tuple[Path, ...]
+    refused: list[Refusal]
+    notes: tuple[str, ...]
+
+
+def _rest(tree: Tree, folders: Sequence[Sequence[Path]], taken: Collection[Path], ending: str | None) -> _Rest:
+    """Part what was not taken: what the loose rules may know, what ``dataset.json`` rules out, and previews.
+
+    Parameters
+    ----------
+    folders
+        The files of each folder.
+    taken
+        Of all of them.
+    ending
+        What ``dataset.json`` says of the files' names.
+    """
+    others = [path for paths in folders for path in paths if path not in taken]
+    pictures = files_of(others, "picture")
+    ruled_out = files_of(others, "nifti", "itk", "hdf5") if ending is not None else []
+    left_out = {*pictures, *ruled_out}
+    notes: tuple[str, ...] = ()
+    if pictures:
+        first = tree.shown(pictures[0])
+        notes = (
+            f"{len(pictures)} picture(s) beside scans left out as previews ({first}{', ...' if pictures[1:] else ''}); "
+            f"to take them, put them and their labels into a folder of their own",
+        )
+    reason = f"dataset.json says that the files end in {ending}; convert this one, or correct its file_ending"
+    return _Rest(
+        leftover=tuple(path for path in others if path not in left_out),
+        refused=[tree.refusal(path, reason) for path in ruled_out],
+        notes=notes,
     )
 
 
@@ -115,7 +157,7 @@ def _channelled(images: Iterable[Path], labels: Iterable[Path]) -> bool:
     image_stems = [stem(path) for path in images]
     if not label_stems:
         return bool(image_stems) and all(name.endswith("_0000") for name in image_stems)
-    without = (found["case"] for name in image_stems if name not in label_stems and (found := _CHANNEL.match(name)))
+    without = (found[0] for name in image_stems if name not in label_stems and (found := case_and_channel(name)))
     return any(case in label_stems for case in without)
 
 
@@ -130,13 +172,14 @@ def _paired_by_stem(
     description: DatasetJson | None,
     channelled: bool,
     tests: dict[Path, str],
+    rest: _Rest,
 ) -> Pairing:
-    refused: list[Refusal] = []
+    refused = list(rest.refused)
     cases: dict[str, dict[int, Path]] = {}
     for path in images:
-        found = _CHANNEL.match(stem(path)) if channelled else None
-        case, number = (found["case"], int(found["channel"])) if found else (stem(path), 0)
-        taken = cases.setdefault(_key(tree, path, case), {})
+        split = case_and_channel(stem(path)) if channelled else None
+        name, number = split or (stem(path), 0)
+        taken = cases.setdefault(_key(tree, path, name), {})
         if number in taken:
             refused.append(_twice(tree, path, taken[number]))
         else:
@@ -189,7 +232,8 @@ def _paired_by_stem(
         refused=refused,
         label_names=names,
         labels=LabelChoice.of_names(names) if names and any(names) else None,
-        notes=note_of_stems(options) if stems_are_ids else (),
+        notes=(*(note_of_stems(options) if stems_are_ids else ()), *rest.notes),
+        leftover=rest.leftover,
     )
 
 
@@ -238,7 +282,7 @@ def _chosen_channel(
         return 0  # within a file it is chosen later
     present = sorted({number for channels in cases.values() for number in channels})
     listed = ", ".join(f"{number} ({names[number]})" if number in names else str(number) for number in present)
-    if options.channel is None:
+    if options.channel is None or (options.channel_is_preferred and not channelled):
         if len(present) > 1:
             message = f"{place}: the images have several channels: {listed}. Choose one: --channel {present[0]}."
             raise UsageError(message)

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from samkit.stages.readers.geometry import spacing_mm
+from samkit.stages.readers.itk import write_label_nrrd
 from samkit.stages.readers.nifti import (
     grid_of_affine,
     read_nifti_image,
@@ -129,6 +130,53 @@ class TestReadingAnImage:
     def test_transparency_that_is_left_out_is_noted(self, tmp_path: Path):
         rgba = np.zeros((4, 3, 2), dtype=[(name, "u1") for name in "RGBA"])
         assert "transparency" in read_nifti_image(save(tmp_path / "a.nii", rgba)).notes[0]
+
+
+def save_in_units(path: Path, values: np.ndarray, affine: np.ndarray, units: int) -> Path:
+    """Write a file of these voxels whose numbers are in the units of NIfTI's byte: 1 metres, 2 mm, 3 microns."""
+    scale = {1: 0.001, 3: 1000.0}.get(units & 7, 1.0)
+    return save(path, values, np.diag([scale, scale, scale, 1.0]) @ affine, xyzt_units=units)
+
+
+class TestUnits:
+    @pytest.mark.parametrize("units", [1, 2, 3, 3 | 8])
+    def test_the_affine_is_in_millimetres_whatever_the_header_is_in(self, tmp_path: Path, units: int):
+        scan = read_nifti_image(save_in_units(tmp_path / "a.nii", ramp(4, 3, 2), AFFINE, units))
+        np.testing.assert_allclose(scan.affine, AFFINE, rtol=1e-6)
+        np.testing.assert_allclose(scan.grid.affine_array, AFFINE, rtol=1e-6)
+
+    @pytest.mark.parametrize("units", [0, 7])
+    def test_a_header_that_says_none_is_in_millimetres(self, tmp_path: Path, units: int):
+        scan = read_nifti_image(save(tmp_path / "a.nii", ramp(4, 3, 2), xyzt_units=units))
+        np.testing.assert_array_equal(scan.affine, nib.load(tmp_path / "a.nii").affine)
+
+    @pytest.mark.parametrize(("units", "said"), [(1, "metres"), (3, "microns")])
+    def test_other_units_than_millimetres_are_noted(self, tmp_path: Path, units: int, said: str):
+        scan = read_nifti_image(save_in_units(tmp_path / "a.nii", ramp(4, 3, 2), AFFINE, units))
+        assert said in scan.notes[0]
+
+    @pytest.mark.parametrize(("units", "size_mm"), [(1, 0.05), (3, 0.00005)])
+    def test_small_voxels_are_no_flat_affine(self, tmp_path: Path, units: int, size_mm: float):
+        grid = np.diag([size_mm, size_mm, size_mm, 1.0])
+        scan = read_nifti_image(save_in_units(tmp_path / "a.nii", ramp(4, 3, 2), grid, units))
+        np.testing.assert_allclose(spacing_mm(scan.affine), [size_mm] * 3, rtol=1e-6)
+
+    def test_a_label_that_says_none_has_those_of_its_image(self, tmp_path: Path):
+        image = read_nifti_image(save_in_units(tmp_path / "a.nii", ramp(4, 3, 2), AFFINE, 3))
+        nib.save(nib.Nifti1Image(ramp(4, 3, 2), nib.load(tmp_path / "a.nii").affine), tmp_path / "label.nii")
+        label = read_nifti_label(tmp_path / "label.nii", units=image.grid.xyzt_units)
+        np.testing.assert_array_equal(label.affine, image.affine)
+
+    def test_a_label_in_other_units_than_its_image_lies_on_it(self, tmp_path: Path):
+        image = read_nifti_image(save_in_units(tmp_path / "a.nii", ramp(4, 3, 2), AFFINE, 3))
+        label = read_nifti_label(save_in_units(tmp_path / "b.nii", ramp(4, 3, 2), AFFINE, 2), units=3)
+        np.testing.assert_allclose(label.affine, image.affine, rtol=1e-6)
+
+    def test_a_mask_of_a_file_in_microns_as_nrrd_is_in_millimetres(self, tmp_path: Path):
+        straight = np.diag([-0.01, -0.01, 0.025, 1.0])
+        grid = read_nifti_image(save_in_units(tmp_path / "a.nii", ramp(4, 3, 2), straight, 3)).grid
+        write_label_nrrd(tmp_path / "m.nrrd", ramp(4, 3, 2, dtype="uint8"), grid)
+        np.testing.assert_allclose(SimpleITK.ReadImage(tmp_path / "m.nrrd").GetSpacing(), (0.01, 0.01, 0.025))
 
 
 class TestOneVolumeOfSeveral:
@@ -325,7 +373,7 @@ class TestWritingAMask:
         matrix=st.lists(st.floats(-3, 3, width=32), min_size=9, max_size=9),
         offset=st.lists(st.floats(-500, 500, width=32), min_size=3, max_size=3),
         codes=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-        units=st.sampled_from([0, 2, 10]),
+        units=st.sampled_from([0, 1, 2, 3, 10, 11]),
     )
     @settings(max_examples=40, deadline=None)
     def test_every_geometry_field_is_the_sources(self, tmp_path_factory, matrix, offset, codes, units):

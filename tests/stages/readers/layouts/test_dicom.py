@@ -70,6 +70,33 @@ class TestSeries:
         assert len({source.id for source in found.sources}) == 2
         assert len({source.subject for source in found.sources}) == 1
 
+    def test_two_series_of_a_study_without_a_patient_are_one_subject(self, tmp_path: Path):
+        write_series(tmp_path / "a", identity=PATIENT, PatientID="")
+        write_series(tmp_path / "b", identity=Identity(seed=7, series=4), PatientID="")
+        found = find(tmp_path)
+        assert len({source.id for source in found.sources}) == 2
+        (subject,) = {source.subject for source in found.sources}
+        assert subject[0] == "s"
+        assert subject[1:] not in found.sources[0].series.study_uid
+
+    def test_a_subject_that_is_that_of_a_study_is_told(self, tmp_path: Path):
+        write_series(tmp_path / "a", PatientID="")
+        (note,) = find(tmp_path).notes
+        assert note.startswith("1 DICOM series without a PatientID: their subject was taken from their study")
+        assert find(tmp_path, subject_regex="a").notes == ()
+
+    def test_two_studies_without_a_patient_are_two_subjects(self, tmp_path: Path):
+        write_series(tmp_path / "a", identity=PATIENT, PatientID="")
+        write_series(tmp_path / "b", identity=Identity(seed=8), PatientID="")
+        assert len({source.subject for source in find(tmp_path).sources}) == 2
+
+    def test_without_patient_and_study_each_series_is_a_subject_of_its_own(self, tmp_path: Path):
+        write_series(tmp_path / "a", identity=PATIENT, PatientID="", StudyInstanceUID="")
+        write_series(tmp_path / "b", identity=Identity(seed=7, series=4), PatientID="", StudyInstanceUID="")
+        found = find(tmp_path)
+        assert len({source.subject for source in found.sources}) == 2
+        assert found.notes == ()
+
     def test_a_series_keeps_its_id_in_another_folder(self, tmp_path: Path):
         write_series(tmp_path / "a")
         before = find(tmp_path / "a").sources[0].id

@@ -13,6 +13,78 @@ from synthetic.series import write_series
 from samkit.stages.readers.dicom_series import VolumeChoice
 
 
+class TestChannelsInAFileEach:
+    def test_the_channel_asked_for_is_taken_as_the_case(self, tmp_path: Path):
+        nifti(*(tmp_path / f"{case}_{channel:04d}.nii.gz" for case in ("q1", "q2") for channel in (0, 1)))
+        found = find(tmp_path, channel=1, ids="stem")
+        assert {source.id: source.image[0].name for source in found.sources} == {
+            "q1": "q1_0001.nii.gz",
+            "q2": "q2_0001.nii.gz",
+        }
+        assert {source.chosen for source in found.sources} == {(("channel", 1),)}
+
+    def test_what_is_left_out_is_told(self, tmp_path: Path):
+        nifti(tmp_path / "q1_0000.nii.gz", tmp_path / "q1_0001.nii.gz")
+        assert any(
+            "channel 0" in note and "1 file of others left out" in note for note in find(tmp_path, channel=0).notes
+        )
+
+    def test_nrrd_and_pictures_have_them_too(self, tmp_path: Path):
+        nrrd(tmp_path / "a/q1_0000.nrrd", tmp_path / "a/q1_0001.nrrd")
+        picture(tmp_path / "b/q2_0000.png", tmp_path / "b/q2_0001.png")
+        assert [source.shown for source in find(tmp_path, channel=1).sources] == ["a/q1_0001.nrrd", "b/q2_0001.png"]
+
+    def test_a_file_without_one_stays_as_it_is(self, tmp_path: Path):
+        nifti(tmp_path / "q1_0000.nii.gz", tmp_path / "q1_0001.nii.gz", tmp_path / "scan.nii.gz")
+        shown = [source.shown for source in find(tmp_path, channel=0).sources]
+        assert shown == ["q1_0000.nii.gz", "scan.nii.gz"]
+
+    def test_numbers_are_no_channels_where_none_is_asked_for(self, tmp_path: Path):
+        nifti(tmp_path / "scan_0000.nii.gz", tmp_path / "scan_0001.nii.gz")
+        assert len(find(tmp_path).sources) == 2
+
+    def test_numbers_of_files_with_several_volumes_are_no_channels(self, tmp_path: Path):
+        nifti(tmp_path / "scan_0000.nii.gz", tmp_path / "scan_0001.nii.gz", shape=(2, 3, 4, 5))
+        assert [source.volume_index for source in find(tmp_path, channel=3).sources] == [3, 3]
+
+    @pytest.mark.parametrize("name", ["q1_seg.nii.gz", "q1_0000_seg.nii.gz", "q1_0001_seg.nii.gz"])
+    def test_the_label_of_a_case_is_that_of_the_channel_that_was_taken(self, tmp_path: Path, name: str):
+        nifti(tmp_path / "q1_0000.nii.gz", tmp_path / "q1_0001.nii.gz", tmp_path / name)
+        assert pairs(find(tmp_path, channel=1, ids="stem")) == {"q1": name}
+
+    def test_a_case_without_the_channel_is_refused_with_those_it_has(self, tmp_path: Path):
+        nifti(tmp_path / "q1_0000.nii.gz", tmp_path / "q1_0002.nii.gz", tmp_path / "q2_0001.nii.gz")
+        found = find(tmp_path, channel=1)
+        assert [source.shown for source in found.sources] == ["q2_0001.nii.gz"]
+        ((shown, reason),) = found.refused
+        assert shown == "q1_0000.nii.gz"
+        assert "no channel 1 of this case (_0001); it has 0, 2" in reason
+
+    def test_a_single_file_of_another_channel_is_refused(self, tmp_path: Path):
+        nifti(tmp_path / "q1_0000.nii.gz")
+        assert len(find(tmp_path / "q1_0000.nii.gz", channel=0).sources) == 1
+        ((_, reason),) = find(tmp_path / "q1_0000.nii.gz", channel=1).refused
+        assert "no channel 1 of this case" in reason
+
+
+class TestChannelsThatAreOnlyPreferred:
+    """As predict does, with the channel that its run was trained on."""
+
+    def test_the_preferred_one_is_taken_where_a_case_has_channels(self, tmp_path: Path):
+        nifti(tmp_path / "q1_0000.nii.gz", tmp_path / "q1_0001.nii.gz")
+        (source,) = find(tmp_path, channel=1, channel_is_preferred=True).sources
+        assert source.shown == "q1_0001.nii.gz"
+
+    def test_a_case_that_has_other_channels_alone_is_refused(self, tmp_path: Path):
+        nifti(tmp_path / "q1_0000.nii.gz")
+        ((_, reason),) = find(tmp_path, channel=1, channel_is_preferred=True).refused
+        assert "no channel 1 of this case" in reason
+
+    def test_numbers_of_patients_are_no_channels(self, tmp_path: Path):
+        nifti(tmp_path / "scan_0001.nii.gz", tmp_path / "scan_0002.nii.gz")
+        assert len(find(tmp_path, channel=1, channel_is_preferred=True).sources) == 2
+
+
 class TestNifti:
     @pytest.mark.parametrize("ending", ["gt", "seg", "label", "labels", "mask", "segmentation", "seg-manual", "GT"])
     def test_labels_lie_beside_their_image(self, tmp_path: Path, ending: str):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from examples.scan_folders import find, nifti, nrrd, pairs, picture, row, segmentation
+from examples.scan_folders import find, h5, nifti, nrrd, pairs, picture, row, segmentation
+from synthetic.label_objects import write_seg
+from synthetic.series import write_series
 
 from samkit.stages.readers.dicom_series import VolumeChoice
 from samkit.store.errors import InputError, UnusableLabel, UsageError
@@ -137,6 +140,56 @@ class TestChannelsInAFourthAxis:
         assert "volume 1 of 2" in row(found, "imagesTr/prostate_00.nii.gz").why
 
 
+class TestWhatIsOfAnotherKind:
+    """Nothing that lies below images/ is left out in silence."""
+
+    def test_a_series_below_images_is_taken_beside_labels_of_its_name(self, tmp_path: Path):
+        write_series(tmp_path / "images/p0")
+        nifti(tmp_path / "labels/p0.nii.gz")
+        found = find(tmp_path)
+        assert [source.shown for source in found.sources] == ["images/p0"]
+        assert [shown for shown, _ in found.refused] == ["labels/p0.nii.gz"]
+        assert not any("labels and no images" in note for note in found.notes)
+
+    def test_a_segmentation_below_labels_finds_its_series_below_images(self, tmp_path: Path):
+        answer = write_series(tmp_path / "images/p0")
+        write_seg(tmp_path / "labels/p0.dcm", answer, {"liver": np.ones(answer.values.shape, bool)})
+        nifti(tmp_path / "images/other.nii.gz", tmp_path / "labels/other.nii.gz")
+        found = find(tmp_path)
+        assert {source.shown for source in found.sources if source.label} == {"images/p0", "images/other.nii.gz"}
+
+    def test_pictures_beside_a_scan_are_told_as_left_out(self, tmp_path: Path):
+        for number in range(5):
+            picture(tmp_path / f"images/p{number}.png", tmp_path / f"labels/p{number}.png")
+        nifti(tmp_path / "images/stray.nii.gz")
+        found = find(tmp_path)
+        assert [source.shown for source in found.sources] == ["images/stray.nii.gz"]
+        assert any("5 picture(s) beside scans left out" in note and "images/p0.png" in note for note in found.notes)
+
+    def test_pictures_alone_are_no_previews(self, tmp_path: Path):
+        picture(tmp_path / "images/p0.png", tmp_path / "labels/p0.png")
+        assert not any("previews" in note for note in find(tmp_path).notes)
+
+    def test_h5_volumes_below_images_are_taken(self, tmp_path: Path):
+        nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz")
+        h5(tmp_path / "images/b.h5", "image", "label")
+        assert [source.shown for source in find(tmp_path).sources] == ["images/a.nii.gz", "images/b.h5"]
+
+    def test_a_text_beside_the_images_is_none_of_it(self, tmp_path: Path):
+        nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz")
+        (tmp_path / "images/README.txt").write_text("from the hospital")
+        found = find(tmp_path)
+        assert (found.layout, len(found.sources), found.refused) == ("images and labels", 1, [])
+
+    def test_a_file_that_dataset_json_rules_out_is_refused_by_name(self, tmp_path: Path):
+        nifti(tmp_path / "imagesTr/a_0000.nii.gz", tmp_path / "labelsTr/a.nii.gz")
+        nrrd(tmp_path / "imagesTr/b_0000.nrrd")
+        (tmp_path / "dataset.json").write_text(json.dumps(NNUNET))
+        ((shown, reason),) = find(tmp_path).refused
+        assert shown == "imagesTr/b_0000.nrrd"
+        assert "dataset.json says that the files end in .nii.gz" in reason
+
+
 class TestNnunet:
     def folder(self, root: Path, *, channels: int, description: dict[str, object] = NNUNET) -> Path:
         nifti(*(root / f"imagesTr/p_001_{channel:04d}.nii.gz" for channel in range(channels)))
@@ -237,6 +290,15 @@ class TestImagesAndLabels:
     def test_frames_of_a_patient_are_one_subject(self, tmp_path: Path):
         nifti(tmp_path / "images/patient001_frame01.nii.gz", tmp_path / "images/patient001_frame12.nii.gz")
         assert {source.subject for source in find(tmp_path, ids="stem").sources} == {"patient001"}
+
+    def test_a_channel_that_is_only_preferred_leaves_images_without_channels_as_they_are(self, tmp_path: Path):
+        nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz")
+        assert len(find(tmp_path, channel=1, channel_is_preferred=True).sources) == 1
+
+    def test_a_channel_that_is_only_preferred_is_taken_of_those_there_are(self, tmp_path: Path):
+        nifti(tmp_path / "images/a_0000.nii.gz", tmp_path / "images/a_0001.nii.gz", tmp_path / "labels/a.nii.gz")
+        (source,) = find(tmp_path, channel=1, channel_is_preferred=True).sources
+        assert source.image[0].name == "a_0001.nii.gz"
 
     def test_channel_without_channels_is_a_usage_error(self, tmp_path: Path):
         nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz")
