@@ -211,9 +211,7 @@ def ingest_command(
         input_px = input_size(encoder, size)
     if labels_from is not None:
         for_images = ("window", "channels", "axis", "id_map", "workers", "min_slices", "require_labels", "replace")
-        # What samkit.toml says is for the commands that it fits.
-        typed = [name for name in for_images if _is_typed(context, name)]
-        if idle := [f"--{name.replace('_', '-')}" for name in typed]:
+        if idle := _typed_flags(context, *for_images):
             message = f"{', '.join(idle)}: for images, and --labels-from brings only labels. Leave it out."
             raise UsageError(message)
     if source is not None and labels_from is not None:
@@ -223,6 +221,11 @@ def ingest_command(
         )
         raise UsageError(message)
     volume = VolumeChoice(time_index=time_index, b_value=b_value, echo=echo, min_slices=min_slices)
+    # What is typed wins over a scale of samkit.toml that excludes it.
+    if _typed_flags(context, "channels", "intensity") and not _is_typed(context, "window"):
+        window = None
+    if _typed_flags(context, "window", "intensity") and not _is_typed(context, "channels"):
+        channels = None
     options = IngestOptions(
         windows=chosen_windows(window, channels),
         intensity=intensity.value,
@@ -250,6 +253,12 @@ def ingest_command(
 
         run_check(workspace, encoder_name=encoder, input_px=input_px)
     return code
+
+
+def _typed_flags(context: typer.Context, *names: str) -> list[str]:
+    """Return those flags that were typed: what samkit.toml says is for the commands that it fits."""
+    flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
+    return [flags[name] for name in names if _is_typed(context, name)]
 
 
 def _is_typed(context: typer.Context, name: str) -> bool:
@@ -345,10 +354,15 @@ def embed_command(
     ] = False,
 ) -> int:
     """Run the frozen encoder once over every slice that has no embedding yet."""
-    idle = [f"--{name.replace('_', '-')}" for name in ("views_for", "split") if _is_typed(context, name)]
-    if views is None and idle:
+    if views is None and (idle := _typed_flags(context, "views_for", "split")):
         message = (
             f"{', '.join(idle)}: says whose slices get views, and none are asked for. Add --views, or leave it out."
+        )
+        raise UsageError(message)
+    if recipe is not None and (idle := _typed_flags(context, "encoder", "size", "precision", "pixels")):
+        message = (
+            f"{', '.join(idle)}: recipe {recipe} says that already. Leave it out to go on with the recipe, or leave "
+            f"--recipe out to begin another."
         )
         raise UsageError(message)
     from .commands.embed import run_embed
@@ -550,11 +564,9 @@ def train_head_command(
         cnn_weights=cnn_weights,
         pretraining_steps=pretraining_steps,
     )
-    fit_flags = [
-        f"--{name.replace('_', '-')}"
-        for name in ("recipe", "steps", "batch_size", "learning_rate", "sweep", "validation", "precision")
-        if _is_typed(context, name)
-    ]
+    fit_flags = _typed_flags(
+        context, "recipe", "steps", "batch_size", "learning_rate", "sweep", "validation", "precision"
+    )
     return run_train(workspace, wanted, draws=draws, encoder=encoder, fits=fits, views=views, fit_flags=fit_flags)
 
 
@@ -692,6 +704,7 @@ def predict_command(
 
 @app.command("report")
 def report_command(
+    context: typer.Context,
     *,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     output: Annotated[
@@ -715,6 +728,9 @@ def report_command(
     from .commands.report import run_compare, run_report
 
     if compare is not None:
+        if idle := _typed_flags(context, "output", "table_format", "convention", "as_json"):
+            message = f"{', '.join(idle)}: of the table, and --compare prints two heads side by side. Leave it out."
+            raise UsageError(message)
         return run_compare(workspace, *compare)
     return run_report(
         workspace,
@@ -734,6 +750,7 @@ def status_command(*, workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: J
 
 @app.command("verify")
 def verify_command(
+    context: typer.Context,
     *,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     recompute: Annotated[
@@ -753,6 +770,12 @@ def verify_command(
     """Read everything once and say whether it is what was written; nothing is changed."""
     from .commands.verify import run_verify
 
+    if not recompute and (idle := _typed_flags(context, "seed", "recipe", "weights", "device")):
+        message = (
+            f"{', '.join(idle)}: for rows that are encoded again, and everything is read without it. Add "
+            f"--recompute 100, or leave it out."
+        )
+        raise UsageError(message)
     return run_verify(
         workspace, as_json=as_json, recompute=recompute, seed=seed, recipe_id=recipe, weights=weights, device=device
     )
@@ -937,7 +960,9 @@ def _with_workspace(message: str, arguments: list[str]) -> str:
     """Add the workspace that the user named to a command of ours, in a message, that would look in the default one."""
     if "--workspace" in message or not _COMMAND_IN_A_WORKSPACE.search(message):
         return message
-    for flag, value in itertools.pairwise(arguments):
+    # --workspace=W is one word, --workspace W two.
+    words = [word for argument in arguments for word in re.split(r"(?<=^--workspace)=", argument, maxsplit=1)]
+    for flag, value in itertools.pairwise(words):
         if flag in ("--workspace", "-w"):
             return f"{message} (Add --workspace {shlex.quote(value)} to the command.)"
     return message

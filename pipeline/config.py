@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import secrets
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,19 @@ def id_key() -> bytes:
         return given.encode()
     path = platformdirs.user_config_path("samkit") / "id.key"
     if not path.exists():
-        before = os.umask(0o077)  # readable by the user alone from its first moment
-        try:
+        with private_files():
             LocalPlace(path).publish_if_absent(secrets.token_hex(_KEY_BYTES).encode())
-        finally:
-            os.umask(before)
     return path.read_bytes()
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files that are made inside the block are readable by the user alone, from their first moment."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _unknown(path: Path, what: str, name: str, known: Sequence[str]) -> str:

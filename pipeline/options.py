@@ -127,7 +127,7 @@ FeaturesOption = Annotated[
     str | None, typer.Option("--encoder", help="Whose embeddings: an encoder's newest recipe, or a recipe id.")
 ]
 SplitOption = Annotated[str, typer.Option(help="Which split of subjects into pool and test.")]
-SeedOption = Annotated[int, typer.Option(help="Of a head's start and the order of slices.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of a head's start and the order of slices.")]
 FitRecipeOption = Annotated[
     str,
     typer.Option(

@@ -30,7 +30,7 @@ from ...store.local import LocalPlace
 from ...store.places import place_of
 from ...store.workspace import open_workspace
 from .. import console
-from ..config import id_key
+from ..config import id_key, private_files
 from ..console import counted
 from ..exit_codes import DONE, SOME_FAILED
 from ..processes import SourceReaders
@@ -295,7 +295,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[dict[str, str]
     writer.writeheader()
     writer.writerows(rows)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch(mode=0o600)  # for the user alone from its first moment
     # Names of files may be any bytes.
-    LocalPlace(file).publish(text.getvalue().encode("utf-8", "surrogateescape"))
-    file.chmod(0o600)
+    content = text.getvalue().encode("utf-8", "surrogateescape")
+    with private_files():
+        LocalPlace(file).publish(content)

@@ -18,6 +18,9 @@ from ..exit_codes import DONE
 from .hints import workspace_flag
 from .split_files import read_parts, read_text, table_rows
 
+# The most that `samkit experiment` draws where nobody says how many.
+_DRAWN_BY_DEFAULT = 5
+
 BY_LABELS = "labels"
 """The groups of `--stratify` that need no file: which classes a subject's label maps hold."""
 
@@ -66,7 +69,9 @@ def run_split(workspace_path: str, name: str | None, rule: SplitRule, *, as_json
         console.say(json.dumps(standing.to_json(), indent=1))
         return DONE
     _show(workspace, standing)
-    console.say(f"next: samkit experiment --heads linear,hybrid,unet --split {name}{workspace_flag(workspace_path)}")
+    few = " --volumes 1" if len(standing.pool) < _DRAWN_BY_DEFAULT else ""
+    flag = workspace_flag(workspace_path)
+    console.say(f"next: samkit experiment --heads linear,hybrid,unet --split {name}{few}{flag}")
     return DONE
 
 

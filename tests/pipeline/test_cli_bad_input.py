@@ -618,3 +618,36 @@ def test_an_interrupt_says_that_the_same_command_goes_on(samkit, finished, monke
     ended = samkit("status", *finished.flag)
     assert ended.code == 130
     assert "the same command goes on" in ended.said
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (("embed", "--recipe", "0123456789ab", "--size", "512", "--pixels", "medsam"), "--size, --pixels"),
+        (("report", "--compare", "linear", "ridge", "--json", "--format", "csv"), "--format, --json"),
+        (("verify", "--recipe", "nonsense"), "--recipe"),
+    ],
+)
+def test_flags_that_would_say_nothing_are_refused_by_name(samkit, ingested, command, flags):
+    ended = samkit(*command, *ingested.flag)
+    assert ended.code == 2
+    assert f"{flags}: " in ended.said
+
+
+def test_a_negative_seed_is_refused_without_a_traceback(samkit, ingested):
+    ended = samkit("train-head", "linear", "--volumes", "1", "--seed", "-1", *ingested.flag)
+    assert ended.code == 2
+    assert "--seed" in ended.said
+
+
+@pytest.mark.parametrize("flags", [("--channels", "lung,soft-tissue,bone"), ("--intensity", "percentiles")])
+def test_a_scale_that_is_typed_wins_over_the_window_of_the_configuration(samkit, tmp_path, write_pair, flags):
+    Path("samkit.toml").write_text('[ingest]\nwindow = "soft-tissue"\n')
+    write_pair(tmp_path / "d", "a", seed=0)
+    assert samkit("ingest", tmp_path / "d", *flags).code == 0
+
+
+def test_a_message_names_a_workspace_that_was_given_in_one_word(samkit, ingested):
+    ended = samkit("train-head", "linear", "--volumes", "1", f"--workspace={ingested.workspace}")
+    assert ended.code != 0
+    assert f"Add --workspace {ingested.workspace}" in ended.said
