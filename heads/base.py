@@ -185,6 +185,11 @@ class Head(nn.Module):
     #: stopped none of them, because the rate falls to nothing anyhow. Heads that name their own were tuned there.
     own_fit: ClassVar[FitOptions] = FitOptions(validate_every=None)
 
+    @property
+    def window_px(self) -> int | None:
+        """Side of the largest square that it sees at once, of a head that sees slices; None where it does not say."""
+        return None
+
     @classmethod
     def asks_reference(cls, config: Mapping[str, Any]) -> bool:  # noqa: ARG003 - for heads whose options decide
         """Return whether a head of that config, or of those options, is prompted from the reference."""

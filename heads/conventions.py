@@ -15,7 +15,7 @@ Both take the 95th percentile over the distances of both directions together, as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -60,22 +60,26 @@ class ConventionMean:
 def mean_by(
     convention: Convention, volumes: Iterable[LabelledCase], class_names: Mapping[int, str], *, name: str = "mean"
 ) -> list[ConventionMean]:
-    """Return the mean of each class over cases, and last, by ``name``, the mean of the classes."""
-    cases = list(volumes)
-    if convention is Convention.AUTOSAM:
-        cases = _by_subject(cases)
-    means = []
-    for value, class_name in class_names.items():
-        found = [_score(convention, case.prediction == value, case.reference == value) for case in cases]
-        dice, hd95 = np.mean(found, axis=0).tolist()
-        means.append(ConventionMean(class_name=class_name, dice=dice, hd95_voxels=hd95, cases=len(cases)))
+    """Return the mean of each class over cases, and last, by ``name``, the mean of the classes.
+
+    Volumes are taken one by one; none is kept at its own size.
+    """
+    cases = _by_subject(volumes) if convention is Convention.AUTOSAM else volumes
+    found = [
+        [_score(convention, case.prediction == value, case.reference == value) for value in class_names]
+        for case in cases
+    ]
+    means = [
+        ConventionMean(class_name=class_name, dice=dice, hd95_voxels=hd95, cases=len(found))
+        for class_name, (dice, hd95) in zip(class_names.values(), np.mean(found, axis=0).tolist(), strict=True)
+    ]
     return [
         *means,
         ConventionMean(
             class_name=name,
             dice=float(np.mean([one.dice for one in means])),
             hd95_voxels=float(np.mean([one.hd95_voxels for one in means])),
-            cases=len(cases),
+            cases=len(found),
         ),
     ]
 
@@ -92,16 +96,17 @@ def _score(convention: Convention, prediction: Mask, reference: Mask) -> tuple[f
     return float(found > 0), 0.0
 
 
-def _by_subject(volumes: Sequence[LabelledCase]) -> list[LabelledCase]:
+def _by_subject(volumes: Iterable[LabelledCase]) -> list[LabelledCase]:
     """Return a case a subject, its volumes behind one another in their order, at AutoSAM's size."""
-    by_subject: dict[str, list[LabelledCase]] = {}
+    by_subject: dict[str, list[tuple[Labels, Labels]]] = {}
     for volume in volumes:
-        by_subject.setdefault(volume.subject, []).append(volume)
+        resized = _resized(volume.prediction), _resized(volume.reference)
+        by_subject.setdefault(volume.subject, []).append(resized)
     return [
         LabelledCase(
             subject=subject,
-            prediction=np.concatenate([_resized(one.prediction) for one in own]),
-            reference=np.concatenate([_resized(one.reference) for one in own]),
+            prediction=np.concatenate([prediction for prediction, _ in own]),
+            reference=np.concatenate([reference for _, reference in own]),
         )
         for subject, own in by_subject.items()
     ]

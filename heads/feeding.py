@@ -128,12 +128,18 @@ class SquareSlices:
 
     def read(self, keys: Sequence[RowKey]) -> torch.Tensor:
         """Return (B, channels, S, S) float16 in [0, 1], verified, padded with 0."""
-        return torch.cat([self._read(key) for key in keys])
+        return torch.cat(_of_one_depth([self._read(key) for key in keys]))
 
     def _read(self, key: RowKey) -> torch.Tensor:
         image = torch.from_numpy(np.ascontiguousarray(image_of(self._finder, key)))[None]
         frame = Frame(rows=image.shape[2], columns=image.shape[3], input_px=self.input_px, resize=self._resize)
         return frame.slices_to_square(image).half()
+
+
+def _of_one_depth(squares: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return squares (1, 1 or 3, S, S) with as many channels each: grey ones as the encoder sees them beside colour."""
+    channels = max(square.shape[1] for square in squares)
+    return [square.expand(-1, channels, -1, -1) for square in squares]
 
 
 def square_of(slices: torch.Tensor, input_px: int, resize: str) -> torch.Tensor:
@@ -208,7 +214,8 @@ class LabelledSquares:
     def seen(self, indices: Sequence[int]) -> torch.Tensor:
         """Return the squares of some rows, (B, channels, S, S)."""
         planes = [torch.from_numpy(image_of(self._finder, self._keys[index]).copy())[None] for index in indices]
-        return torch.cat([square_of(plane, self._recipe.input_px, self._recipe.resize) for plane in planes])
+        squares = [square_of(plane, self._recipe.input_px, self._recipe.resize) for plane in planes]
+        return torch.cat(_of_one_depth(squares))
 
 
 class StoredFeatures:

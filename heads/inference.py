@@ -166,7 +166,7 @@ def _segment_slices(head: Head, volume: Volume, label_names: Mapping[int, str]) 
     slices, _, rows, columns = volume.record.shape
     label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
     # As large as it has seen while training: statistics of an instance norm are others over a larger plane.
-    windows = Tiling(input_px=LARGEST_PATCH_PX, overlap=_WINDOW_OVERLAP)
+    windows = Tiling(input_px=head.window_px or LARGEST_PATCH_PX, overlap=_WINDOW_OVERLAP)
     across_rows, across_columns = windows.spans(rows), windows.spans(columns)
     # One at a time: of a network at full resolution the activations are the largest thing.
     for number in range(slices):

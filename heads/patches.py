@@ -73,9 +73,14 @@ def patch_shape(volumes: Sequence[Volume]) -> tuple[int, int, int]:
     InputError
         For volumes with unlike numbers of channels.
     """
-    channels = {volume.record.shape[1] for volume in volumes}
+    first_of = {volume.record.shape[1]: volume.id for volume in reversed(volumes)}
+    channels = set(first_of)
     if len(channels) > 1:
-        message = f"volumes of {' and '.join(map(str, sorted(channels)))} channels: a head takes one number of them."
+        told = " and ".join(f"{count} (as {first_of[count]})" for count in sorted(first_of))
+        message = (
+            f"volumes of {told} channels: a network on slices takes one number of them. Take those of the other kind "
+            f"out of the dataset (samkit remove), or train a head on embeddings, which takes both: linear, cnn."
+        )
         raise InputError(message)
     sides = [max(volume.record.shape[2:]) for volume in volumes for _ in range(volume.record.shape[0])]
     longest = np.percentile(sides, _MOST)

@@ -61,6 +61,7 @@ class SimClrUNet(UNet):
                 class_count=context.class_count,
                 pretrained="" if source is None else source.name,
             )
+        head.see_patches_of(context.input_shape[1])
         if source is not None and source.tensors:
             head.down.load_state_dict(source.tensors, strict=True)
         return head

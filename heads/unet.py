@@ -32,6 +32,9 @@ class UNet(Head):
     slice's own pixels. AutoSAM's U-Net (scripts/main_baseline.py) has 31 million parameters and no normalisation in its
     decoder.
 
+    Its norms take their statistics over a plane, so that a plane is answered within a square of the patches' side, dark
+    around it, as slices that are no square lie in patches while it is trained.
+
     All parameters are trained.
 
     Parameters
@@ -45,12 +48,16 @@ class UNet(Head):
     """
 
     name: ClassVar[str] = "unet"
+    revision = 2
     own_fit = FitOptions(steps=1200, batch_size=4, learning_rate=1e-3, validate_every=None)
     sees = Sees.SLICES
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         self.channels, self.class_count, self.widths = channels, class_count, tuple(widths)
+        # Beside the weights and not in the config: patches of other draws may be of another size, in one experiment.
+        self.patch_px: Tensor
+        self.register_buffer("patch_px", torch.tensor(0))
         self.down = nn.ModuleList([_level(channels, self.widths[0])])
         self.down.extend(_level(finer, coarser, stride=2) for finer, coarser in pairwise(self.widths))
         upwards = list(pairwise(reversed(self.widths)))
@@ -64,7 +71,18 @@ class UNet(Head):
     def build(cls, context: HeadContext) -> Self:
         """Build a fresh network; of the context only the channels of a slice, the classes and the seed count."""
         with seeded(context.seed):
-            return cls(channels=context.input_shape[0], class_count=context.class_count)
+            head = cls(channels=context.input_shape[0], class_count=context.class_count)
+        head.see_patches_of(context.input_shape[1])
+        return head
+
+    def see_patches_of(self, side_px: int) -> None:
+        """Answer planes within a square of that side, as of the patches it is trained on."""
+        self.patch_px.fill_(side_px)
+
+    @property
+    def window_px(self) -> int | None:
+        """Side of the patches that it was trained on; None for one that was trained before that was kept."""
+        return int(self.patch_px) or None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -73,7 +91,6 @@ class UNet(Head):
 
     def forward(self, slices_BCHW: Tensor) -> Tensor:
         """Return the logits, (B, K, H, W), of slices or patches (B, channels, H, W) in [0, 1], of any size."""
-        rows, columns = slices_BCHW.shape[-2:]
         grid = self._padded(slices_BCHW.float())
         finer: list[Tensor] = []
         for level in self.down:
@@ -83,14 +100,26 @@ class UNet(Head):
         for upscale, level in zip(self.upscaling, self.up, strict=True):
             grid = level(torch.cat([upscale(grid), finer.pop()], dim=1))
         logits: Tensor = self.classifier(grid)
-        return logits[..., :rows, :columns]
+        (top, _), (left, _) = self._margins(slices_BCHW)
+        rows, columns = slices_BCHW.shape[-2:]
+        return logits[..., top : top + rows, left : left + columns]
 
     def _padded(self, slices: Tensor) -> Tensor:
-        """Pad with the darkest value, below and to the right, to sides that can be halved at every level."""
+        """Pad with the darkest value on all sides: to that of a patch, and to what can be halved at every level."""
+        (top, bottom), (left, right) = self._margins(slices)
+        return F.pad(slices, (left, right, top, bottom))
+
+    def _margins(self, slices: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the pixels (above, below) and (to the left, to the right) of slices."""
         step = 2 ** (len(self.widths) - 1)
-        wanted = [max(_SMALLEST_BOTTOM, -(-side // step)) * step for side in slices.shape[-2:]]
-        below, right = (want - side for want, side in zip(wanted, slices.shape[-2:], strict=True))
-        return F.pad(slices, (0, right, 0, below))
+        least = max(_SMALLEST_BOTTOM * step, self.window_px or 0)
+        rows, columns = (-(-max(side, least) // step) * step - side for side in slices.shape[-2:])
+        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401
+        # Of runs before the first of `revision` 2.
+        state_dict.setdefault(f"{prefix}patch_px", torch.tensor(0))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _level(channels: int, width: int, *, stride: int = 1) -> nn.Sequential:

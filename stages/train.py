@@ -298,7 +298,8 @@ def _validator(labelled: LabelledInput, classes: int, device: torch.device) -> C
     @torch.inference_mode()
     def validate(head: Head) -> float:
         counts = torch.zeros(3, classes)  # both, predicted, labelled
-        for seen, labels in labelled.in_order(_VALIDATION_BATCH):
+        # Of a network at full resolution the activations are the largest thing.
+        for seen, labels in labelled.in_order(1 if head.sees is Sees.SLICES else _VALIDATION_BATCH):
             predicted = head(seen.to(device)).argmax(dim=1).cpu()
             inside = labels != IGNORED
             for number in range(classes):

@@ -56,6 +56,7 @@ _DISPLAY: dict[Plane, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] 
 }
 
 _TIE = 0.01  # spacings within 1 % count as equal: headers round 0.9765625 to 0.977
+_SLANT = 1e-4  # of the spacing, that a slant of 0.8 degrees makes: rounded positions stay far below
 _SILENT_VOXELS = 0.01  # float32 headers and rounded decimals stay below; nobody should be told
 _WARNING_VOXELS = 0.1  # other tools' rounding (LiTS: 3e-4 mm) stays below; half a voxel would shift a border
 _TIE_VOXELS = 1e-3  # what lies in the middle between two voxels goes to the upper one, rounding noise or not
@@ -143,6 +144,9 @@ def spacing_mm(affine: Affine) -> tuple[float, float, float]:
 def display_spacing_mm(affine: Affine, orientation: Orientation) -> tuple[float, float, float]:
     """Return the spacing (between slices, between rows, between columns) in millimetres.
 
+    Slices of a tilted gantry lie at a slant, each shifted along its plane: between them is the distance of their
+    planes, so that the product is the volume of a voxel.
+
     Parameters
     ----------
     affine
@@ -152,7 +156,10 @@ def display_spacing_mm(affine: Affine, orientation: Orientation) -> tuple[float,
     """
     spacing = spacing_mm(affine)
     slices, rows, columns = orientation.axes
-    return spacing[slices], spacing[rows], spacing[columns]
+    across = np.cross(affine[:3, rows], affine[:3, columns])
+    between = abs(float(affine[:3, slices] @ across)) / float(np.linalg.norm(across))
+    slanted = between < spacing[slices] * (1 - _SLANT)
+    return between if slanted else spacing[slices], spacing[rows], spacing[columns]
 
 
 def choose_orientation(affine: Affine | None, shape: tuple[int, int, int], axis: str | None) -> Orientation:

@@ -99,6 +99,8 @@ def plan_run(
     if embeddings is not None and (head_class.sees.squares or head_class.sees.chunks):
         live = live_encoder_of(embeddings.recipe, trained=embeddings.trained)
     pretraining = _pretraining_of(workspace, split, head_class, options)
+    if head_class.sees is Sees.SLICES:
+        patch_shape([*drawn_volumes(workspace, draw), *test])  # refuses unlike numbers of channels before the fit
     head = head_class.build(
         HeadContext(
             input_shape=input_shape or patch_shape(training_volumes(workspace, draw)),

@@ -1,5 +1,7 @@
 """Papers' rules are reproduced on the cases that tell them apart."""
 
+import weakref
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -76,3 +78,32 @@ def test_the_mean_is_that_of_the_classes():
     means = mean_by(TRANSUNET, [case(prediction, reference)], {1: "one", 2: "two"})
     assert [one.class_name for one in means] == ["one", "two", "mean"]
     assert [one.dice for one in means] == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("convention", [AUTOSAM, TRANSUNET])
+def test_a_volume_is_let_go_before_the_next_but_one_is_read(convention):
+    volumes = []
+    most_alive = 0
+
+    def read():
+        nonlocal most_alive
+        for subject in "abcdef":
+            volume = case(square(10, 30, size=56), square(10, 20, size=56), subject)
+            volumes.append(weakref.ref(volume.prediction))
+            yield volume
+            del volume
+            most_alive = max(most_alive, sum(one() is not None for one in volumes))
+
+    mean_by(convention, read(), NAMES)
+    assert most_alive == 1
+
+
+def test_classes_keep_their_order_and_their_own_numbers_over_several_volumes():
+    both, first_alone = square(0, 50), square(0, 50)
+    both[:, 60:80, 60:80] = 2
+    means = mean_by(TRANSUNET, [case(both, both), case(first_alone, both)], {2: "two", 1: "one"})
+    assert [(one.class_name, one.dice, one.cases) for one in means] == [
+        ("two", 0.5, 2),
+        ("one", 1.0, 2),
+        ("mean", 0.75, 2),
+    ]

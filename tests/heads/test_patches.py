@@ -182,7 +182,7 @@ def test_grey_and_colour_volumes_do_not_mix(tmp_path):
     image, label = boxes(0)
     add_volume(workspace, "grey", image, label)
     add_volume(workspace, "colour", image.repeat(3, axis=1) * np.float16(0.9), label)
-    with pytest.raises(InputError, match="1 and 3 channels"):
+    with pytest.raises(InputError, match=r"1 \(as grey\) and 3 \(as colour\) channels"):
         LabelledPatches(list(workspace.volumes.values()))
 
 

@@ -35,12 +35,32 @@ def test_colour_slices_are_taken_too():
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(33, 48), (47, 31), (1, 1), (160, 16)])
-def test_padding_is_below_and_to_the_right_and_cut_off_again(rows, columns):
+@pytest.mark.parametrize("patch_px", [0, 48, 64])
+def test_planes_are_padded_to_a_patch_around_them_which_is_cut_off_again(rows, columns, patch_px):
     head, image = built(), torch.rand(1, 1, rows, columns)
+    head.see_patches_of(patch_px)
     step = 2 ** (len(head.widths) - 1)
-    padded = torch.zeros(1, 1, *(max(2, -(-side // step)) * step for side in (rows, columns)))
-    padded[..., :rows, :columns] = image
-    assert torch.equal(head(image), head(padded)[..., :rows, :columns])
+    sides = [-(-max(2 * step, patch_px, side) // step) * step for side in (rows, columns)]
+    margins = [(want - side) // 2 for want, side in zip(sides, (rows, columns), strict=True)]
+    inside = (slice(margins[0], margins[0] + rows), slice(margins[1], margins[1] + columns))
+    padded = torch.zeros(1, 1, *sides)
+    padded[..., *inside] = image
+    assert torch.equal(head(image), head(padded)[..., *inside])
+
+
+def test_the_side_of_its_patches_is_kept_with_its_weights():
+    head = UNet.build(HeadContext(input_shape=(1, 96, 96), class_count=2))
+    again = UNet(**head.config)
+    again.load_state_dict(head.state_dict(), strict=True)
+    assert again.window_px == 96
+
+
+def test_weights_of_before_the_side_was_kept_are_loaded():
+    state = built().state_dict()
+    del state["patch_px"]
+    again = built()
+    again.load_state_dict(state, strict=True)
+    assert again.window_px is None
 
 
 def test_each_level_is_half_as_fine():

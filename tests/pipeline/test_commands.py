@@ -12,6 +12,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 import samkit as package
 from samkit.pipeline import console
@@ -393,3 +394,33 @@ def test_a_refusal_names_the_workspace_for_the_command_it_suggests(samkit, inges
     ended = samkit("train-head", "linear", "--volumes", "1", *ingested.flag)
     assert ended.code == 1
     assert f"--workspace {ingested.workspace}" in ended.err
+
+
+@pytest.mark.parametrize("head", ["hybrid", "ladder"])
+def test_grey_and_colour_pictures_of_one_folder_are_trained_on_together(samkit, coloured, head):
+    ended = samkit("train-head", head, "--volumes", "2", "--steps", "2", *coloured)
+    assert ended.code == 0, ended.said
+
+
+def test_a_network_on_slices_refuses_grey_and_colour_before_the_fit(samkit, coloured):
+    samkit("remove", "film0", "film1", *coloured)  # so that one is drawn and the other scored
+    ended = samkit("train-head", "unet", "--volumes", "1", "--steps", "2", *coloured)
+    assert ended.code == 1
+    assert "1 (as film" in ended.said
+    assert "linear" in ended.said
+
+
+@pytest.fixture
+def coloured(samkit, tmp_path) -> tuple[str, ...]:
+    """The workspace of a folder in which every second picture has colours, embedded."""
+    random = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for number in range(4):
+        pixels = random.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels if number % 2 else pixels[..., 0]).save(tmp_path / f"data/images/film{number}.png")
+        Image.fromarray((pixels[..., 0] > 128).astype(np.uint8)).save(tmp_path / f"data/labels/film{number}.png")
+    flags = ("--workspace", str(tmp_path / "coloured"))
+    for command in (("ingest", tmp_path / "data", "--ids", "stem"), ("embed", "--size", "64")):
+        assert samkit(*command, *flags).code == 0
+    return flags

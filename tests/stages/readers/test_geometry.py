@@ -530,6 +530,12 @@ class TestShear:
         assert shear_mm(affine, values.shape) == pytest.approx(0, abs=1e-12)
         assert not is_sheared(affine, values.shape)
 
+    @pytest.mark.parametrize("degrees", [-30.0, 5.0, 25.0])
+    def test_the_spacing_of_a_tilted_gantry_makes_the_volume_of_a_voxel(self, degrees: float):
+        affine = tilted(degrees)
+        spacing = display_spacing_mm(affine, choose_orientation(affine, (20, 20, 10), "axial"))
+        assert np.prod(spacing) == pytest.approx(abs(np.linalg.det(affine[:3, :3])))
+
     @pytest.mark.parametrize("degrees", [-15.5, 14.0, 1.0])
     @pytest.mark.parametrize("axis", [0, 1])
     def test_a_tilted_gantry_is_sheared_whichever_way_it_tilts(self, degrees: float, axis: int):
