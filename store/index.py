@@ -234,7 +234,9 @@ class VolumesIndex:
                 kept[volume_id] = line
         names = header["label_names"]
         try:
-            label_names = None if names is None else {int(value): text for value, text in names.items()}
+            # By number: JSON keeps them in the order of their text, 10 before 2.
+            by_value = None if names is None else {int(value): text for value, text in names.items()}
+            label_names = None if by_value is None else dict(sorted(by_value.items()))
         except (AttributeError, ValueError) as error:
             message = f"{place}: label_names is {names!r}, not names by value. {_REMEDY}"
             raise DamagedStore(message) from error

@@ -100,7 +100,9 @@ class RunSettings:
         kept = dict(value)
         kept["drawn"] = tuple(kept["drawn"])
         kept["views"] = tuple(kept.get("views", _ADDED["views"]))
-        kept["label_names"] = {int(number): name for number, name in kept["label_names"].items()}
+        # By number: JSON keeps them in the order of their text, 10 before 2.
+        names = {int(number): name for number, name in kept["label_names"].items()}
+        kept["label_names"] = dict(sorted(names.items()))
         return cls(**kept)
 
 

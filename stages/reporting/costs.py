@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...heads.base import find_head, head_names
 from ...store.embeddings import Embeddings
 from ...store.runs import Run
 
@@ -52,11 +54,12 @@ def encoding_cost(embeddings: Embeddings, runs: Sequence[Run]) -> EncodingCost |
     embeddings
         Of one recipe.
     runs
-        Oldest first; those of other recipes are left out.
+        Oldest first; those of other recipes are left out, and those that ran the encoder in every step themselves.
     """
     records = list(embeddings.journal.records.values())
     rows, seconds = sum(len(record.keys) for record in records), sum(record.seconds for record in records)
-    fitted = [run for run in runs if run.settings.recipe_id == embeddings.recipe.id and run.record["steps"]]
+    own = [run for run in runs if run.settings.recipe_id == embeddings.recipe.id]
+    fitted = [run for run in own if run.record["steps"] and not _encoded_live(run)]
     if not rows or not seconds or not fitted:
         return None
     first = fitted[0]
@@ -74,4 +77,15 @@ def encoding_cost(embeddings: Embeddings, runs: Sequence[Run]) -> EncodingCost |
 
 
 def _visits(run: Run) -> int:
-    return int(run.record["steps"] * run.settings.training["batch_size"])
+    """Return how many rows the steps of a run were shown; nearly so where heads see chunks, which are of unlike length.
+
+    A round shows every row once, so that its last batch has what is left of them.
+    """
+    rows, batch_size = int(run.record["training_rows"]), int(run.settings.training["batch_size"])
+    rounds, steps = divmod(int(run.record["steps"]), math.ceil(rows / batch_size))
+    return rounds * rows + min(steps * batch_size, rows)
+
+
+def _encoded_live(run: Run) -> bool:
+    """Return whether the encoder was part of the head, so that no row was saved; of a head that is not here, no."""
+    return run.settings.head in head_names() and find_head(run.settings.head).sees.squares

@@ -13,7 +13,7 @@ import numpy as np
 from ...heads.averages import mean_over_classes
 from ...heads.metrics import ScoredVolume
 from ...store.runs import Run
-from .table import ALL_CLASSES, Row, told_heads
+from .table import ALL_CLASSES, Row, several_recipes, told_heads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,8 +166,8 @@ def gates(runs: Sequence[Run], rows: Sequence[Row]) -> Plot | None:
 
 def _line_of(row: Row, rows: Sequence[Row]) -> str:
     """Return what a head is called in a legend: with its encoder where there are several."""
-    several = len({(other.encoder, other.recipe_id) for other in rows if other.recipe_id != "none"}) > 1
-    return f"{row.told_head}, {row.encoder} {row.recipe_id[:4]}" if several else row.told_head
+    told = several_recipes(rows) and row.on_recipe
+    return f"{row.told_head}, {row.encoder} {row.recipe_id[:4]}" if told else row.told_head
 
 
 def _inks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate as lay_out
 
-from .table import ALL_CLASSES, Row
+from .table import ALL_CLASSES, Row, several_recipes
 
 _STYLES = {"markdown": "github", "latex": "latex_booktabs"}
 PAPER_FORMATS = tuple(_STYLES)
@@ -29,7 +29,7 @@ def paper_table(rows: Sequence[Row], style: str) -> str:
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
         groups.setdefault(row.run_ids, {})[row.class_name] = row
-    several = len({row.recipe_id for row in rows}) > 1
+    several = several_recipes(rows)
     units = {row.distance_unit for row in rows}
     unit = units.pop() if len(units) == 1 else "mixed units"
     columns = ["labelled", "head", *(["encoder"] if several else [])]
@@ -37,7 +37,8 @@ def paper_table(rows: Sequence[Row], style: str) -> str:
     lines = []
     for group in groups.values():
         whole = group[ALL_CLASSES]
-        encoder = [f"{whole.encoder} {whole.recipe_id[:4]}"] if several else []
+        told = f"{whole.encoder} {whole.recipe_id[:4]}" if whole.on_recipe else "-"
+        encoder = [told] if several else []
         dice = [_percent(group[name]) if name in group else "-" for name in [*classes, ALL_CLASSES]]
         distances = ["-" if one.mean is None else f"{one.mean:.1f}" for one in (whole.hd95, whole.assd)]
         worst = "-" if whole.dice.worst is None else f"{100 * whole.dice.worst:.1f}"

@@ -17,7 +17,7 @@ from ...heads.metrics import ScoredVolume
 from ...heads.views import words_for
 from ...store.errors import MissingRun
 from ...store.keys import content_id
-from ...store.runs import Run, RunSettings, stale_because
+from ...store.runs import NO_ENCODER, Run, RunSettings, stale_because
 from ...store.workspace import Workspace
 
 ALL_CLASSES = "all classes"
@@ -77,6 +77,11 @@ class Row:
     def told_draws(self) -> str:
         """How many draws, as people are told: ``5``, or ``5 (4 unlike)``."""
         return f"{self.draws}" if self.unlike_draws == self.draws else f"{self.draws} ({self.unlike_draws} unlike)"
+
+    @property
+    def on_recipe(self) -> bool:
+        """Whether an encoder's recipe is behind it: false of a head that sees slices alone."""
+        return self.recipe_id != NO_ENCODER
 
     @property
     def told_head(self) -> str:
@@ -152,12 +157,17 @@ def tabulate(runs: Iterable[Run]) -> list[Row]:
 
 def told_heads(rows: Sequence[Row]) -> dict[str, str]:
     """Return what the table calls the head of each run, by the run's id: with its encoder where there are several."""
-    recipes = {row.recipe_id for row in rows}
+    several = several_recipes(rows)
     return {
-        run_id: row.told_head + (f" on {row.encoder} {row.recipe_id}" if len(recipes) > 1 else "")
+        run_id: row.told_head + (f" on {row.encoder} {row.recipe_id}" if several and row.on_recipe else "")
         for row in rows
         for run_id in row.run_ids
     }
+
+
+def several_recipes(rows: Iterable[Row]) -> bool:
+    """Return whether heads have to be told apart by what they stand on; one that sees slices alone stands on none."""
+    return len({row.recipe_id for row in rows if row.on_recipe}) > 1
 
 
 def table_csv(rows: Sequence[Row]) -> str:
@@ -231,7 +241,9 @@ def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
     scored = [[ScoredVolume.from_json(volume) for volume in run.scores] for run in group]
     by_draw = [{**mean_by_class(volumes), ALL_CLASSES: mean_over_classes(volumes)} for volumes in scored]
     rows = []
-    for name in by_draw[0]:
+    # By number, as labels are: runs from before scored their classes in the order of the numbers' text.
+    order = [*first.settings.label_names.values(), ALL_CLASSES]
+    for name in sorted(by_draw[0], key=order.index):
         means = [draw[name] for draw in by_draw]
         spreads = {
             measure: over_draws([getattr(mean, measure) for mean in means], measure=measure) for measure in _MEASURES

@@ -108,6 +108,11 @@ def test_label_names_are_carried_on_by_every_commit(folder: LocalPlace):
     assert index.read().label_names == read(folder).label_names == {1: "RV", 10: "LV"}
 
 
+def test_labels_come_in_the_order_of_their_numbers(folder: LocalPlace):
+    VolumesIndex(folder).append(lambda _: IndexChange(label_names={2000: "c", 7: "a", 500: "b"}))
+    assert list(read(folder).label_names or {}) == [7, 500, 2000]
+
+
 def test_label_names_can_be_changed_and_emptied(folder: LocalPlace):
     index = VolumesIndex(folder)
     for names in ({1: "RV"}, {1: "right ventricle"}, {}):

@@ -132,6 +132,15 @@ def test_settings_survive_json_with_their_id():
     assert read.run_id == SETTINGS.run_id
 
 
+def test_labels_come_in_the_order_of_their_numbers():
+    kept = {**SETTINGS.to_json(), "label_names": {"10": "LV", "1": "RV", "2": "Myo"}}
+    assert list(RunSettings.from_json(kept).label_names) == [1, 2, 10]
+
+
+def test_the_order_of_labels_is_no_part_of_an_id():
+    assert replace(SETTINGS, label_names={10: "LV", 1: "RV", 2: "Myo"}).run_id == SETTINGS.run_id
+
+
 # -- what a run holds ------------------------------------------------------------------------------
 
 

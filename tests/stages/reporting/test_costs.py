@@ -20,11 +20,11 @@ def recipe(rows_of_records, seconds):
     )
 
 
-def run(steps, *, batch_size=4, rows=20, recipe_id="0123"):
+def run(steps, *, head="linear", batch_size=4, rows=20, recipe_id="0123"):
     training = {"batch_size": batch_size} if steps else {}
     seconds = {"features": 1.0, "fitting": 2.0, "scoring": 4.0}
     return SimpleNamespace(
-        settings=SimpleNamespace(recipe_id=recipe_id, training=training),
+        settings=SimpleNamespace(head=head, recipe_id=recipe_id, training=training),
         record={"steps": steps, "training_rows": rows, "seconds": seconds},
     )
 
@@ -45,6 +45,29 @@ def test_the_cache_has_paid_for_itself_when_as_many_rows_were_shown_as_it_has():
 def test_runs_of_other_recipes_and_those_that_are_solved_do_not_count():
     cost = encoding_cost(recipe([100], 5.0), [run(0), run(10, recipe_id="ffff"), run(10)])
     assert (cost.runs, cost.visits, cost.fitting_seconds) == (1, 40, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "rows", "visits"),
+    [
+        (300, 8, 5, 1500),  # a draw that is smaller than a batch
+        (6, 4, 9, 18),  # 4, 4 and 1, twice
+        (8, 4, 9, 26),  # two more of the third round
+    ],
+)
+def test_the_last_batch_of_a_round_has_what_is_left_of_the_rows(steps, batch_size, rows, visits):
+    cost = encoding_cost(recipe([100], 5.0), [run(steps, batch_size=batch_size, rows=rows)])
+    assert cost.visits == visits
+
+
+@pytest.mark.parametrize("head", ["autosam-finetuned", "med-sa-live"])
+def test_a_head_that_ran_the_encoder_in_every_step_has_saved_nothing(head):
+    cost = encoding_cost(recipe([100], 5.0), [run(10, head=head), run(10)])
+    assert (cost.runs, cost.visits) == (1, 40)
+
+
+def test_a_head_of_a_package_that_is_not_here_counts():
+    assert encoding_cost(recipe([100], 5.0), [run(10, head="somebody-elses")]).visits == 40
 
 
 @pytest.mark.parametrize("runs", [[], [run(0)]])
