@@ -773,7 +773,7 @@ def verify_command(
     if not recompute and (idle := _typed_flags(context, "seed", "recipe", "weights", "device")):
         message = (
             f"{', '.join(idle)}: for rows that are encoded again, and everything is read without it. Add "
-            f"--recompute 100, or leave it out."
+            f"--recompute 20, or leave it out."
         )
         raise UsageError(message)
     return run_verify(

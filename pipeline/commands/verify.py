@@ -42,9 +42,6 @@ def run_verify(
     if recompute < 0:
         message = f"--recompute {recompute}: give how many rows to encode again, 1 or more."
         raise UsageError(message)
-    if seed is not None and not recompute:
-        message = f"--seed {seed} chooses the rows that --recompute encodes again. Add how many: --recompute 20"
-        raise UsageError(message)
     workspace = open_workspace(workspace_path)
     looked, damaged = _look(workspace)
     told: dict[str, object] = {"looked_at": looked, "damaged": [asdict(fault) for fault in damaged]}
