@@ -171,9 +171,9 @@ def table(
     Numbers are never wrapped, nor are the columns named in ``whole``.
     """
     no_longer_wait()
-    shown = Table(
-        title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, padding=0
-    )
+    # A line of its own: rich would break the title of a narrow table to the table's width.
+    output.print(Text(title, style="bold"))
+    shown = Table(header_style="bold", box=SIMPLE_HEAD, padding=0)
     for number, column in enumerate(columns):
         numeric = numbers_from is not None and number >= numbers_from
         justify: Literal["left", "right"] = "right" if numeric else "left"
