@@ -268,6 +268,9 @@ class Study:
                     [self.data, features, f"{head}, {setting}", *(_spread(one["dice"]) for one in found.values())]
                 )
                 say(" | ".join([*rows[-1], *(str(one["by_class"]) for one in found.values())]))
+                if embeddings is None:  # whether what begins from nothing had the steps that it needs
+                    for count, one in found.items():
+                        say(f"{self.data} | {head}, {setting} | loss from {counted(count, 'subject')}: {one['loss']}")
             if features.startswith("nano") and embeddings is not None and self.asked.round != "tries":
                 boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
                 numbers[f"{features} boxes"], numbers["ellipses"] = boxes, ellipses

@@ -50,7 +50,7 @@ def proof() -> str:
         part
         for data in DATA
         if any(data in told for told in rounds.values())
-        for part in (_heads(data, rounds), *_boxes(data, rounds))
+        for part in (_heads(data, rounds), *_curves(data, rounds), *_boxes(data, rounds))
     )
 
 
@@ -87,6 +87,25 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
         ]
         lines.append(f"| {NAMES[features]} | `{name}`, {setting} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _curves(data: str, rounds: dict[str, Any]) -> Iterator[str]:
+    """Tell how the loss fell of what is trained from nothing: whether it was given the steps that it needs."""
+    for name, told in rounds.items():
+        for key, by_count in told.get(data, {}).items():
+            features, _, head = key.partition(" ")
+            if features != "none":
+                continue
+            named, _, setting = head.partition(", ")
+            by_amount = "; ".join(
+                f"from {counted}, {', '.join(f'{loss:.2f}' for loss in _mean_curve(by_count[count]['loss']))}"
+                for count, counted in zip(COUNTS, ("one subject", "five"), strict=True)
+            )
+            yield f"Loss of `{named}`, {setting} ({data}, {name}), mean of each tenth of the steps: {by_amount}."
+
+
+def _mean_curve(curves: list[list[tuple[int, float]]]) -> list[float]:
+    return [statistics.mean(loss for _, loss in tenth) for tenth in zip(*curves, strict=True)]
 
 
 def _boxes(data: str, rounds: dict[str, Any]) -> Iterator[str]:
