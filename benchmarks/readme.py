@@ -158,10 +158,11 @@ def _precision_table(kept: dict[str, Any]) -> str:
     lines = [
         f"How rows are kept is a choice (`--store`); float16 and int8 are derived from float32 rows without the "
         f"encoder, where there are such. Relative L2 errors of {kept['rows']} rows of `nano` at {kept['size_px']} px "
-        f"against what the encoder answered, reading verified, warm:",
+        f"against what the encoder answered, reading verified, warm; Dice of `linear` trained at 256 px on rows of "
+        f"each kind, {kept['drawn']} subjects of ACDC, mean of {kept['draws']} draws:",
         "",
-        "| kept as | error, median | worst | size on disk | rows read a second |",
-        "|---|---|---|---|---|",
+        "| kept as | error, median | worst | Dice % | size on disk | rows read a second |",
+        "|---|---|---|---|---|---|",
     ]
     notes = {"float16": " (the default)", "float32": "", "int8": ", a scale a row and channel"}
     for precision, note in notes.items():
@@ -171,8 +172,10 @@ def _precision_table(kept: dict[str, Any]) -> str:
             for which in ("median", "worst")
         ]
         ratios = [f"{told[f'{what}_against_float16']:.2g}" for what in ("size", "reading")]
-        lines.append(f"| `{precision}`{note} | {' | '.join([*errors, *ratios])} |")
-    return "\n".join(lines)
+        dice = f"{100 * told['dice']:.2f}"
+        lines.append(f"| `{precision}`{note} | {' | '.join([*errors, dice, *ratios])} |")
+    half = f"{100 * kept['dice_in_bfloat16']:.2f}"
+    return "\n".join([*lines, "", f"Rows computed in bfloat16 and kept as float16 give {half} there."])
 
 
 def _memory_sentence(kept: dict[str, Any]) -> str:
