@@ -19,6 +19,11 @@ _UNLIKENESS = (0.4, -0.4)
 _POSITION_SCALE = 0.3
 # With it a prompt's attention begins with half of its weight within two cells of sixteen around the prompt.
 _PROMPT_GAIN = 1.5
+# Heads that look to one side: how sure they begin to be (of logits), over what share of half a picture a side begins,
+# and at how many places along an axis that is fitted, with what ridge.
+_SIDE_GAIN, _SIDE_WIDTH, _PLACES, _SIDE_RIDGE = 3.0, 0.15, 24, 1e-2
+# By axis, rows 0 and columns 1, and direction.
+_SIDES = ((1, 1), (1, -1), (0, 1), (0, -1))
 _LONGEST_WAVE = 10_000.0
 
 
@@ -53,16 +58,22 @@ def start_encoder(encoder: nn.Module) -> None:
 
 
 @torch.no_grad()
-def start_mask_decoder(decoder: nn.Module) -> None:
+def start_mask_decoder(decoder: nn.Module, positions: nn.Module) -> None:
     """Let a prompt begin by looking at where it is in the picture, and the picture at the prompts near by.
 
     Queries and keys of every attention between prompts and picture begin equal: both carry SAM's position encoding, so
     that their product is largest where they are at one place. From random numbers that took thousands of steps.
 
+    Four of the heads by which the picture looks at prompts begin by looking at those to one side instead: what lies
+    right of a box's first corner and left of its last one is in the box. With them 250 steps of boxes come as far as
+    375 without.
+
     Parameters
     ----------
     decoder
         SAM's mask decoder, changed in place.
+    positions
+        The position encoding of the prompt encoder beside it.
     """
     transformer = decoder.get_submodule("transformer")
     between = [transformer.get_submodule("final_attn_token_to_image")]
@@ -74,6 +85,8 @@ def start_mask_decoder(decoder: nn.Module) -> None:
         key.get_parameter("weight").copy_(query.get_parameter("weight"))
         for projection in (query, key):
             nn.init.zeros_(projection.get_parameter("bias"))
+    for layer in transformer.get_submodule("layers").children():
+        _look_to_the_sides(layer.get_submodule("cross_attn_image_to_token"), positions)
 
 
 def waves(width: int, grid: int) -> Tensor:
@@ -85,6 +98,31 @@ def waves(width: int, grid: int) -> Tensor:
     angles = torch.arange(grid)[:, None] / lengths
     along = torch.cat([angles.sin(), angles.cos()], dim=1)
     return torch.cat([along[:, None].expand(-1, grid, -1), along[None].expand(grid, -1, -1)], dim=2)
+
+
+def _look_to_the_sides(attention: Any, positions: nn.Module) -> None:  # noqa: ANN401 - the package's is not typed
+    """Let the first heads look at prompts to one side of each cell."""
+    width = attention.internal_dim // attention.num_heads
+    for head, (axis, direction) in enumerate(_SIDES):
+        own = slice(head * width, (head + 1) * width)
+        attention.q_proj.weight[own], attention.k_proj.weight[own] = _side(positions, axis, direction, width)
+
+
+def _side(positions: nn.Module, axis: int, direction: int, rank: int) -> tuple[Tensor, Tensor]:
+    """Return query and key weights, (rank, C) each, that tell cells on one side of a point from those on the other.
+
+    The logit of a cell and a point, from their positions alone, is nearest to `_SIDE_GAIN` times a soft sign of the
+    distance between them along the axis: by least squares over a grid, and by the best product of that rank.
+    """
+    encoded = positions((_PLACES, _PLACES)).flatten(1).double()  # C, places
+    along = (torch.arange(_PLACES, dtype=torch.float64) + 0.5) / _PLACES * 2 - 1
+    place = torch.meshgrid(along, along, indexing="ij")[axis].flatten()
+    wanted = torch.tanh(direction * (place[:, None] - place) / _SIDE_WIDTH)
+    penalty = _SIDE_RIDGE * encoded.shape[1] * torch.eye(len(encoded), dtype=torch.float64)
+    solved = torch.linalg.solve(encoded @ encoded.T + penalty, encoded)
+    query, key = _factors(solved @ wanted @ solved.T, rank)
+    scale = math.sqrt(_SIDE_GAIN * math.sqrt(rank))  # logits are divided by the root of a head's width
+    return (scale * query).float(), (scale * key).float()
 
 
 def _near_identity(width: int, noise_and_identity: tuple[float, float]) -> Tensor:

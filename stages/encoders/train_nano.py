@@ -16,9 +16,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,15 @@ _MUON_RATE = 2.0
 _TRANSFORMERS = ("image_encoder.blocks", "mask_decoder.transformer")
 _WITH_MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 _MINUTES_BETWEEN_CHECKPOINTS = 3.0
-_LEAST = {"steps": 1, "decoder_steps": 0, "decoder_masks": 2 * _FEWER, "batch_size": 1, "subjects": 1, "fine_every": 0}
+_LEAST = {
+    "steps": 1,
+    "decoder_steps": 0,
+    "decoder_batches": 1,
+    "decoder_masks": 2 * _FEWER,
+    "batch_size": 1,
+    "subjects": 1,
+    "fine_every": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +72,10 @@ class TrainingOptions:
 
     #: Of the encoder.
     steps: int = 5_000
-    #: Afterwards, of the decoder: the encoder stands still, which leaves time for more prompts a step.
-    decoder_steps: int = 1_200
+    #: Afterwards, of the decoder: the encoder stands still, so that it runs once over so many batches, whose embeddings
+    #: are kept in memory (1 GB), and the steps take turns with them, each with other prompts.
+    decoder_steps: int = 3_000
+    decoder_batches: int = 300
     decoder_masks: int = 32
     #: Scenes a step.
     batch_size: int = 8
@@ -91,9 +101,13 @@ class TrainingOptions:
             )
             raise UsageError(message)
 
-    def is_fine(self, step: int) -> bool:
-        """Return whether a step, from 0, sees pictures at twice their size."""
-        return self.fine_every > 0 and step % self.fine_every == self.fine_every - 1
+    def batch_at(self, step: int) -> int:
+        """Return the number of the batch that a step, from 0, sees."""
+        return step if step < self.steps else self.steps + (step - self.steps) % self.decoder_batches
+
+    def is_fine(self, batch: int) -> bool:
+        """Return whether a batch's pictures are seen at twice their size."""
+        return self.fine_every > 0 and batch % self.fine_every == self.fine_every - 1
 
     @property
     def all_steps(self) -> int:
@@ -132,12 +146,14 @@ class NanoTraining:
         with seeded(options.seed):
             self.parts = nn.ModuleDict(model.parts(model.default_px, seed=options.seed))
             start_encoder(self.parts["image_encoder"])
-            start_mask_decoder(self.parts["mask_decoder"])
+            start_mask_decoder(self.parts["mask_decoder"], self.parts["prompt_encoder"].get_submodule("pe_layer"))
             decoder = PromptedDecoder(self.parts["prompt_encoder"], self.parts["mask_decoder"])
             self.questions = Questions(decoder, options.objective)
         self._module = nn.ModuleDict({"parts": self.parts, "questions": self.questions}).to(device)
         self._optimisers = _optimisers(self._module, options)
         self._random = torch.Generator(device).manual_seed(options.seed)
+        #: What the decoder sees, by the number of the batch.
+        self._encoded: dict[int, _Encoded] = {}
         self.step = 0
         self.seconds = 0.0
         self.log: list[dict[str, Any]] = []
@@ -158,7 +174,7 @@ class NanoTraining:
         before = self.seconds
         with closing(self._batches()) as batches:
             while self.step < options.all_steps:
-                self._recent.append(self._learn(next(batches)))
+                self._recent.append(self._learn(batches))
                 self.step += 1
                 now = time.perf_counter()
                 self.seconds = before + now - started
@@ -172,22 +188,18 @@ class NanoTraining:
 
     # -- a step ----------------------------------------------------------------------------------------
 
-    def _learn(self, batch: PictureBatch) -> dict[str, float]:
+    def _learn(self, batches: Iterator[PictureBatch]) -> dict[str, float]:
         """Take one step and return what was told of it."""
-        batch = batch.to(self.device)
         rate = learning_rate_at(self.step, self.options)
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * (_MUON_RATE if isinstance(optimiser, torch.optim.Muon) else 1)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bfloat16"):
             if self.step < self.options.steps:
+                batch = next(batches).to(self.device)
                 told = self.questions(self._embeddings(batch), batch, self._random)
             else:
-                batch = batch.each_alone()
-                with torch.no_grad():
-                    embeddings = self._embeddings(batch)
-                masks = self.options.decoder_masks // (_FEWER if self.options.is_fine(self.step) else 1)
-                told = self.questions.prompted(embeddings[:, 0], batch, masks, self._random)
+                told = self._prompted(batches)
         if not told:  # by the decoder alone, where no picture shows a part
             return {}
         loss = sum((value for name, value in told.items() if not name.endswith("_iou")), torch.zeros(()))
@@ -204,16 +216,31 @@ class NanoTraining:
             optimiser.step()
         return {"loss": float(loss.detach()), **{name: float(value.detach()) for name, value in told.items()}}
 
+    def _prompted(self, batches: Iterator[PictureBatch]) -> dict[str, Tensor]:
+        """Prompt the decoder on the step's batch, embedded when it is seen for the first time since the start."""
+        number = self.options.batch_at(self.step)
+        if number not in self._encoded:
+            batch = next(batches).each_alone().to(self.device)
+            with torch.no_grad():
+                embeddings = self._embeddings(batch)[:, 0].half()
+            self._encoded[number] = _Encoded(
+                batch=replace(batch, images=batch.images[:, :0].clone()), embeddings=embeddings
+            )
+        encoded = self._encoded[number]
+        masks = self.options.decoder_masks // (_FEWER if self.options.is_fine(number) else 1)
+        return self.questions.prompted(encoded.embeddings.float(), encoded.batch, masks, self._random)
+
     def _embeddings(self, batch: PictureBatch) -> Tensor:
         """Return the embeddings of a batch's pictures, (B, L, C, h, w)."""
-        input_px = self.model.default_px * (2 if self.options.is_fine(self.step) else 1)
+        fine = self.options.is_fine(self.options.batch_at(self.step))
+        input_px = self.model.default_px * (2 if fine else 1)
         pictures = batch.images.flatten(0, 1)[:, None]
         prepared = prepare(pictures, input_px=input_px, pixel_normalisation="sam")
         embeddings: Tensor = embedded(self.parts["image_encoder"], prepared).unflatten(0, batch.images.shape[:2])
         return embeddings
 
     def _batches(self) -> Generator[PictureBatch]:
-        """Yield the batches from the current step on, drawn in a process of their own."""
+        """Yield the batches of the current step and those after it, drawn in a process of their own."""
         options = self.options
         pictures = _StepPictures(options, size=self.model.default_px, first=self.step)
         # Of the process that draws: the others are for training.
@@ -287,8 +314,19 @@ class _StepPictures(Pictures):
 
     def batch(self, number: int, scenes: int | None = None) -> PictureBatch:
         """Return the pictures of a step."""
+        number = self._options.batch_at(number)
         fewer = max(1, self.batch_size // _FEWER) if self._options.is_fine(number) else None
         return super().batch(number, scenes or fewer)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Encoded:
+    """What the decoder sees of a batch."""
+
+    #: Scenes of one subject each, without their images.
+    batch: PictureBatch
+    #: (B, C, h, w) float16.
+    embeddings: Tensor
 
 
 def embedded(encoder: nn.Module, prepared_BCHW: Tensor) -> Tensor:
@@ -373,6 +411,9 @@ def _asked() -> tuple[Path, TrainingOptions, str]:
     standard = TrainingOptions()
     parser.add_argument("--steps", type=int, default=standard.steps)
     parser.add_argument("--decoder-steps", type=int, default=standard.decoder_steps, help="of the decoder alone")
+    parser.add_argument(
+        "--decoder-batches", type=int, default=standard.decoder_batches, help="that these take turns with"
+    )
     parser.add_argument("--decoder-masks", type=int, default=standard.decoder_masks, help="prompted in each of these")
     parser.add_argument("--batch-size", type=int, default=standard.batch_size, help="scenes a step")
     parser.add_argument("--subjects", type=int, default=standard.subjects, help="of each scene")

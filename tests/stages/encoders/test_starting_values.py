@@ -15,7 +15,7 @@ def parts():
     with seeded(1):
         made = NANO.parts(256)
         start_encoder(made["image_encoder"])
-        start_mask_decoder(made["mask_decoder"])
+        start_mask_decoder(made["mask_decoder"], made["prompt_encoder"].pe_layer)
     return made
 
 
@@ -81,6 +81,33 @@ def test_a_prompt_begins_by_looking_at_where_it_is(parts, row, column):
     )  # a tenth if it looked everywhere
 
 
+def logits_of_a_point(decoder, prompt_encoder, row, column):
+    """What cells compare a point by, (heads, 16, 16), from positions alone."""
+    attention = decoder.transformer.layers[1].cross_attn_image_to_token
+    point = prompt_encoder.pe_layer.forward_with_coords(torch.tensor([[[column * 16.0, row * 16.0]]]), (256, 256))
+    picture = prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
+    query, key = (
+        attention._separate_heads(projection(given), attention.num_heads)
+        for projection, given in ((attention.q_proj, picture), (attention.k_proj, point))
+    )
+    return (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5)[0, :, :, 0].unflatten(1, (16, 16))
+
+
+@pytest.mark.parametrize(("row", "column"), [(3, 12), (8, 8), (13, 2)])
+def test_four_heads_begin_by_telling_cells_right_of_a_point_left_below_and_above_it(parts, row, column):
+    right, left, below, above, *others = logits_of_a_point(parts["mask_decoder"], parts["prompt_encoder"], row, column)
+    # A cell away from the point's own lines.
+    assert (right[:, column + 1 :] > 1).all()
+    assert (right[:, : column - 1] < -1).all()
+    assert (left[:, : column - 1] > 1).all()
+    assert (left[:, column + 1 :] < -1).all()
+    assert (below[row + 1 :] > 1).all()
+    assert (below[: row - 1] < -1).all()
+    assert (above[: row - 1] > 1).all()
+    assert (above[row + 1 :] < -1).all()
+    assert len(others) == 4
+
+
 def test_random_numbers_look_everywhere():
     made = NANO.parts(256)
     seen = attention_of_a_point(made["mask_decoder"], made["prompt_encoder"], 8, 8)
@@ -91,6 +118,6 @@ def test_equal_seeds_begin_alike(parts):
     with seeded(1):
         made = NANO.parts(256)
         start_encoder(made["image_encoder"])
-        start_mask_decoder(made["mask_decoder"])
+        start_mask_decoder(made["mask_decoder"], made["prompt_encoder"].pe_layer)
     for name, part in made.items():
         assert all(torch.equal(value, parts[name].state_dict()[key]) for key, value in part.state_dict().items())

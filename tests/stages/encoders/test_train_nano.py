@@ -16,7 +16,9 @@ from samkit.stages.encoders.pixels import prepare
 from samkit.stages.encoders.train_nano import NanoTraining, TrainingOptions, embedded, learning_rate_at
 from samkit.store.errors import FitDiverged, UsageError
 
-OPTIONS = TrainingOptions(steps=6, decoder_steps=2, decoder_masks=8, batch_size=2, subjects=2, precision="float32")
+OPTIONS = TrainingOptions(
+    steps=6, decoder_steps=4, decoder_batches=2, decoder_masks=8, batch_size=2, subjects=2, precision="float32"
+)
 CPU = torch.device("cpu")
 
 
@@ -52,7 +54,7 @@ def test_the_weights_are_a_checkpoint_that_an_encoder_loads(whole):
 
 def test_the_log_has_a_line_with_every_loss(whole):
     together, alone = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
-    assert (together["step"], alone["step"]) == (6, 8)
+    assert (together["step"], alone["step"]) == (6, 10)
     assert 0 < together["seconds"] < alone["seconds"]
     asked = {"loss", "kind", "place", "border", "picture", "likeness", "solved"}
     assert asked == together.keys() - {"step", "seconds"}
@@ -66,6 +68,20 @@ def test_in_the_last_steps_the_decoder_learns_and_the_encoder_stands_still(whole
     before, after = weights_of(part), weights_of(whole)
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"prompt_encoder", "mask_decoder"}
+
+
+def test_the_encoder_runs_once_over_the_pictures_of_the_decoder(tmp_path, monkeypatch):
+    run = training(tmp_path)
+    seen = []
+    embeddings = run._embeddings
+    monkeypatch.setattr(run, "_embeddings", lambda batch: seen.append(run.step) or embeddings(batch))
+    run.run()
+    assert seen == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_steps_of_the_decoder_take_turns_with_its_batches():
+    options = replace(OPTIONS, fine_every=2)
+    assert [options.batch_at(step) for step in range(10)] == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7]
 
 
 def test_equal_options_give_equal_weights(whole, tmp_path):
@@ -87,22 +103,23 @@ def test_another_seed_begins_with_other_weights(tmp_path, name):
     assert not torch.equal(first[name], second[name])
 
 
-def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stopped_at", [3, 8, 9])
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch, stopped_at):
     monkeypatch.setattr("samkit.stages.encoders.train_nano._MINUTES_BETWEEN_CHECKPOINTS", 0.0)
     run = training(tmp_path)
     learn, taken = run._learn, []
 
-    def interrupted(batch):
-        if len(taken) == 3:
+    def interrupted(batches):
+        if len(taken) == stopped_at:
             raise KeyboardInterrupt
-        taken.append(learn(batch))
+        taken.append(learn(batches))
         return taken[-1]
 
     run._learn = interrupted
     with pytest.raises(KeyboardInterrupt):
         run.run()
     rest = training(tmp_path)
-    assert rest.step == 3
+    assert rest.step == stopped_at
     rest.run()
     assert all(torch.equal(tensor, whole.parts.state_dict()[name]) for name, tensor in weights_of(rest).items())
     assert logged(rest) == logged(whole)
@@ -133,6 +150,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_is_not_kept(tmp_path):
     [
         ({"steps": 0}, "--steps 0"),
         ({"decoder_masks": 1}, "--decoder-masks 1: at least 8"),
+        ({"decoder_batches": 0}, "--decoder-batches 0: at least 1"),
         ({"subjects": 1}, "--likeness 0"),
     ],
 )
