@@ -78,8 +78,7 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
         key for told in rounds.values() for key in told.get(data, {}) if not key.endswith(("boxes", "ellipses"))
     )
     for key in runs:
-        features, _, head = key.partition(" ")
-        name, _, setting = head.partition(", ")
+        features, name, setting = _named(key)
         cells = [
             _percent(told[data][key][count]["dice"]) if key in told.get(data, {}) else ""
             for told in rounds.values()
@@ -93,15 +92,21 @@ def _curves(data: str, rounds: dict[str, Any]) -> Iterator[str]:
     """Tell how the loss fell of what is trained from nothing: whether it was given the steps that it needs."""
     for name, told in rounds.items():
         for key, by_count in told.get(data, {}).items():
-            features, _, head = key.partition(" ")
+            features, head, setting = _named(key)
             if features != "none":
                 continue
-            named, _, setting = head.partition(", ")
             by_amount = "; ".join(
                 f"from {counted}, {', '.join(f'{loss:.2f}' for loss in _mean_curve(by_count[count]['loss']))}"
                 for count, counted in zip(COUNTS, ("one subject", "five"), strict=True)
             )
-            yield f"Loss of `{named}`, {setting} ({data}, {name}), mean of each tenth of the steps: {by_amount}."
+            yield f"Loss of `{head}`, {setting} ({data}, {name}), mean of each tenth of the steps: {by_amount}."
+
+
+def _named(key: str) -> tuple[str, str, str]:
+    """Return what a result is of: features, head, and how that was fitted."""
+    features, _, head = key.partition(" ")
+    name, _, setting = head.partition(", ")
+    return features, name, setting
 
 
 def _mean_curve(curves: list[list[tuple[int, float]]]) -> list[float]:
@@ -111,7 +116,7 @@ def _mean_curve(curves: list[list[tuple[int, float]]]) -> list[float]:
 def _boxes(data: str, rounds: dict[str, Any]) -> Iterator[str]:
     for name, told in rounds.items():
         for key, boxes in told.get(data, {}).items():
-            features, _, what = key.partition(" ")
+            features, what, _ = _named(key)
             if what != "boxes":
                 continue
             ellipses = told[data]["ellipses"]
