@@ -8,8 +8,9 @@ few_shot.py --tune   try every setting of each head on `nano`, and of the U-Net,
 few_shot.py          score the development subjects, each head with its best setting
 few_shot.py --final  score the final subjects, once
 
-Which subjects are scored was fixed in `subjects.json` before the first try. Runs are kept in a workspace, ``--folder``,
-so that the same command goes on where it stopped.
+Which subjects are scored was fixed in `subjects.json` before the first try. A round may be run in parts (``--data``,
+``--features``, ``--heads``), on one machine or several: what was scored joins what `results` holds, and is not scored
+again. Runs of a part that is stopped are kept in a workspace, ``--folder``; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from box_prompts import box_dice
-from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, keep
+from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, keep, keep_numbers
 from raw_pixels import RawPixels
 
 from samkit.heads.averages import mean_by_class, mean_over_classes, over_draws
@@ -107,6 +108,20 @@ class Setting:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """A head on a kind of features, with a setting."""
+
+    features: str
+    head: str
+    setting: Setting
+
+    @property
+    def key(self) -> str:
+        """What its scores are kept under."""
+        return f"{self.features} {self.head}, {self.setting}"
+
+
 IN_ONE_PASS = Setting(steps=0, learning_rate=0.0)
 
 # As many for the U-Net as for the best head. Which is best is read from what `--tune` kept.
@@ -135,21 +150,84 @@ TUNED_ON, TUNED_FEATURES, TUNED_DRAWS = "acdc", ("nano", "none"), 2
 
 
 def main() -> None:
-    """Measure and keep."""
+    """Measure and keep, after each kind of features."""
     asked = _asked()
     keep_freed_memory()
-    started = time.perf_counter()
-    rows: list[list[str]] = []
-    numbers: dict[str, Any] = {}
+    kept = Kept.of(asked)
     with _folder(asked.folder) as folder:
         for data in asked.data:
-            told, numbers[data] = Study.of(folder / data, data, asked).scores()
-            rows += told
-    name, columns = asked.round, ["data", "features", "head", *(counted(count, "subject") for count in asked.counts)]
-    title = f"Mean Dice of {'final' if name == 'final' else 'development'} subjects, mean (least to most) of the draws"
-    about = {"draws": asked.draws, "views": list(BANK.texts), "weights_sha256": file_sha256(asked.weights)}
-    kept_as = f"few_shot_{name}" if asked.whole else f"few_shot_{name}.local"
-    keep(kept_as, title, columns, rows, {**about, "seconds": time.perf_counter() - started, **numbers})
+            study = Study.of(folder / data, data, asked)
+            for features in asked.features:
+                todo = [] if features in WITHOUT[data] else kept.todo(data, study.fits(features))
+                if todo:
+                    started = time.perf_counter()
+                    found = study.scores(features, todo)
+                    kept.add(data, found, time.perf_counter() - started)
+    kept.show()
+
+
+@dataclass(kw_only=True, slots=True)
+class Kept:
+    """What a round has scored so far; what stands there is not scored again, wherever the round goes on."""
+
+    asked: argparse.Namespace
+    name: str
+    #: What all scores of a file are of.
+    about: dict[str, Any]
+    numbers: dict[str, dict[str, Any]]
+    seconds: float
+
+    @classmethod
+    def of(cls, asked: argparse.Namespace) -> Self:
+        """Read what stands there; scores of other weights, views, draws or numbers of subjects are begun anew."""
+        about = {
+            "draws": asked.draws,
+            "views": list(BANK.texts),
+            "weights_sha256": file_sha256(asked.weights),
+        }
+        name = f"few_shot_{asked.round}" if asked.whole else f"few_shot_{asked.round}.local"
+        file = RESULTS / f"{name}.json"
+        there: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() and asked.whole else {}
+        if any(there.get(key) != value for key, value in about.items()):
+            there = {}
+        numbers = {data: there[data] for data in DATA if data in there}
+        seconds = there.get("seconds", 0.0)
+        return cls(asked=asked, name=name, about=about, numbers=numbers, seconds=seconds)
+
+    def todo(self, data: str, fits: Sequence[Fit]) -> list[Fit]:
+        """Return what is not scored yet; a head that was, with another setting, is not scored again."""
+        scored = self.numbers.get(data, {})
+        if self.asked.round == "tries":
+            return [fit for fit in fits if fit.key not in scored]
+        return [fit for fit in fits if not any(key.startswith(f"{fit.features} {fit.head},") for key in scored)]
+
+    def add(self, data: str, found: dict[str, Any], seconds: float) -> None:
+        """Add what was scored, and keep it."""
+        self.numbers.setdefault(data, {}).update(found)
+        self.seconds += seconds
+        keep_numbers(self.name, self._all())
+
+    def show(self) -> None:
+        """Print the table of all that stands there, and keep it."""
+        counts = [counted(count, "subject") for count in self.asked.counts]
+        rows = [
+            [data, *_named(key), *(_spread(one["dice"]) for one in found.values())]
+            for data, scored in self.numbers.items()
+            for key, found in scored.items()
+            if "," in key
+        ]
+        scored_on = "final" if self.asked.round == "final" else "development"
+        title = f"Mean Dice of {scored_on} subjects, mean (least to most) of the draws"
+        keep(self.name, title, ["data", "features", "head", *counts], rows, self._all())
+
+    def _all(self) -> dict[str, Any]:
+        return {**self.about, "seconds": self.seconds, **self.numbers}
+
+
+def _named(key: str) -> tuple[str, str]:
+    """Return the features and the head, with its setting, that a score is of."""
+    features, _, head = key.partition(" ")
+    return features, head
 
 
 def _asked() -> argparse.Namespace:
@@ -169,13 +247,10 @@ def _asked() -> argparse.Namespace:
     if asked.round == "tries":
         draws, data, features = TUNED_DRAWS, [TUNED_ON], list(TUNED_FEATURES)
     asked.draws, asked.data, asked.features = asked.draws or draws, asked.data or data, asked.features or features
-    whole = (draws, data, features, list(SETTINGS), [*COUNTS], NANO.own_weights)
-    # What is tried in part is kept beside, so that it does not stand for the whole.
-    asked.whole = (asked.draws, asked.data, asked.features, asked.heads, asked.counts, asked.weights) == whole
+    # What is of fewer draws or of other weights is kept beside, so that it does not stand for what is asked here.
+    asked.whole = (asked.draws, asked.counts, asked.weights) == (draws, [*COUNTS], NANO.own_weights)
     if asked.round == "final" and not asked.whole:
-        parser.error("the final subjects are scored once, and whole: --final takes no choice but --folder")
-    if asked.round == "final" and (RESULTS / "few_shot_final.json").exists():
-        parser.error("the final subjects were scored already: benchmarks/results/few_shot_final.json")
+        parser.error("the final subjects are scored once: --final takes all draws, both counts and the own weights")
     return asked
 
 
@@ -241,42 +316,36 @@ class Study:
         assert workspace.labelled_subjects == {*pool, *test}
         return cls(data=data, workspace=workspace, split=workspace.keep_split(split), asked=asked)
 
-    def scores(self) -> tuple[list[list[str]], dict[str, Any]]:
-        """Train and score every head on every kind of features; return rows of the table, and all numbers."""
-        rows: list[list[str]] = []
-        numbers: dict[str, Any] = {}
-        for features in self.asked.features:
-            if features in WITHOUT[self.data]:
-                continue
-            embeddings = self.embedded(features)
-            fits = [
-                (head, setting)
-                for head in HEADS[features]
-                if head in self.asked.heads
-                for setting in (SETTINGS[head] if self.asked.round == "tries" else (chosen(head),))
-            ]
-            cells = {
-                (head, setting, count): self.cells(embeddings, head, setting, count)
-                for head, setting in fits
-                for count in self.asked.counts
-            }
-            self.train(embeddings, [options for each in cells.values() for options in each])
-            for head, setting in fits:
-                found = {count: self.scored(embeddings, cells[head, setting, count]) for count in self.asked.counts}
-                numbers[f"{features} {head}, {setting}"] = found
-                rows.append(
-                    [self.data, features, f"{head}, {setting}", *(_spread(one["dice"]) for one in found.values())]
-                )
-                say(" | ".join([*rows[-1], *(str(one["by_class"]) for one in found.values())]))
-                if embeddings is None:  # whether what begins from nothing had the steps that it needs
-                    for count, one in found.items():
-                        say(f"{self.data} | {head}, {setting} | loss from {counted(count, 'subject')}: {one['loss']}")
-            if features.startswith("nano") and embeddings is not None and self.asked.round != "tries":
-                boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
-                numbers[f"{features} boxes"], numbers["ellipses"] = boxes, ellipses
-                say(f"{self.data} | {features} | box prompts, no labelled subject: Dice of each class {_means(boxes)}")
-                say(f"{self.data} | the ellipses in these boxes {_means(ellipses)}")
-        return rows, numbers
+    def fits(self, features: str) -> list[Fit]:
+        """Return what is trained on a kind of features."""
+        return [
+            Fit(features=features, head=head, setting=setting)
+            for head in HEADS[features]
+            if head in self.asked.heads
+            for setting in (SETTINGS[head] if self.asked.round == "tries" else (chosen(head),))
+        ]
+
+    def scores(self, features: str, fits: Sequence[Fit]) -> dict[str, Any]:
+        """Train and score heads on a kind of features; return all numbers."""
+        embeddings, numbers = self.embedded(features), {}
+        cells = {fit: {count: self.cells(fit, count) for count in self.asked.counts} for fit in fits}
+        self.train(
+            embeddings, [options for by_count in cells.values() for each in by_count.values() for options in each]
+        )
+        for fit in fits:
+            found = {str(count): self.scored(embeddings, cells[fit][count]) for count in self.asked.counts}
+            numbers[fit.key] = found
+            told = [f"{_spread(one['dice'])} | {one['by_class']}" for one in found.values()]
+            say(" | ".join([self.data, fit.key, *told]))
+            if embeddings is None:  # whether what begins from nothing had the steps that it needs
+                for count, one in found.items():
+                    say(f"{self.data} | {fit.key} | loss from {counted(int(count), 'subject')}: {one['loss']}")
+        if features.startswith("nano") and embeddings is not None and self.asked.round != "tries":
+            boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
+            numbers[f"{features} boxes"], numbers["ellipses"] = boxes, ellipses
+            say(f"{self.data} | {features} | box prompts, no labelled subject: Dice of each class {_means(boxes)}")
+            say(f"{self.data} | the ellipses in these boxes {_means(ellipses)}")
+        return numbers
 
     def embedded(self, features: str) -> Embeddings | None:
         """Embed what is scored as it is, and what is drawn in all views; nothing for a head that sees slices."""
@@ -295,16 +364,16 @@ class Study:
             encoder = NANO.load(weights, size=FEATURES[features], precision="auto")
         return embed_all(self.workspace, encoder, None, wanted=wanted).embeddings
 
-    def cells(self, embeddings: Embeddings | None, head: str, setting: Setting, count: int) -> list[TrainOptions]:
+    def cells(self, fit: Fit, count: int) -> list[TrainOptions]:
         """Return the runs of a head with so many subjects: one a draw."""
         return [
             TrainOptions(
-                head=head,
+                head=fit.head,
                 subjects=count,
                 draw=draw,
                 split=self.split.name,
-                fit=setting.options,
-                views=AS_THEY_ARE if embeddings is None else BANK.texts,
+                fit=fit.setting.options,
+                views=AS_THEY_ARE if fit.features == "none" else BANK.texts,
             )
             for draw in range(self.asked.draws)
         ]

@@ -79,6 +79,12 @@ def sample(folder: Path, volumes: int, *, without: Collection[str] = ()) -> Path
 def keep(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: dict[str, Any]) -> None:
     """Print a table and keep its numbers beside the machine they were measured on."""
     table(title, columns, rows)
+    path = keep_numbers(name, numbers)
+    say(f"kept in {path.relative_to(Path(__file__).parents[1])}\n")
+
+
+def keep_numbers(name: str, numbers: dict[str, Any]) -> Path:
+    """Keep numbers beside the machine they were measured on; return the file."""
     machine = {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -90,7 +96,7 @@ def keep(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine, **numbers}, indent=1) + "\n", encoding="utf-8")
-    say(f"kept in {path.relative_to(Path(__file__).parents[1])}\n")
+    return path
 
 
 def _processor() -> str:
