@@ -10,7 +10,7 @@ from torch import nn
 from samkit.heads.base import HeadContext
 from samkit.heads.inference import segment_volume
 from samkit.heads.tiling import blend_weights
-from samkit.heads.unet import UNet
+from samkit.heads.unet import PlaneNorm, UNet
 from samkit.store.workspace import Workspace
 
 
@@ -27,6 +27,33 @@ def built(**options):
 def test_it_has_two_million_parameters():
     head = UNet.build(HeadContext(input_shape=(1, 224, 224), class_count=4))
     assert head.parameter_count() == pytest.approx(1.94e6, rel=0.01)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_its_norm_and_what_flows_back_through_it_are_those_of_instance_norm(dtype, layout):
+    torch.manual_seed(0)
+    norm, reference = PlaneNorm(6), nn.InstanceNorm2d(6, affine=True)
+    for each in (norm, reference):
+        with torch.no_grad():
+            each.weight.copy_(torch.linspace(0.5, 2, 6))
+            each.bias.copy_(torch.linspace(-1, 1, 6))
+        each.to(torch.float64 if dtype is torch.float64 else torch.float32)
+    drawn, weights = 3 * torch.randn(3, 6, 5, 7) + 2, torch.randn(3, 6, 5, 7)
+    results = []
+    for each in (norm, reference):
+        grid = drawn.to(dtype, memory_format=layout).requires_grad_()
+        out = each(grid)
+        (out * weights.to(dtype)).sum().backward()
+        results.append((out, grid.grad, each.weight.grad, each.bias.grad))
+    # bfloat16 has 8 bits: rounded once more or less on the way.
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_its_grids_stay_channels_last_on_a_cpu():
+    assert PlaneNorm(6)(torch.randn(3, 6, 5, 7)).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_colour_slices_are_taken_too():
