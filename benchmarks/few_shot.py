@@ -179,7 +179,7 @@ class Kept:
 
     @classmethod
     def of(cls, asked: argparse.Namespace) -> Self:
-        """Read what stands there; scores of other weights, views, draws or numbers of subjects are begun anew."""
+        """Read what stands there; scores of other weights, views or draws are begun anew, but for the final ones."""
         about = {
             "draws": asked.draws,
             "views": list(BANK.texts),
@@ -188,7 +188,11 @@ class Kept:
         name = f"few_shot_{asked.round}" if asked.whole else f"few_shot_{asked.round}.local"
         file = RESULTS / f"{name}.json"
         there: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() and asked.whole else {}
-        if any(there.get(key) != value for key, value in about.items()):
+        if there and any(there.get(key) != value for key, value in about.items()):
+            if asked.round == "final":
+                message = f"{file}: the final subjects were scored already, with other weights, views or draws"
+                raise SystemExit(message)
+            say(f"{file.name}: of other weights, views or draws; begun anew")
             there = {}
         numbers = {data: there[data] for data in DATA if data in there}
         seconds = there.get("seconds", 0.0)
@@ -211,7 +215,7 @@ class Kept:
         """Print the table of all that stands there, and keep it."""
         counts = [counted(count, "subject") for count in self.asked.counts]
         rows = [
-            [data, *_named(key), *(_spread(one["dice"]) for one in found.values())]
+            [data, *key.split(" ", 1), *(_spread(one["dice"]) for one in found.values())]
             for data, scored in self.numbers.items()
             for key, found in scored.items()
             if "," in key
@@ -222,12 +226,6 @@ class Kept:
 
     def _all(self) -> dict[str, Any]:
         return {**self.about, "seconds": self.seconds, **self.numbers}
-
-
-def _named(key: str) -> tuple[str, str]:
-    """Return the features and the head, with its setting, that a score is of."""
-    features, _, head = key.partition(" ")
-    return features, head
 
 
 def _asked() -> argparse.Namespace:
