@@ -30,7 +30,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from box_prompts import box_dice
-from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, keep, keep_numbers
+from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, keep_numbers
 from raw_pixels import RawPixels
 
 from samkit.heads.averages import mean_by_class, mean_over_classes, over_draws
@@ -41,7 +41,7 @@ from samkit.heads.recipes import FitOptions
 from samkit.heads.sampling import draw_subjects
 from samkit.heads.views import Bank
 from samkit.pipeline.commands.embed import embed_all
-from samkit.pipeline.console import counted, say
+from samkit.pipeline.console import counted, say, table
 from samkit.pipeline.trainers import train_cells
 from samkit.stages.encoders.base import Encoder
 from samkit.stages.encoders.devices import resolve_precision
@@ -209,10 +209,10 @@ class Kept:
         """Add what was scored, and keep it."""
         self.numbers.setdefault(data, {}).update(found)
         self.seconds += seconds
-        keep_numbers(self.name, self._all())
+        keep_numbers(self.name, {**self.about, "seconds": self.seconds, **self.numbers})
 
     def show(self) -> None:
-        """Print the table of all that stands there, and keep it."""
+        """Print the table of all that stands there."""
         counts = [counted(count, "subject") for count in self.asked.counts]
         rows = [
             [data, *key.split(" ", 1), *(_spread(one["dice"]) for one in found.values())]
@@ -222,10 +222,7 @@ class Kept:
         ]
         scored_on = "final" if self.asked.round == "final" else "development"
         title = f"Mean Dice of {scored_on} subjects, mean (least to most) of the draws"
-        keep(self.name, title, ["data", "features", "head", *counts], rows, self._all())
-
-    def _all(self) -> dict[str, Any]:
-        return {**self.about, "seconds": self.seconds, **self.numbers}
+        table(title, ["data", "features", "head", *counts], rows)
 
 
 def _asked() -> argparse.Namespace:
