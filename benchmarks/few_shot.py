@@ -132,10 +132,10 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "linear": (Setting(steps=300, learning_rate=3e-3), Setting(steps=300, learning_rate=1e-3)),
     "cnn": (Setting(steps=300, learning_rate=3e-3), Setting(steps=300, learning_rate=1e-3)),
     "hybrid": (
-        Setting(steps=300, learning_rate=1e-3),
-        Setting(steps=600, learning_rate=1e-3),
         Setting(steps=1200, learning_rate=1e-3),
+        Setting(steps=1200, learning_rate=3e-3),
         Setting(steps=2400, learning_rate=1e-3),
+        Setting(steps=2400, learning_rate=3e-3),
     ),
     "autosam": (Setting(steps=150, learning_rate=1e-3), Setting(steps=150, learning_rate=3e-4)),
     "unet": (

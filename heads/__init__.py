@@ -5,7 +5,7 @@ seen       what one is given: features, slices, chunks of them, prompts
 autosam    SAM's mask decoder without prompts
 finetuned  the same with its encoder trained too, which no cache serves
 cnn        3x3 convolutions, lean or as published
-hybrid     these convolutions, and the slice beside their finest grid
+hybrid     a small U-Net of the slice, its bottom joined by the features
 ladder     SAM-LST: a CNN on the slice, gated into the embedding
 linear     a light up-convolution
 probe      one weighted sum of the features a class

@@ -386,14 +386,15 @@ def load_head(run_directory: str | Path | Place) -> Head:
         message = f"{folder} is not a finished run (no run.json in it). `samkit status` lists the runs there are."
         raise DamagedStore(message)
     run = Run(folder)
-    head = find_head(run.settings.head)(**run.settings.head_config)
+    head_class = find_head(run.settings.head)
     try:
+        head = head_class(**run.settings.head_config)
         data = (folder / "head.safetensors").read_bytes()
         if hashlib.sha256(data).hexdigest() != run.record["head_sha256"]:
             message = f"{folder / 'head.safetensors'}: not the weights that were kept there. Train the run again."
             raise DamagedStore(message)
         head.load_state_dict(load_safetensors(data), strict=True)
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         message = f"{folder / 'head.safetensors'}: missing, torn or of another head ({error}). Train the run again."
         raise DamagedStore(message) from error
     return head.eval()

@@ -15,7 +15,7 @@ from .recipes import FitOptions
 WIDTHS = (64, 32, 32)
 _NORM_GROUPS = 8
 # Whole channels of the embedding that a step does without: a head on few slices otherwise leans on some of them.
-_DROPPED = 0.1
+CHANNELS_DROPPED = 0.1
 
 
 class LeanDecoder(nn.Module):
@@ -32,7 +32,7 @@ class LeanDecoder(nn.Module):
     def __init__(self, *, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
         coarse, *finer = widths
-        self.projection = nn.Sequential(nn.Dropout2d(_DROPPED), nn.Conv2d(channels, coarse, kernel_size=1))
+        self.projection = nn.Sequential(nn.Dropout2d(CHANNELS_DROPPED), nn.Conv2d(channels, coarse, kernel_size=1))
         self.context = nn.Sequential(convolution(coarse, coarse), convolution(coarse, coarse))
         self.refinements = nn.ModuleList(convolution(wide, narrow) for wide, narrow in zip(widths, finer, strict=False))
 

@@ -10,12 +10,24 @@ from samkit.heads.seen import FeaturesAndSlices
 
 class TestHybrid(PairHeadContract):
     head_class = Hybrid
-    trained_parts = frozenset({"decoder", "stem", "fusion", "classifier"})
+    trained_parts = frozenset(
+        {
+            "halves",
+            "quarters",
+            "eighths",
+            "cells",
+            "projection",
+            "bottom",
+            "eighths_up",
+            "quarters_up",
+            "classifier",
+        }
+    )
 
 
 def test_it_has_the_number_of_parameters_that_it_says():
     head = Hybrid.build(HeadContext(input_shape=(256, 16, 16), class_count=4))
-    assert head.parameter_count() == 160_532
+    assert head.parameter_count() == 640_660
 
 
 def test_slices_in_grey_are_seen_as_those_in_three_equal_colours():
