@@ -49,7 +49,7 @@ class UNet(Head):
 
     name: ClassVar[str] = "unet"
     revision = 2
-    own_fit = FitOptions(steps=1200, batch_size=4, learning_rate=1e-3, validate_every=None)
+    own_fit = FitOptions(steps=2400, batch_size=4, learning_rate=1e-3, validate_every=None)
     sees = Sees.SLICES
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:

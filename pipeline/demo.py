@@ -10,8 +10,8 @@ from ..stages.synthesis.files import write_sample
 from ..store.errors import SamkitError
 from . import console
 
-# What keeps the demo at some three minutes on two cores: of `autosam`, the slowest, one run; of `hybrid` a quarter of
-# its own steps, enough for drawn organs.
+# What keeps the demo at some three minutes on two cores: of `autosam`, the slowest, one run; of `hybrid` an eighth
+# of its own steps, enough for drawn organs.
 _COMPARED, _DRAWS, _STEPS = "ridge,linear,hybrid", "2", 300
 
 

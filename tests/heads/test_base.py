@@ -17,6 +17,7 @@ from samkit.heads.base import (
     register_head,
     seeded,
 )
+from samkit.heads.hybrid import Hybrid
 from samkit.heads.linear import Linear
 from samkit.store.errors import DamagedStore, UsageError
 
@@ -101,6 +102,14 @@ def test_a_flipped_bit_of_the_weights_is_damage_and_never_another_head(tmp_path)
     data[-1] ^= 1
     (folder / "head.safetensors").write_bytes(bytes(data))
     with pytest.raises(DamagedStore, match="not the weights that were kept"):
+        load_head(folder)
+
+
+def test_a_head_whose_arguments_are_of_another_time_is_to_be_trained_again(tmp_path):
+    head = Hybrid(channels=8, class_count=2)
+    head.widths = (64, 32, 32)  # as the first `hybrid` had them
+    folder = keep_head(tmp_path / "run", head)
+    with pytest.raises(DamagedStore, match=r"of another head.*Train the run again"):
         load_head(folder)
 
 
