@@ -163,6 +163,9 @@ def main() -> None:
                     started = time.perf_counter()
                     found = study.scores(features, todo)
                     kept.add(data, found, time.perf_counter() - started)
+                if kept.lacks_boxes(data, features):
+                    started = time.perf_counter()
+                    kept.add(data, study.boxes(features), time.perf_counter() - started)
     kept.show()
 
 
@@ -204,6 +207,11 @@ class Kept:
         if self.asked.round == "tries":
             return [fit for fit in fits if fit.key not in scored]
         return [fit for fit in fits if not any(key.startswith(f"{fit.features} {fit.head},") for key in scored)]
+
+    def lacks_boxes(self, data: str, features: str) -> bool:
+        """Return whether prompts are to be asked of these features, and were not yet."""
+        prompted = features.startswith("nano") and features not in WITHOUT[data] and self.asked.round != "tries"
+        return prompted and f"{features} boxes" not in self.numbers.get(data, {})
 
     def add(self, data: str, found: dict[str, Any], seconds: float) -> None:
         """Add what was scored, and keep it."""
@@ -335,12 +343,16 @@ class Study:
             if embeddings is None:  # whether what begins from nothing had the steps that it needs
                 for count, one in found.items():
                     say(f"{self.data} | {fit.key} | loss from {counted(int(count), 'subject')}: {one['loss']}")
-        if features.startswith("nano") and embeddings is not None and self.asked.round != "tries":
-            boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
-            numbers[f"{features} boxes"], numbers["ellipses"] = boxes, ellipses
-            say(f"{self.data} | {features} | box prompts, no labelled subject: Dice of each class {_means(boxes)}")
-            say(f"{self.data} | the ellipses in these boxes {_means(ellipses)}")
         return numbers
+
+    def boxes(self, features: str) -> dict[str, Any]:
+        """Return the Dice of box prompts on features of `nano`, nothing trained, and of the ellipses in the boxes."""
+        embeddings = self.embedded(features)
+        assert embeddings is not None
+        boxes, ellipses = box_dice(self.workspace, embeddings, self.asked.weights, self.split.test)
+        say(f"{self.data} | {features} | box prompts, no labelled subject: Dice of each class {_means(boxes)}")
+        say(f"{self.data} | the ellipses in these boxes {_means(ellipses)}")
+        return {f"{features} boxes": boxes, "ellipses": ellipses}
 
     def embedded(self, features: str) -> Embeddings | None:
         """Embed what is scored as it is, and what is drawn in all views; nothing for a head that sees slices."""

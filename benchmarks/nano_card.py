@@ -20,6 +20,7 @@ ROUNDS = ("development", "final")
 TRIES = "tries"
 DATA = ("acdc", "hippocampus")
 COUNTS = ("1", "5")
+NOTHING_TO_CHOOSE = "one pass"
 NAMES = {
     "nano": "`nano`",
     "nano-512": "`nano --size 512`",
@@ -46,12 +47,13 @@ def proof() -> str:
     rounds = {name: kept(name) for name in kept_rounds()}
     if not rounds:
         return "Not measured yet with these weights; the tries below are what is known of them."
-    return "\n\n".join(
+    parts = [
         part
         for data in DATA
         if any(data in told for told in rounds.values())
         for part in (_heads(data, rounds), *_curves(data, rounds), *_boxes(data, rounds))
-    )
+    ]
+    return "\n\n".join([*parts, *_tries(rounds)])
 
 
 def kept_rounds() -> list[str]:
@@ -100,6 +102,30 @@ def _curves(data: str, rounds: dict[str, Any]) -> Iterator[str]:
                 for count, counted in zip(COUNTS, ("one subject", "five"), strict=True)
             )
             yield f"Loss of `{head}`, {setting} ({data}, {name}), mean of each tenth of the steps: {by_amount}."
+
+
+def _tries(rounds: dict[str, Any]) -> Iterator[str]:
+    """Tell what the settings were chosen from, where they are not the table already."""
+    if TRIES in rounds or not (RESULTS / f"few_shot_{TRIES}.json").exists():
+        return
+    told = kept(TRIES)
+    for data in DATA:
+        tried = [
+            (key, [f"{100 * statistics.mean(by_count[count]['dice']):.1f}" for count in COUNTS])
+            for key, by_count in told.get(data, {}).items()
+            if not key.endswith(NOTHING_TO_CHOOSE)
+        ]
+        if tried:
+            lines = [
+                f"Settings tried, {data}, development, mean Dice % of {told['draws']} draws:",
+                "",
+                "| features | head | from one | from five |",
+                "|---|---|---|---|",
+            ]
+            for key, cells in tried:
+                features, name, setting = _named(key)
+                lines.append(f"| {NAMES[features]} | `{name}`, {setting} | {' | '.join(cells)} |")
+            yield "\n".join(lines)
 
 
 def _named(key: str) -> tuple[str, str, str]:
