@@ -1,0 +1,94 @@
+"""The proof of the embedded encoder: its subjects are kept apart, and the final ones are scored once."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def few_shot(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = pytest.importorskip("few_shot")
+    for name in ("few_shot", "measure"):
+        monkeypatch.setattr(f"{name}.RESULTS", tmp_path)
+    return module
+
+
+def asked(few_shot, of="final", **changed):
+    weights = few_shot.NANO.own_weights
+    return Namespace(**{"round": of, "draws": 5, "counts": [1, 5], "weights": weights, "whole": True, **changed})
+
+
+def kept(few_shot, of="final", **changed):
+    return few_shot.Kept.of(asked(few_shot, of, **changed))
+
+
+def fits(few_shot, head, setting):
+    return [few_shot.Fit(features="nano", head=head, setting=setting)]
+
+
+SCORED = {"1": {"dice": [0.5]}, "5": {"dice": [0.7]}}
+
+
+@pytest.fixture
+def subjects():
+    return json.loads((BENCHMARKS / "subjects.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("data", ["acdc", "hippocampus"])
+def test_no_subject_has_two_parts(subjects, data):
+    parts = [subjects[data][part] for part in ("development_drawn", "development_scored", "final")]
+    assert len(set().union(*parts)) == sum(map(len, parts))
+
+
+def test_final_subjects_of_acdc_are_those_whose_number_ends_in_five_or_nine(subjects):
+    assert {name[-1] for name in subjects["acdc"]["final"]} == {"5", "9"}
+    rest = {name[-1] for part in ("development_drawn", "development_scored") for name in subjects["acdc"][part]}
+    assert not rest & {"5", "9"}
+
+
+def test_what_is_scored_joins_what_was_scored_on_another_day(few_shot):
+    for head in ("linear", "cnn"):
+        kept(few_shot).add("acdc", {f"nano {head}, one pass": SCORED}, 1.0)
+    assert list(kept(few_shot).numbers["acdc"]) == ["nano linear, one pass", "nano cnn, one pass"]
+
+
+def test_a_head_is_scored_once_whatever_setting_it_has_by_now(few_shot):
+    quick, long = (few_shot.Setting(steps=steps, learning_rate=1e-3) for steps in (300, 600))
+    kept(few_shot).add("acdc", {fits(few_shot, "linear", quick)[0].key: SCORED}, 1.0)
+    assert kept(few_shot).todo("acdc", fits(few_shot, "linear", long)) == []
+    assert kept(few_shot).todo("hippocampus", fits(few_shot, "linear", long)) != []
+
+
+def test_each_setting_of_a_head_is_tried(few_shot):
+    quick, long = (few_shot.Setting(steps=steps, learning_rate=1e-3) for steps in (300, 600))
+    kept(few_shot, "tries").add("acdc", {fits(few_shot, "linear", quick)[0].key: SCORED}, 1.0)
+    assert kept(few_shot, "tries").todo("acdc", fits(few_shot, "linear", long)) != []
+
+
+def test_final_subjects_are_not_scored_again_with_other_draws(few_shot):
+    kept(few_shot).add("acdc", {"nano linear, one pass": SCORED}, 1.0)
+    with pytest.raises(SystemExit, match="scored already, with other weights, views or draws"):
+        kept(few_shot, draws=3)
+
+
+def test_a_development_round_of_other_draws_is_begun_anew(few_shot):
+    kept(few_shot, "development").add("acdc", {"nano linear, one pass": SCORED}, 1.0)
+    assert kept(few_shot, "development", draws=3).numbers == {}
+
+
+def test_a_part_of_the_draws_does_not_stand_for_the_round(few_shot):
+    kept(few_shot, "development", draws=1, whole=False).add("acdc", {"nano linear, one pass": SCORED}, 1.0)
+    assert kept(few_shot, "development").numbers == {}
+
+
+def test_boxes_are_asked_once(few_shot):
+    assert kept(few_shot).lacks_boxes("acdc", "nano")
+    kept(few_shot).add("acdc", {"nano boxes": {"LV": 0.8}}, 1.0)
+    assert not kept(few_shot).lacks_boxes("acdc", "nano")
