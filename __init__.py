@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .heads.base import Head, HeadContext, load_head, register_head
+    from .heads.base import FeatureHead, Head, HeadContext, load_head, register_head
     from .heads.dataset import EmbeddedSlice, EmbeddedSlices
     from .stages.encoders.base import Encoder, load_encoder, register_encoder
     from .stages.encoders.memory import keep_freed_memory
@@ -21,6 +21,7 @@ __all__ = [
     "EmbeddedSlice",
     "EmbeddedSlices",
     "Encoder",
+    "FeatureHead",
     "Head",
     "HeadContext",
     "SamkitError",
@@ -38,6 +39,7 @@ _HOMES = {
     "EmbeddedSlice": ".heads.dataset",
     "EmbeddedSlices": ".heads.dataset",
     "Encoder": ".stages.encoders.base",
+    "FeatureHead": ".heads.base",
     "Head": ".heads.base",
     "HeadContext": ".heads.base",
     "SamkitError": ".store.errors",

@@ -237,7 +237,34 @@ class Head(nn.Module):
         return parts
 
 
-class SolvedHead(Head):
+class FeatureHead(Head):
+    """A head that is built from no more than the channels of the embedding and the classes.
+
+    Parameters
+    ----------
+    channels
+        Of the embedding, 256 for SAM.
+    class_count
+        Classes with background.
+    """
+
+    def __init__(self, *, channels: int, class_count: int) -> None:
+        super().__init__()
+        self.channels, self.class_count = channels, class_count
+
+    @classmethod
+    def build(cls, context: HeadContext) -> Self:
+        """Build a fresh head; of the context only the embedding's channels, the classes and the seed count."""
+        with seeded(context.seed):
+            return cls(channels=context.input_shape[0], class_count=context.class_count)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild the module."""
+        return {"channels": self.channels, "class_count": self.class_count}
+
+
+class SolvedHead(FeatureHead):
     """A head that is computed from the draw in one pass, not fitted step by step; its numbers are buffers."""
 
     @abstractmethod

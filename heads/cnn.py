@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Head, HeadContext, seeded
+from .base import FeatureHead
 from .recipes import FitOptions
 
 # Channels at the embedding's grid, twice as fine, and four times.
@@ -45,7 +45,7 @@ class LeanDecoder(nn.Module):
         return grid
 
 
-class Cnn(Head):
+class Cnn(FeatureHead):
     """3x3 convolutions on the features, and two more between bilinear up-scalings: 118,340 parameters for four classes.
 
     Beside `linear` and `probe` it sees a cell's neighbours, with which a head of few examples finds whole organs.
@@ -69,21 +69,15 @@ class Cnn(Head):
     own_fit = FitOptions(steps=300, learning_rate=1e-3, validate_every=None)
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:
-        super().__init__()
-        self.channels, self.class_count, self.widths = channels, class_count, tuple(widths)
+        super().__init__(channels=channels, class_count=class_count)
+        self.widths = tuple(widths)
         self.decoder = LeanDecoder(channels=channels, widths=widths)
         self.classifier = nn.Conv2d(self.widths[-1], class_count, kernel_size=1)
-
-    @classmethod
-    def build(cls, context: HeadContext) -> Self:
-        """Build a fresh head; of the context only the embedding's channels, the classes and the seed count."""
-        with seeded(context.seed):
-            return cls(channels=context.input_shape[0], class_count=context.class_count)
 
     @property
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild the module."""
-        return {"channels": self.channels, "class_count": self.class_count, "widths": list(self.widths)}
+        return {**super().config, "widths": list(self.widths)}
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""
@@ -91,7 +85,7 @@ class Cnn(Head):
         return logits
 
 
-class PublishedCnn(Head):
+class PublishedCnn(FeatureHead):
     """The same as it was published: ten 3x3 convolutions of up to 1024 channels, 20,686,340 parameters.
 
     Source: AutoSAM (arXiv 2306.13731), models/SamFeatSeg.py:85-131 with its settings: no normalisation, no skips,
@@ -110,8 +104,7 @@ class PublishedCnn(Head):
     name: ClassVar[str] = "cnn-published"
 
     def __init__(self, *, channels: int, class_count: int) -> None:
-        super().__init__()
-        self.channels, self.class_count = channels, class_count
+        super().__init__(channels=channels, class_count=class_count)
         widest = 4 * channels
         self.projection = nn.Sequential(
             nn.Conv2d(channels, widest, kernel_size=1),
@@ -131,17 +124,6 @@ class PublishedCnn(Head):
             nn.Conv2d(widest // 16, widest // 16, kernel_size=3, padding=1),
             nn.Conv2d(widest // 16, class_count, kernel_size=1),
         )
-
-    @classmethod
-    def build(cls, context: HeadContext) -> Self:
-        """Build a fresh head; of the context only the embedding's channels, the classes and the seed count."""
-        with seeded(context.seed):
-            return cls(channels=context.input_shape[0], class_count=context.class_count)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Arguments that rebuild the module."""
-        return {"channels": self.channels, "class_count": self.class_count}
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""

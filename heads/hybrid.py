@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Head, HeadContext, seeded
+from .base import FeatureHead
 from .cnn import CHANNELS_DROPPED, convolution
 from .recipes import FitOptions
 from .seen import FeaturesAndSlices, Sees
@@ -23,7 +23,7 @@ _COLOURS = 3
 _SLICE_CHANNELS_DROPPED = 0.3
 
 
-class Hybrid(Head):
+class Hybrid(FeatureHead):
     """Features and convolutions of the slice, joined at the embedding's grid and refined upwards: 640,660 parameters.
 
     What is where is read from the features; where it ends, from the slice. Convolutions take the slice down to the
@@ -52,8 +52,8 @@ class Hybrid(Head):
     sees = Sees.FEATURES_AND_SLICES
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:
-        super().__init__()
-        self.channels, self.class_count, self.widths = channels, class_count, tuple(widths)
+        super().__init__(channels=channels, class_count=class_count)
+        self.widths = tuple(widths)
         half, quarter, eighth, cell = self.widths
         self.halves = convolution(_COLOURS, half, stride=2)
         self.quarters = _pair(half, quarter, stride=2)
@@ -66,16 +66,10 @@ class Hybrid(Head):
         self.quarters_up = _pair(eighth + quarter, quarter)
         self.classifier = nn.Conv2d(quarter, class_count, kernel_size=1)
 
-    @classmethod
-    def build(cls, context: HeadContext) -> Self:
-        """Build a fresh head; of the context only the embedding's channels, the classes and the seed count."""
-        with seeded(context.seed):
-            return cls(channels=context.input_shape[0], class_count=context.class_count)
-
     @property
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild the module."""
-        return {"channels": self.channels, "class_count": self.class_count, "widths": list(self.widths)}
+        return {**super().config, "widths": list(self.widths)}
 
     def forward(self, seen: FeaturesAndSlices) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""

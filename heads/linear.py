@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Head, HeadContext, seeded
+from .base import FeatureHead, HeadContext
 from .recipes import FitOptions
 from .sam_modules import output_upscaling
 from .upscaling import as_picture, upscaled
 
 
-class Linear(Head):
+class Linear(FeatureHead):
     """SAM's up-scaling, then two 1x1 convolutions: 75,140 parameters for four classes.
 
     Source: AutoSAM (arXiv 2306.13731), models/SamFeatSeg.py. It is not literally linear.
@@ -34,8 +34,7 @@ class Linear(Head):
     own_fit = FitOptions(steps=300, learning_rate=3e-3, validate_every=None)
 
     def __init__(self, *, channels: int, class_count: int) -> None:
-        super().__init__()
-        self.channels, self.class_count = channels, class_count
+        super().__init__(channels=channels, class_count=class_count)
         self.upscaling = output_upscaling(channels)
         self.classifier = nn.Sequential(
             nn.Conv2d(channels // 8, channels // 8, kernel_size=1),
@@ -46,8 +45,7 @@ class Linear(Head):
     @classmethod
     def build(cls, context: HeadContext) -> Self:
         """Build a fresh head."""
-        with seeded(context.seed):
-            head = cls(channels=context.input_shape[0], class_count=context.class_count)
+        head = super().build(context)
         if context.mask_decoder is not None:
             prefix = "output_upscaling."
             decoder = context.mask_decoder.decoder
@@ -55,11 +53,6 @@ class Linear(Head):
                 {key.removeprefix(prefix): decoder[key] for key in decoder if key.startswith(prefix)}
             )
         return head
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Arguments that rebuild the module."""
-        return {"channels": self.channels, "class_count": self.class_count}
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""

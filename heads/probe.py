@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import LOGIT_CELLS_PER_FEATURE_CELL, Head, HeadContext, seeded
+from .base import LOGIT_CELLS_PER_FEATURE_CELL, FeatureHead
 from .recipes import FitOptions
 
 
-class Probe(Head):
+class Probe(FeatureHead):
     """A 1x1 convolution on the features, brought to the logit grid bilinearly: 257 numbers a class for SAM.
 
     Source: the linear probe of Alain and Bengio (arXiv 1610.01644), a class at every cell. What it finds is in the
@@ -31,20 +31,8 @@ class Probe(Head):
     own_fit = FitOptions(steps=300, learning_rate=1e-2, validate_every=None)
 
     def __init__(self, *, channels: int, class_count: int) -> None:
-        super().__init__()
-        self.channels, self.class_count = channels, class_count
+        super().__init__(channels=channels, class_count=class_count)
         self.classifier = nn.Conv2d(channels, class_count, kernel_size=1)
-
-    @classmethod
-    def build(cls, context: HeadContext) -> Self:
-        """Build a fresh head."""
-        with seeded(context.seed):
-            return cls(channels=context.input_shape[0], class_count=context.class_count)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Arguments that rebuild the module."""
-        return {"channels": self.channels, "class_count": self.class_count}
 
     def forward(self, features_BChw: Tensor) -> Tensor:
         """Return the logits, (B, K, 4 h, 4 w)."""

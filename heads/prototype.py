@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import LOGIT_CELLS_PER_FEATURE_CELL, HeadContext, SolvedHead
+from .base import LOGIT_CELLS_PER_FEATURE_CELL, SolvedHead
 from .classes import class_shares
 
 # Of cosines, which answers are divided by: a probability then says something.
@@ -37,19 +37,8 @@ class Prototype(SolvedHead):
     prototypes: Tensor
 
     def __init__(self, *, channels: int, class_count: int) -> None:
-        super().__init__()
-        self.channels, self.class_count = channels, class_count
+        super().__init__(channels=channels, class_count=class_count)
         self.register_buffer("prototypes", torch.zeros(class_count, channels))
-
-    @classmethod
-    def build(cls, context: HeadContext) -> Self:
-        """Build a head that has seen nothing."""
-        return cls(channels=context.input_shape[0], class_count=context.class_count)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Arguments that rebuild the module."""
-        return {"channels": self.channels, "class_count": self.class_count}
 
     @torch.no_grad()
     def solve(self, rows: Iterable[tuple[Tensor, Tensor]]) -> None:

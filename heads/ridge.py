@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import LOGIT_CELLS_PER_FEATURE_CELL, HeadContext, SolvedHead
+from .base import LOGIT_CELLS_PER_FEATURE_CELL, SolvedHead
 from .classes import class_shares, shown_classes
 
 # Of the variance of a channel: the best of 0.1, 0.01 and 0.001 on ACDC's development subjects, by 0 to 2 points.
@@ -48,20 +48,9 @@ class Ridge(SolvedHead):
     bias: Tensor
 
     def __init__(self, *, channels: int, class_count: int) -> None:
-        super().__init__()
-        self.channels, self.class_count = channels, class_count
+        super().__init__(channels=channels, class_count=class_count)
         self.register_buffer("weight", torch.zeros(_CELLS * class_count, channels, 1, 1))
         self.register_buffer("bias", torch.zeros(_CELLS * class_count))
-
-    @classmethod
-    def build(cls, context: HeadContext) -> Self:
-        """Build a head that has seen nothing."""
-        return cls(channels=context.input_shape[0], class_count=context.class_count)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Arguments that rebuild the module."""
-        return {"channels": self.channels, "class_count": self.class_count}
 
     @torch.no_grad()
     def solve(self, rows: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -4,7 +4,6 @@ python own_head.py WORKSPACE
 """
 
 import sys
-from typing import Any
 
 import torch
 
@@ -14,29 +13,19 @@ from samkit.stages.training.plan import TrainOptions
 
 
 @samkit.register_head
-class TwoLayers(samkit.Head):
+class TwoLayers(samkit.FeatureHead):
     """Two 1x1 convolutions with a nonlinearity between them."""
 
     name = "two-layers"
 
     def __init__(self, *, channels: int, class_count: int) -> None:
-        super().__init__()
-        self.channels, self.class_count = channels, class_count
+        super().__init__(channels=channels, class_count=class_count)
         self.layers = torch.nn.Sequential(
             torch.nn.Conv2d(channels, 64, kernel_size=1),
             torch.nn.GELU(),
             torch.nn.Conv2d(64, class_count, kernel_size=1),
             torch.nn.Upsample(scale_factor=4, mode="bilinear"),
         )
-
-    @classmethod
-    def build(cls, context: samkit.HeadContext) -> "TwoLayers":
-        torch.manual_seed(context.seed)
-        return cls(channels=context.input_shape[0], class_count=context.class_count)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"channels": self.channels, "class_count": self.class_count}
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.layers(features.float())
