@@ -8,6 +8,7 @@ Shapes: N rows, B of them in a batch, C channels, h w cells of the embedding, G 
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -108,6 +109,37 @@ class LabelledInput(Protocol):
         """Yield every row once, unchanged, on the CPU; labels uint8 or int64."""
 
 
+class LabelledRows(ABC):
+    """Rows in batches, from what a class reads of some of them by index."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
+    def seen(self, indices: Sequence[int]) -> Seen:
+        """Return what a head is given of some rows, on the CPU."""
+
+    @abstractmethod
+    def labels(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the class indices of some rows on the logit grid, (B, G, G) uint8, `losses.IGNORED` outside."""
+
+    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Seen, torch.Tensor]]:
+        """Yield shuffled batches for ever: every row once before any comes again."""
+        random = np.random.default_rng(seed)
+        while True:
+            order = random.permutation(len(self))
+            for first in range(0, len(order), batch_size):
+                chosen = order[first : first + batch_size].tolist()
+                yield self.seen(chosen).to(device), self.labels(chosen).long().to(device)
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Seen, torch.Tensor]]:
+        """Yield (what a head is given, labels (B, G, G) uint8) of every row once, on the CPU."""
+        for first in range(0, len(self), batch_size):
+            indices = range(first, min(first + batch_size, len(self)))
+            yield self.seen(indices), self.labels(indices)
+
+
 class SquareSlices:
     """The slices of some rows in the encoder's frame, at 16 pixels a cell of the embedding, in their rows' views.
 
@@ -148,7 +180,7 @@ def square_of(slices: torch.Tensor, input_px: int, resize: str) -> torch.Tensor:
     return frame.slices_to_square(slices, padding=torch.nan)
 
 
-class LabelledSquares:
+class LabelledSquares(LabelledRows):
     """Labelled slices of some volumes in the encoder's square, for heads that run an encoder of their own.
 
     What `fitting` takes batches from. Slices are read and brought to the square when they are asked for: beside an
@@ -191,21 +223,6 @@ class LabelledSquares:
 
     def __len__(self) -> int:
         return len(self._keys)
-
-    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Seen, torch.Tensor]]:
-        """Yield shuffled batches for ever: every row once before any comes again."""
-        random = np.random.default_rng(seed)
-        while True:
-            order = random.permutation(len(self))
-            for first in range(0, len(order), batch_size):
-                chosen = order[first : first + batch_size].tolist()
-                yield self.seen(chosen).to(device), self.labels(chosen).long().to(device)
-
-    def in_order(self, batch_size: int) -> Iterator[tuple[Seen, torch.Tensor]]:
-        """Yield (squares, labels (B, G, G) uint8) of every row once, on the CPU."""
-        for first in range(0, len(self), batch_size):
-            indices = range(first, min(first + batch_size, len(self)))
-            yield self.seen(indices), self.labels(indices)
 
     def labels(self, indices: Sequence[int]) -> torch.Tensor:
         """Return the class indices of some rows on the logit grid, (B, G, G) uint8, `losses.IGNORED` outside."""
@@ -278,7 +295,7 @@ class StoredFeaturesAndBoxes:
         return boxes
 
 
-class LabelledSlices:
+class LabelledSlices(LabelledRows):
     """The rows of some labelled volumes: features by index, labels on the logit grid.
 
     Without a tiling and views a row is a slice. A view of a slice is a row of its own, with its label moved as its
@@ -331,11 +348,11 @@ class LabelledSlices:
         #: (C, h, w)
         self.input_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
         self._grid = self.input_shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
-        #: Whether the features of every batch are read from the store.
         self._slices = SquareSlices(embeddings, volumes, self.input_shape[1]) if with_slices else None
         row_bytes = first.nbytes + self._grid**2
         if self._slices is not None:
             row_bytes += self._slices.read(self._keys[:1]).nbytes
+        #: Whether the features of every batch are read from the store.
         self.streamed = row_bytes * len(self._keys) > memory_bytes
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
         self._kept_slices: torch.Tensor | None = None
@@ -377,21 +394,6 @@ class LabelledSlices:
             return self._kept[1][torch.as_tensor(indices)]
         planes = [np.frombuffer(zlib.decompress(self._compressed[index]), np.uint8) for index in indices]
         return torch.from_numpy(np.stack(planes).reshape(-1, self._grid, self._grid))
-
-    def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Seen, torch.Tensor]]:
-        """Yield shuffled batches for ever: every row once before any comes again."""
-        random = np.random.default_rng(seed)
-        while True:
-            order = random.permutation(len(self))
-            for first in range(0, len(order), batch_size):
-                chosen = order[first : first + batch_size].tolist()
-                yield self.seen(chosen).to(device), self.labels(chosen).long().to(device)
-
-    def in_order(self, batch_size: int) -> Iterator[tuple[Seen, torch.Tensor]]:
-        """Yield (what a head is given, labels (B, G, G) uint8) of every row once, on the CPU."""
-        for first in range(0, len(self), batch_size):
-            indices = range(first, min(first + batch_size, len(self)))
-            yield self.seen(indices), self.labels(indices)
 
     def _labels(self, volume: Volume) -> Iterator[NDArray[np.uint8]]:
         frame = frame_of(volume, self._embeddings)
