@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...store.errors import GeometryMismatch, UnreadableFile, UnusableLabel, UnusableVoxels, UsageError
+from ...store.errors import GeometryMismatch, UnreadableFile, UnusableVoxels, UsageError
 from .base import Affine, LabelMap, Scan, SourceGrid, Structures
 from .geometry import is_sheared, straightened
-from .labels import whole_labels
+from .labels import check_mask, whole_labels
 from .nifti import grid_of_affine
 from .packed_masks import PackedMasks
 
@@ -176,17 +176,7 @@ def write_label_nrrd(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid)
     if path.suffix != ".nrrd":
         message = f"{path}: this mask is written as NRRD. Give it a name that ends in .nrrd."
         raise UsageError(message)
-    if values_ijk.shape != grid.shape:
-        message = (
-            f"{path}: the mask has shape {values_ijk.shape}, the grid of its source {grid.shape}. "
-            f"Was the display orientation undone?"
-        )
-        raise GeometryMismatch(message)
-    if values_ijk.dtype.kind not in "ui":
-        message = (
-            f"{path}: a mask holds integers, not {values_ijk.dtype}. Take the argmax, or threshold, before writing."
-        )
-        raise UnusableLabel(message)
+    check_mask(path, values_ijk, grid.shape)
     import SimpleITK
 
     dimensions = len(grid.stored_shape) if len(grid.stored_shape) < 3 else 3

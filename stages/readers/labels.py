@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from ...store.errors import UnusableLabel, UsageError
+from ...store.errors import GeometryMismatch, UnusableLabel, UsageError
 from .base import LabelMap, Structures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 __all__ = [
     "ChosenLabels",
     "LabelChoice",
     "LabelClass",
     "Overlap",
+    "check_mask",
     "check_threshold",
     "chosen_labels",
     "count_values",
@@ -759,4 +761,25 @@ class _Seen:
                 f"--label-threshold 0.5 would take (0 to 1). It was probably resampled with interpolation: resample "
                 f"it with nearest neighbour."
             )
+        raise UnusableLabel(message)
+
+
+def check_mask(path: Path, values: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Refuse what is no mask of a source: the file that it was to become is named.
+
+    Raises
+    ------
+    GeometryMismatch
+        It has another shape than the source's grid, both in the source's index order.
+    UnusableLabel
+        It is not of an integer type.
+    """
+    if values.shape != shape:
+        message = (
+            f"{path}: the mask has shape {values.shape}, the grid of its source {shape}. "
+            f"Was the display orientation undone?"
+        )
+        raise GeometryMismatch(message)
+    if values.dtype.kind not in "ui":
+        message = f"{path}: a mask holds integers, not {values.dtype}. Take the argmax, or threshold, before writing."
         raise UnusableLabel(message)

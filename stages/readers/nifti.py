@@ -24,11 +24,11 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
-from ...store.errors import GeometryMismatch, UnreadableFile, UnusableLabel, UnusableVoxels, UsageError
+from ...store.errors import UnreadableFile, UnusableVoxels, UsageError
 from .base import Affine, LabelMap, Scan, SourceGrid
 from .geometry import is_sheared, spacing_mm
 from .index_space import INDEX_SPACE, write_affine_beside
-from .labels import whole_planes
+from .labels import check_mask, whole_planes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,17 +260,7 @@ def _check_mask(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid) -> N
     if not path.name.endswith((".nii", ".nii.gz")):
         message = f"{path}: a mask is written as NIfTI. Give it a name that ends in .nii.gz (or .nii)."
         raise UsageError(message)
-    if values_ijk.shape != grid.shape:
-        message = (
-            f"{path}: the mask has shape {values_ijk.shape}, the grid of its source {grid.shape}. "
-            f"Was the display orientation undone?"
-        )
-        raise GeometryMismatch(message)
-    if values_ijk.dtype.kind not in "ui":
-        message = (
-            f"{path}: a mask holds integers, not {values_ijk.dtype}. Take the argmax, or threshold, before writing."
-        )
-        raise UnusableLabel(message)
+    check_mask(path, values_ijk, grid.shape)
 
 
 def _mask_header(values_ijk: npt.NDArray[Any], grid: SourceGrid) -> Any:  # noqa: ANN401 (of nibabel)

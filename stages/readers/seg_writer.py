@@ -25,8 +25,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from pydicom.valuerep import DSfloat
 
-from ...store.errors import GeometryMismatch, InputError, UnreadableFile, UnusableLabel
+from ...store.errors import InputError, UnreadableFile, UnusableLabel
 from .dicom_headers import DAMAGE, FrameHeader, frames_of, numbers, quietly, read_header
+from .labels import check_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -182,15 +183,7 @@ def write_label_seg(
 
 
 def _check(path: Path, values: npt.NDArray[Any], series: Series, label_names: Mapping[int, str]) -> None:
-    if values.shape != series.shape:
-        message = (
-            f"{path}: the mask has shape {values.shape}, the series {series.shape} (columns, rows, slices). "
-            f"Was the display orientation undone?"
-        )
-        raise GeometryMismatch(message)
-    if values.dtype.kind not in "ui":
-        message = f"{path}: a mask holds integers, not {values.dtype}. Take the argmax, or threshold, before writing."
-        raise UnusableLabel(message)
+    check_mask(path, values, series.shape)
     nameless = sorted({int(value) for value in np.unique(values)} - {0, *label_names})
     if nameless or not set(label_names) - {0}:
         message = (
