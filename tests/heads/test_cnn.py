@@ -3,9 +3,10 @@
 import pytest
 import torch
 from contracts.head import HeadContract
+from torch.nn import functional as F
 
 from samkit.heads.base import HeadContext
-from samkit.heads.cnn import Cnn, PublishedCnn
+from samkit.heads.cnn import Cnn, PublishedCnn, twice_as_fine
 
 
 class TestCnn(HeadContract):
@@ -39,3 +40,25 @@ def test_channels_are_dropped_in_training_alone():
     features = torch.randn(1, 256, 4, 4)
     assert not torch.equal(head.train()(features), head(features))
     assert torch.equal(head.eval()(features), head(features))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (16, 16), (7, 12)])
+def test_twice_as_fine_is_torchs_bilinear_up_scaling_and_its_way_back(height, width):
+    torch.manual_seed(0)
+    answer, found = torch.randn(2, 3, 2 * height, 2 * width).double(), []
+    grid = torch.randn(2, 3, height, width).double()
+    for up in (twice_as_fine, lambda part: F.interpolate(part, scale_factor=2, mode="bilinear", align_corners=False)):
+        given = grid.clone().requires_grad_()
+        finer = up(given)
+        (finer * answer).sum().backward()
+        found.append((finer, given.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_twice_as_fine_keeps_the_dtype(dtype):
+    grid = torch.rand(1, 2, 8, 8)
+    finer = twice_as_fine(grid.to(dtype))
+    assert finer.dtype == dtype
+    as_torch = F.interpolate(grid, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(finer.float(), as_torch, rtol=0.01, atol=0.01 if dtype is torch.bfloat16 else 1e-6)
