@@ -30,12 +30,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from box_prompts import box_dice
-from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, keep_numbers
+from measure import ACDC, HIPPOCAMPUS, RESULTS, SAMKIT, SUBJECTS, cost_of, this_machine, write_numbers
 from raw_pixels import RawPixels
 
 from samkit.heads.averages import mean_by_class, mean_over_classes, over_draws
 from samkit.heads.base import find_head
-from samkit.heads.feeding import AS_THEY_ARE
 from samkit.heads.metrics import ScoredVolume
 from samkit.heads.recipes import FitOptions
 from samkit.heads.sampling import draw_subjects
@@ -58,8 +57,7 @@ DATA = {"acdc": ACDC, "hippocampus": HIPPOCAMPUS}
 INGEST = {"acdc": [], "hippocampus": ["--labels", "1=anterior,2=posterior", "--ids", "stem"]}
 # Pixels along a side of what is encoded; "none" is for heads that see the slices themselves.
 FEATURES = {"nano": 256, "seeded": 256, "pixels": 256, "none": 0, "nano-512": 512}
-# What is trained on each. On four times the cells, the quickest head: `hybrid` gained nothing by them from one subject
-# (0.50 in place of 0.49 over four development draws of ACDC) in thirteen times the seconds.
+# What is trained on each. On four times the cells the quickest head: others take several times the seconds there.
 HEADS = {
     "nano": ("prototype", "ridge", "probe", "linear", "autosam", "cnn", "hybrid"),
     "nano-512": ("ridge",),
@@ -74,7 +72,8 @@ COUNTS, DRAWS = (1, 5), 5
 
 
 # Beside the slice as it is: quarter turns and more, without which a head learns where in the picture one subject's
-# organ lies (tried on development subjects). No reflections: a heart's right is not its left.
+# organ lies (tried on development subjects). No reflections: a heart's right is not its left. The U-Net's patches are
+# of slices in these views too, before it augments them.
 BANK = Bank.parse(
     "identity,rotate90,rotate180,rotate270,rotate+30-bilinear,rotate-30-bilinear,rotate+60-bilinear,rotate-60-bilinear,"
     "rotate90:rotate+45-bilinear:gamma0.70,rotate180:rotate-45-bilinear:gamma1.40,rotate+15-bilinear:gamma0.70,"
@@ -139,10 +138,10 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     ),
     "autosam": (Setting(steps=150, learning_rate=1e-3), Setting(steps=150, learning_rate=3e-4)),
     "unet": (
-        Setting(steps=600, learning_rate=3e-3, batch_size=4),
-        Setting(steps=600, learning_rate=1e-3, batch_size=4),
         Setting(steps=1200, learning_rate=1e-3, batch_size=4),
+        Setting(steps=1200, learning_rate=3e-3, batch_size=4),
         Setting(steps=2400, learning_rate=1e-3, batch_size=4),
+        Setting(steps=2400, learning_rate=3e-3, batch_size=4),
     ),
 }
 # On whatever else a head is trained, it is as it did best on `nano`.
@@ -182,31 +181,51 @@ class Kept:
 
     @classmethod
     def of(cls, asked: argparse.Namespace) -> Self:
-        """Read what stands there; scores of other weights, views or draws are begun anew, but for the final ones."""
+        """Read what stands there; scores of another kind are begun anew, but for the final ones.
+
+        Raises
+        ------
+        SystemExit
+            When there are final scores with other weights, views, draws or precision.
+        """
         about = {
             "draws": asked.draws,
             "views": list(BANK.texts),
             "weights_sha256": file_sha256(asked.weights),
+            "precision": resolve_precision("auto", torch.device("cpu")),
         }
         name = f"few_shot_{asked.round}" if asked.whole else f"few_shot_{asked.round}.local"
-        file = RESULTS / f"{name}.json"
-        there: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() and asked.whole else {}
+        there = _read(name) if asked.whole else {}
         if there and any(there.get(key) != value for key, value in about.items()):
+            file, of_what = RESULTS / f"{name}.json", "with other weights, views, draws or precision"
             if asked.round == "final":
-                message = f"{file}: the final subjects were scored already, with other weights, views or draws"
+                message = f"{file}: the final subjects were scored already, {of_what}"
                 raise SystemExit(message)
-            say(f"{file.name}: of other weights, views or draws; begun anew")
+            say(f"{file.name}: made {of_what}; begun anew")
             there = {}
         numbers = {data: there[data] for data in DATA if data in there}
         seconds = there.get("seconds", 0.0)
         return cls(asked=asked, name=name, about=about, numbers=numbers, seconds=seconds)
 
     def todo(self, data: str, fits: Sequence[Fit]) -> list[Fit]:
-        """Return what is not scored yet; a head that was, with another setting, is not scored again."""
-        scored = self.numbers.get(data, {})
-        if self.asked.round == "tries":
-            return [fit for fit in fits if fit.key not in scored]
-        return [fit for fit in fits if not any(key.startswith(f"{fit.features} {fit.head},") for key in scored)]
+        """Return what is not scored yet; a head that was, with another setting, is not scored again.
+
+        Raises
+        ------
+        SystemExit
+            When a head was scored on the final subjects before its revision.
+        """
+        scored, todo = self.numbers.get(data, {}), []
+        for fit in fits:
+            of_head = [key for key in scored if key.startswith(f"{fit.features} {fit.head},")]
+            same = [key for key in of_head if key == fit.key or self.asked.round != "tries"]
+            of_another = [key for key in same if scored[key]["revision"] != find_head(fit.head).revision]
+            if of_another and self.asked.round == "final":
+                message = f"{of_another[0]}: an earlier revision of it was scored on the final subjects of {data}"
+                raise SystemExit(message)
+            if of_another or not same:
+                todo.append(fit)
+        return todo
 
     def lacks_boxes(self, data: str, features: str) -> bool:
         """Return whether prompts are to be asked of these features, and were not yet."""
@@ -214,16 +233,24 @@ class Kept:
         return prompted and f"{features} boxes" not in self.numbers.get(data, {})
 
     def add(self, data: str, found: dict[str, Any], seconds: float) -> None:
-        """Add what was scored, and keep it."""
-        self.numbers.setdefault(data, {}).update(found)
+        """Add what was scored to what stands there by now: another part may have ended meanwhile."""
+        if self.asked.whole:
+            meanwhile = type(self).of(self.asked)
+            self.numbers, self.seconds = meanwhile.numbers, meanwhile.seconds
+        scored = self.numbers.setdefault(data, {})
+        if self.asked.round != "tries":
+            # Of a head that is scored again, because what it computes has changed.
+            heads = tuple(key.partition(",")[0] + "," for key in found if "," in key)
+            scored = {key: one for key, one in scored.items() if not key.startswith(heads)}
+        self.numbers[data] = {**scored, **found}
         self.seconds += seconds
-        keep_numbers(self.name, {**self.about, "seconds": self.seconds, **self.numbers})
+        write_numbers(self.name, {**self.about, "seconds": self.seconds, **self.numbers})
 
     def show(self) -> None:
         """Print the table of all that stands there."""
         counts = [counted(count, "subject") for count in self.asked.counts]
         rows = [
-            [data, *key.split(" ", 1), *(_spread(one["dice"]) for one in found.values())]
+            [data, *key.split(" ", 1), *(_spread(found[str(count)]["dice"]) for count in self.asked.counts)]
             for data, scored in self.numbers.items()
             for key, found in scored.items()
             if "," in key
@@ -257,21 +284,34 @@ def _asked() -> argparse.Namespace:
     return asked
 
 
-def chosen(head: str) -> Setting:
-    """Return the setting with the best mean Dice over counts and draws among those that `--tune` tried: all of them."""
+def _read(name: str) -> dict[str, Any]:
+    file = RESULTS / f"{name}.json"
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return kept
+
+
+def chosen(head: str, asked: argparse.Namespace) -> Setting:
+    """Return the setting with the best mean Dice over counts and draws among those that `--tune` tried: all of them.
+
+    Raises
+    ------
+    SystemExit
+        When one was not tried as the head is, with these views, and, where those that ship are scored, these weights.
+    """
     settings = SETTINGS[head]
     if len(settings) == 1:
         return settings[0]
-    file = RESULTS / "few_shot_tries.json"
-    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kept = _read("few_shot_tries")
     tries: dict[str, Any] = kept.get(TUNED_ON, {})
+    same_views = kept.get("views") == list(BANK.texts)
+    same_weights = kept.get("weights_sha256") == file_sha256(asked.weights) or not asked.whole
 
     def reached(setting: Setting) -> float:
-        by_count = next((tries[name] for name in tries if name.endswith(f" {head}, {setting}")), None)
-        if by_count is None or kept["views"] != list(BANK.texts):
-            message = f"{head}, {setting}: not tried yet with these views. First: few_shot.py --tune"
+        found = next((tries[name] for name in tries if name.endswith(f" {head}, {setting}")), None)
+        if found is None or found["revision"] != find_head(head).revision or not (same_views and same_weights):
+            message = f"{head}, {setting}: not tried yet with these views and weights. First: few_shot.py --tune"
             raise SystemExit(message)
-        return statistics.mean(statistics.mean(found["dice"]) for found in by_count.values())
+        return statistics.mean(statistics.mean(found[str(count)]["dice"]) for count in COUNTS)
 
     return max(settings, key=reached)
 
@@ -325,7 +365,7 @@ class Study:
             Fit(features=features, head=head, setting=setting)
             for head in HEADS[features]
             if head in self.asked.heads
-            for setting in (SETTINGS[head] if self.asked.round == "tries" else (chosen(head),))
+            for setting in (SETTINGS[head] if self.asked.round == "tries" else (chosen(head, self.asked),))
         ]
 
     def scores(self, features: str, fits: Sequence[Fit]) -> dict[str, Any]:
@@ -337,7 +377,8 @@ class Study:
         )
         for fit in fits:
             found = {str(count): self.scored(embeddings, cells[fit][count]) for count in self.asked.counts}
-            numbers[fit.key] = found
+            made = {"revision": find_head(fit.head).revision, "machine": this_machine()}
+            numbers[fit.key] = {**made, **found}
             told = [f"{_spread(one['dice'])} | {one['by_class']}" for one in found.values()]
             say(" | ".join([self.data, fit.key, *told]))
             if embeddings is None:  # whether what begins from nothing had the steps that it needs
@@ -380,7 +421,7 @@ class Study:
                 draw=draw,
                 split=self.split.name,
                 fit=fit.setting.options,
-                views=AS_THEY_ARE if fit.features == "none" else BANK.texts,
+                views=BANK.texts,
             )
             for draw in range(self.asked.draws)
         ]

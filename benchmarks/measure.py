@@ -84,8 +84,13 @@ def keep(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[
 
 
 def keep_numbers(name: str, numbers: dict[str, Any]) -> Path:
-    """Keep numbers beside the machine they were measured on; return the file."""
-    machine = {
+    """Keep numbers, all measured just now, beside the machine they were measured on; return the file."""
+    return write_numbers(name, {"machine": this_machine(), **numbers})
+
+
+def this_machine() -> dict[str, Any]:
+    """Return what numbers are measured on and by."""
+    return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -93,9 +98,15 @@ def keep_numbers(name: str, numbers: dict[str, Any]) -> Path:
         "threads": torch.get_num_threads(),
         "code": code_version(),
     }
+
+
+def write_numbers(name: str, numbers: dict[str, Any]) -> Path:
+    """Write a file of results, whole or not at all; return it."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine, **numbers}, indent=1) + "\n", encoding="utf-8")
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
     return path
 
 

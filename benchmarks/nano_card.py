@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = ROOT / "stages" / "encoders" / "nano.md"
@@ -51,7 +53,7 @@ def proof() -> str:
         part
         for data in DATA
         if any(data in told for told in rounds.values())
-        for part in (_heads(data, rounds), *_curves(data, rounds), *_boxes(data, rounds))
+        for part in (_heads(data, rounds), *_beside(data, rounds), *_curves(data, rounds), *_boxes(data, rounds))
     ]
     return "\n\n".join([*parts, *_tries(rounds)])
 
@@ -88,6 +90,37 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
         ]
         lines.append(f"| {NAMES[features]} | `{name}`, {setting} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _beside(data: str, rounds: dict[str, Any]) -> Iterator[str]:
+    """Tell how far the best head on each kind of features lies from what sees no features, on the same draws."""
+    for name, told in rounds.items():
+        scored = {key: one for key, one in told.get(data, {}).items() if "," in key}
+        without = {_named(key)[0]: key for key in scored}.get("none")
+        if without is None:
+            continue
+        for features in dict.fromkeys(_named(key)[0] for key in scored if key != without):
+            mean = {
+                key: sum(statistics.mean(one[count]["dice"]) for count in COUNTS)
+                for key, one in scored.items()
+                if _named(key)[0] == features
+            }
+            best = max(mean, key=mean.__getitem__)
+            amounts = "; ".join(
+                f"from {counted}, {_difference(scored[best][count]['dice'], scored[without][count]['dice'])}"
+                for count, counted in zip(COUNTS, ("one subject", "five"), strict=True)
+            )
+            yield (
+                f"`{_named(best)[1]}` on {NAMES[features]} less `{_named(without)[1]}` ({data}, {name}), mean of the "
+                f"differences on each draw with its 95 % interval (Student's t): {amounts}."
+            )
+
+
+def _difference(dice: list[float], others: list[float]) -> str:
+    paired = stats.ttest_rel(dice, others)
+    low, high = paired.confidence_interval(0.95)
+    mean = statistics.mean(one - other for one, other in zip(dice, others, strict=True))
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _curves(data: str, rounds: dict[str, Any]) -> Iterator[str]:

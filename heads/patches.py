@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from ..store.errors import InputError
 from ..store.slices import Volume
 from .classes import class_values, to_class_index
+from .feeding import AS_THEY_ARE
 from .losses import IGNORED
+from .views import View
 
 LARGEST_PATCH_PX = 256
 """A patch is as large as most slices, so that most are seen whole, but no larger than this: a training step's memory
@@ -97,6 +99,9 @@ class LabelledPatches:
         Labelled; their slices may differ in size.
     augmentation
         What a patch goes through.
+    views
+        Canonical texts (`views.View`). Each patch is of a slice in one of them, drawn anew, before it is augmented: so
+        a network on slices is shown what heads on features with the same bank are.
 
     Raises
     ------
@@ -109,8 +114,15 @@ class LabelledPatches:
     #: Slices are read once.
     streamed = False
 
-    def __init__(self, volumes: Sequence[Volume], augmentation: Augmentation | None = None) -> None:
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        augmentation: Augmentation | None = None,
+        *,
+        views: Sequence[str] = AS_THEY_ARE,
+    ) -> None:
         self._augmentation = Augmentation() if augmentation is None else augmentation
+        self._views = [View.parse(view) for view in views]
         self._images: list[Tensor] = []
         self._labels: list[Tensor] = []
         for volume in volumes:
@@ -150,12 +162,15 @@ class LabelledPatches:
 
     def _patch(self, index: int, random: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         image, label = self._images[index].float(), self._labels[index]
-        where = _sampling_grid(label.shape, torch.nonzero(label), self.input_shape[1], self._augmentation, random)
+        view = self._views[int(random.integers(len(self._views)))] if len(self._views) > 1 else self._views[0]
+        organ, side = torch.nonzero(label), self.input_shape[1]
+        where = _sampling_grid(label.shape, organ, side, self._augmentation, random, view=view)
         seen = F.grid_sample(image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         # One more than the class, so that what lies beside the slice becomes 0.
         marked = F.grid_sample(
             label[None, None].float() + 1, where, mode="nearest", padding_mode="zeros", align_corners=False
         )[0, 0].long()
+        seen = torch.from_numpy(view.values_alone.apply_to_image(seen.numpy()))
         return _recoloured(seen, self._augmentation, random, noise), torch.where(marked > 0, marked - 1, IGNORED)
 
 
@@ -209,17 +224,24 @@ class PatchPairs:
     def _patch(self, index: int, random: np.random.Generator, noise: torch.Generator) -> Tensor:
         image = self._images[index].float()
         nowhere = torch.empty(0, 2)
-        where = _sampling_grid(image.shape[1:], nowhere, self.input_shape[1], self._augmentation, random)
+        where = _sampling_grid(image.shape[1:], nowhere, self.input_shape[1], self._augmentation, random, view=View())
         seen = F.grid_sample(image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         return _recoloured(seen, self._augmentation, random, noise)
 
 
 def _sampling_grid(
-    shape: Sequence[int], organ: Tensor, side: int, how: Augmentation, random: np.random.Generator
+    shape: Sequence[int],
+    organ: Tensor,
+    side: int,
+    how: Augmentation,
+    random: np.random.Generator,
+    *,
+    view: View,
 ) -> Tensor:
     """Return where each pixel of a patch lies on its slice, (1, P, P, 2) as (column, row) in [-1, 1].
 
-    ``organ`` are the pixels that belong to one, (N, 2), of a slice of that shape; some patches are around them.
+    ``organ`` are the pixels that belong to one, (N, 2), of a slice of that shape; some patches are around them. The
+    patch is of the slice in the view, turned about the patch's middle.
     """
     rows, columns = shape
     if len(organ) and random.random() < _ON_AN_ORGAN:
@@ -236,6 +258,7 @@ def _sampling_grid(
     scale = 1 / np.exp(zoomed * random.uniform(*np.log(how.zoom)))
     flips = np.where(random.random(2) < how.flip, -1.0, 1.0)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale * flips[:, None]
+    turn = turn @ view.to_plane
     place = torch.arange(side, dtype=torch.float64) + 0.5 - side / 2
     offsets = torch.stack(torch.meshgrid(place, place, indexing="ij"), dim=-1) @ torch.from_numpy(turn)
     relative = (middle + offsets) / torch.tensor([rows, columns]) * 2 - 1

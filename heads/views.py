@@ -248,6 +248,24 @@ class View:
             gamma_hundredths=self.gamma_hundredths or other.gamma_hundredths,
         )
 
+    @property
+    def to_plane(self) -> NDArray[np.float64]:
+        """What brings an offset from the middle of the view, (row, column), to that from the middle of the plane.
+
+        (2, 2), with the offset to its left as a row vector. Orthogonal: a view keeps distances.
+        """
+        angle = np.deg2rad(0 if self.rotation is None else self.rotation.degrees)
+        rotated = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        reversed_axes = np.diag(
+            [-1.0 if each else 1.0 for each in (self.turn.rows_reversed, self.turn.columns_reversed)]
+        )
+        return rotated @ (reversed_axes[:, ::-1] if self.turn.transposed else reversed_axes)
+
+    @property
+    def values_alone(self) -> View:
+        """What is left of the view where the plane is moved otherwise: its window and gamma."""
+        return replace(self, turn=TURNS["identity"], rotation=None)
+
     def plane_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """Return the (rows, columns) of the view of a plane of (rows, columns): a transpose exchanges them."""
         return (columns, rows) if self.turn.transposed else (rows, columns)

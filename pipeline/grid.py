@@ -91,7 +91,7 @@ class Grid:
             cnn_weights=self.cnn_weights if find_head(head).takes_cnn_weights else None,
             pretraining_steps=None if find_head(head).contrast is None else self.pretraining_steps,
             tiles=self.tiles if of_features else None,
-            views=self.views if of_features and subjects else AS_THEY_ARE,
+            views=self.views if subjects else AS_THEY_ARE,
         )
 
     @property

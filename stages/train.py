@@ -164,7 +164,7 @@ def _material(
 
     def labelled(volumes: Sequence[Volume], views: Sequence[str] = AS_THEY_ARE) -> LabelledInput:
         if embeddings is None:
-            return LabelledPatches(volumes)
+            return LabelledPatches(volumes, views=views)
         rows: LabelledSlices | LabelledSquares
         if head_class.sees.squares:
             rows = LabelledSquares(embeddings.recipe, volumes, views=views)

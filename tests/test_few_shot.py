@@ -33,7 +33,7 @@ def fits(few_shot, head, setting):
     return [few_shot.Fit(features="nano", head=head, setting=setting)]
 
 
-SCORED = {"1": {"dice": [0.5]}, "5": {"dice": [0.7]}}
+SCORED = {"revision": 1, "1": {"dice": [0.5]}, "5": {"dice": [0.7]}}
 
 
 @pytest.fixture

@@ -320,11 +320,8 @@ def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: 
         message = f"--tiles: {options.head} sees slices whole, at the size of its encoder. Leave the flag out."
         raise UsageError(message)
     if head_class.sees is Sees.SLICES:
-        if embeddings is not None or options.tiles is not None or options.views != AS_THEY_ARE:
-            message = (
-                f"{options.head} sees slices, not features: it is trained without an encoder, without tiles, and "
-                f"without views, because it augments the slices itself."
-            )
+        if embeddings is not None or options.tiles is not None:
+            message = f"{options.head} sees slices, not features: it is trained without an encoder and without tiles."
             raise UsageError(message)
         return
     if embeddings is None:

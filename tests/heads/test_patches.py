@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from examples.workspaces import LABEL_NAMES, add_volume, boxes, workspace_of_boxes
+from scipy import ndimage
 
 from samkit.heads.losses import IGNORED
 from samkit.heads.patches import PLAIN, Augmentation, LabelledPatches, PatchPairs
+from samkit.heads.views import TURNS, View
 from samkit.store.errors import InputError
 from samkit.store.workspace import Workspace
 
@@ -111,6 +114,35 @@ def test_what_is_not_to_be_moved_stays_as_it_is(volumes):
     still = replace(PLAIN, turn_degrees=30, zoom=(0.7, 1.4), moved=0)
     for (plain, _), (image, _) in zip(drawn(volumes, PLAIN, batches=3), drawn(volumes, still, batches=3), strict=True):
         assert torch.equal(plain, image)
+
+
+@pytest.mark.parametrize("view", [*TURNS, "rotate+30-bilinear", "rotate90:rotate-45-bilinear", "gamma0.70"])
+def test_a_patch_is_of_the_slice_in_a_view(tmp_path, view):
+    workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
+    image, label = boxes(0, slices=1, side=48)
+    random = np.random.default_rng(0)
+    image[:] = ndimage.gaussian_filter(random.random(image.shape), (0, 0, 3, 3))  # so that where it is read shows
+    label[:] = 0
+    label[:, 5:20, 30:44] = 1
+    add_volume(workspace, "smooth", image, label)
+    patches = LabelledPatches(list(workspace.volumes.values()), replace(PLAIN, moved=0), views=[view])
+    # Some are around the organ; those whose middle is the slice's show it whole.
+    drawn = islice(patches.batches(1, 0, CPU), 20)
+    whole = [(seen[0].numpy(), marks[0].numpy()) for seen, marks in drawn if (marks[:, 8:-8, 8:-8] != IGNORED).all()]
+    assert whole
+    wanted = View.parse(view).apply_to_image(image[0].astype(np.float32))
+    labels = View.parse(view).apply_to_label(label[0])
+    inside = np.s_[..., 8:-8, 8:-8] if "bilinear" in view else np.s_[...]  # beside a rotation there is nothing
+    for seen, marks in whole:
+        np.testing.assert_allclose(seen[inside], wanted[inside], atol=2e-3)
+        assert np.mean(marks[inside] == labels[inside]) > 0.99
+
+
+def test_views_are_drawn_anew_for_each_patch(volumes):
+    turned = LabelledPatches(volumes, PLAIN, views=["identity", "rotate90", "rotate180", "rotate270"])
+    drawn = [image for images, _ in islice(turned.batches(6, 0, CPU), 10) for image in images]
+    views = {int(np.argmax([torch.equal(image, other) for other in drawn])) for image in drawn}
+    assert len(views) > 12
 
 
 def test_nothing_is_mirrored_unless_it_is_asked_for():

@@ -169,7 +169,15 @@ def test_an_unknown_view_is_refused_before_anything_is_trained(samkit, ingested)
     assert "did you mean 'flip-rows'" in ended.said
 
 
-def test_a_head_that_sees_slices_takes_no_views(samkit, ingested):
+def test_a_head_that_sees_slices_is_shown_views_that_nobody_embedded(samkit, ingested):
     ended = samkit("train-head", "unet", "--volumes", "1", "--steps", "2", "--views", "reflections", *ingested.flag)
-    assert ended.code == 2
-    assert "augments the slices itself" in ended.said
+    assert ended.code == 0
+    assert "every slice that the head is fitted to, in 3 views" in ended.said
+
+
+def test_an_experiment_shows_all_heads_the_same_views(samkit, ingested):
+    samkit(*EMBED, "--views", "reflections", *ingested.flag)
+    grid = ["experiment", "--heads", "linear,unet", "--volumes", "1", "--draws", "1", "--steps", "2"]
+    assert samkit(*grid, "--views", "reflections", *ingested.flag).code == 0
+    runs = package.open_workspace(ingested.workspace).runs.values()
+    assert {(run.settings.head, len(run.settings.views)) for run in runs} == {("linear", 3), ("unet", 3)}
