@@ -434,7 +434,10 @@ def head_bytes(head: Head) -> bytes:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Make torch's random numbers follow ``seed`` inside the block; outside they go on as before."""
+    """Make torch's random numbers follow ``seed`` inside the block; outside those of the CPU go on as before.
+
+    Those of a GPU are left where the block ends: to keep them would open every GPU there is.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

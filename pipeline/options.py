@@ -139,8 +139,8 @@ FitViewsOption = Annotated[
     str,
     typer.Option(
         "--views",
-        help="Fit to views of the slices too, which `samkit embed --views` has embedded: none, reflections, dihedral, "
-        "sam-lst, a file with one view a line, or views joined by commas.",
+        help="Fit to views of the slices too, which `samkit embed --views` has embedded (`unet` makes its own): none, "
+        "reflections, dihedral, sam-lst, a file with one view a line, or views joined by commas.",
     ),
 ]
 CnnWeightsOption = Annotated[

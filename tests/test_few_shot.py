@@ -74,8 +74,36 @@ def test_each_setting_of_a_head_is_tried(few_shot):
 
 def test_final_subjects_are_not_scored_again_with_other_draws(few_shot):
     kept(few_shot).add("acdc", {"nano linear, one pass": SCORED}, 1.0)
-    with pytest.raises(SystemExit, match="scored already, with other weights, views or draws"):
+    with pytest.raises(SystemExit, match="scored already, with other weights, views, draws or precision"):
         kept(few_shot, draws=3)
+
+
+def test_final_subjects_are_not_scored_again_by_a_later_revision(few_shot, monkeypatch):
+    (fit,) = fits(few_shot, "linear", few_shot.IN_ONE_PASS)
+    for of in ("final", "development"):
+        kept(few_shot, of).add("acdc", {fit.key: SCORED}, 1.0)
+    monkeypatch.setattr(few_shot.find_head("linear"), "revision", 2)
+    assert kept(few_shot, "development").todo("acdc", [fit]) == [fit]
+    with pytest.raises(SystemExit, match="an earlier revision of it was scored"):
+        kept(few_shot).todo("acdc", [fit])
+
+
+def test_two_parts_that_end_one_after_the_other_keep_both(few_shot):
+    first, second = kept(few_shot, "development"), kept(few_shot, "development")
+    first.add("acdc", {"nano linear, one pass": SCORED}, 1.0)
+    second.add("hippocampus", {"nano linear, one pass": SCORED}, 2.0)
+    there = kept(few_shot, "development")
+    assert (set(there.numbers), there.seconds) == ({"acdc", "hippocampus"}, 3.0)
+
+
+@pytest.mark.parametrize("changed", [{"views": ["identity"]}, {"weights_sha256": "0"}])
+def test_settings_are_not_chosen_from_tries_of_another_kind(few_shot, changed):
+    tried = kept(few_shot, "tries")
+    tried.add("acdc", {f"nano linear, {setting}": SCORED for setting in few_shot.SETTINGS["linear"]}, 1.0)
+    assert few_shot.chosen("linear", asked(few_shot)) in few_shot.SETTINGS["linear"]
+    few_shot.write_numbers("few_shot_tries", {**tried.about, **changed, **tried.numbers})
+    with pytest.raises(SystemExit, match="not tried yet with these views and weights"):
+        few_shot.chosen("linear", asked(few_shot))
 
 
 def test_a_development_round_of_other_draws_is_begun_anew(few_shot):

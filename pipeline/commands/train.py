@@ -175,7 +175,9 @@ def _say_parameters(parts: Mapping[str, Mapping[str, int]]) -> None:
 
 def _say_views(bank: Bank, embeddings: Embeddings | None, volumes: Sequence[Volume]) -> None:
     """Say in how many views slices are fitted to, or that there are some that nobody asked for."""
-    if len(bank.views) > 1:
+    if len(bank.views) > 1 and embeddings is None:
+        console.say(f"views {bank.name}: each patch is of a slice in one of {len(bank.views)} views")
+    elif len(bank.views) > 1:
         console.say(f"views {bank.name}: every slice that the head is fitted to, in {len(bank.views)} views")
     elif embeddings is not None and len(embeddings.journal):
         drawn = {digest for volume in volumes for digest in volume.slice_digests}

@@ -78,6 +78,11 @@ class ObjectiveWeights:
         if self.prompted and self.masks < 2:
             message = f"--masks {self.masks}: at least 2, of which a box means one and a click another."
             raise UsageError(message)
+        for name in ("prompted", "dense", "picture", "likeness", "solved"):
+            weight = getattr(self, name)
+            if not 0 <= weight < math.inf:
+                message = f"--{name} {weight:g}: how much a question counts is 0 or more."
+                raise UsageError(message)
 
     def to_json(self) -> dict[str, Any]:
         """Return the weights as they are kept in a log."""

@@ -48,13 +48,14 @@ _LOGGED_EVERY = 100
 _WARMUP_SHARE, _MOST_WARMUP_STEPS = 0.1, 300
 _CLIPPED_NORM = 1.0
 _BETAS = (0.9, 0.98)
-# A step at twice the size has so many times fewer scenes and masks: its cells are as many.
+# A step at twice the size has so many times fewer scenes, and in the decoder's own steps masks: its cells are as many.
 _FEWER = 4
 # Of AdamW's.
 _MUON_RATE = 2.0
 _TRANSFORMERS = ("image_encoder.blocks", "mask_decoder.transformer")
 _WITH_MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 _MINUTES_BETWEEN_CHECKPOINTS = 3.0
+_PRECISIONS = ("float32", "bfloat16")
 _LEAST = {
     "steps": 1,
     "decoder_steps": 0,
@@ -81,7 +82,8 @@ class TrainingOptions:
     batch_size: int = 8
     #: Of each scene.
     subjects: int = 2
-    #: One step in so many sees pictures at twice their size, and a quarter of the scenes and masks; 0 for none.
+    #: One step in so many sees pictures at twice their size, and a quarter of the scenes, or of the decoder's masks; 0
+    #: for none.
     fine_every: int = 2
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
@@ -95,6 +97,15 @@ class TrainingOptions:
             if getattr(self, name) < least:
                 message = f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}."
                 raise UsageError(message)
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf or self.seed < 0:
+            message = (
+                f"--learning-rate {self.learning_rate:g}, --weight-decay {self.weight_decay:g}, --seed {self.seed}: a "
+                f"rate above 0, a decay and a seed of 0 or more."
+            )
+            raise UsageError(message)
+        if self.precision not in _PRECISIONS:
+            message = f"--precision {self.precision}: one of {', '.join(_PRECISIONS)}."
+            raise UsageError(message)
         if (self.objective.likeness or self.objective.solved) and self.subjects < 2:
             message = (
                 "--subjects 1: parts are compared between two subjects. Give --subjects 2, or --likeness 0 --solved 0."
@@ -422,7 +433,7 @@ def _asked() -> tuple[Path, TrainingOptions, str]:
     )
     parser.add_argument("--learning-rate", type=float, default=standard.learning_rate)
     parser.add_argument("--seed", type=int, default=standard.seed)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default=standard.precision)
+    parser.add_argument("--precision", choices=_PRECISIONS, default=standard.precision)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
     asked = {
         "prompted": "weight of the masks that clicks and boxes mean",

@@ -10,5 +10,5 @@ looks     an anatomy and a scanner -> an image
 pictures  a stream of both, batch after batch: what the embedded encoder is trained on
 
 Arrays are (slices, rows, columns) in display orientation: slices inferior to superior, rows anterior to
-posterior, columns patient-right to left. Everything follows from an integer seed, on any machine.
+posterior, columns patient-right to left. Everything follows from an integer seed, to rounding on any machine.
 """

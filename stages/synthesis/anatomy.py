@@ -110,9 +110,9 @@ def draw_subject(
     from_wall = from_skin + np.float32(rng.uniform(0.06, 0.14)) * (
         1 + np.float32(0.25) * smooth_field(rng, shape, cycles=(0.3, 0.7, 0.7))
     )
-    inside_skin = _fraction_inside(from_skin)
-    inside_fat = _fraction_inside(from_wall)
-    inside_wall = _fraction_inside(from_wall + np.float32(rng.uniform(0.05, 0.08)))
+    inside_skin = fraction_inside(from_skin)
+    inside_fat = fraction_inside(from_wall)
+    inside_wall = fraction_inside(from_wall + np.float32(rng.uniform(0.05, 0.08)))
 
     signal = inside_skin * np.float32(signal_by_tissue["fat"])
     label = np.zeros(shape, np.uint8)
@@ -123,7 +123,7 @@ def draw_subject(
         box = _bounding_box(part, shape, coordinates)
         # Organs stop at the inside of the wall; muscles of the back and the spine lie in it.
         room = inside_skin if part.tissue in {"muscle", "cortical bone", "marrow"} else inside_wall
-        fraction = _fraction_inside(_distance(part, coordinates[:, *box])) * room[box]
+        fraction = fraction_inside(_distance(part, coordinates[:, *box])) * room[box]
         _cover(signal[box], fraction, signal_by_tissue[part.tissue])
         label[box][fraction > 0.5] = part.label
 
@@ -246,14 +246,15 @@ def _bounding_box(
     return box[0], box[1], box[2]
 
 
-def _fraction_inside(distance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Fraction of each voxel that lies inside the surface where ``distance`` is zero: partial volume.
+def fraction_inside(distance: NDArray[np.float32], across: NDArray[np.float32] | float = 0.0) -> NDArray[np.float32]:
+    """Fraction of each voxel, or pixel, that lies where ``distance`` is negative: partial volume.
 
     To first order, the surface crosses a voxel while the function is within half of what it changes across one voxel.
-    Thick slices therefore blur slanted surfaces and leave upright ones sharp, as they do in a scanner.
+    Thick slices therefore blur slanted surfaces and leave upright ones sharp, as they do in a scanner. ``across`` is
+    what it changes, without its sign, along an axis that the array does not have: a slice's thickness.
     """
-    change = sum(np.abs(np.gradient(distance, axis=axis)) for axis in range(distance.ndim))
-    fraction: NDArray[np.float32] = np.clip(0.5 - distance / np.maximum(change, np.float32(1e-6)), 0, 1)
+    change = across + sum(np.abs(np.gradient(distance, axis=axis)) for axis in range(distance.ndim))
+    fraction: NDArray[np.float32] = np.clip(np.float32(0.5) - distance / np.maximum(change, np.float32(1e-6)), 0, 1)
     return fraction
 
 

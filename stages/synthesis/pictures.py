@@ -1,7 +1,8 @@
 """Random subjects and random images of them, batch after batch: what the embedded encoder is trained on.
 
-Picture number n of a seed is the same on any machine, in any batch, by any number of workers, whether those before it
-were drawn or not: a training that was stopped goes on with the picture that it would have seen.
+Picture number n of a seed is the same in any batch, by any number of workers, whether those before it were drawn or
+not, bit for bit on processors of one kind and to rounding on others: a training that was stopped goes on with the
+picture that it would have seen.
 """
 
 from __future__ import annotations

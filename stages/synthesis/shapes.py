@@ -16,6 +16,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from .anatomy import fraction_inside
 from .scanner import smooth_field
 
 __all__ = ["Anatomy", "Kind", "Layer", "Scene", "draw_scene", "draw_subject"]
@@ -141,7 +142,7 @@ class _Region:
         field = np.zeros(coordinates.shape[1:], np.float32)
         for (back, left), phase in zip(self.waves, self.phases, strict=True):
             field += np.cos(back * coordinates[0] + left * coordinates[1] + phase)
-        return _fraction_inside(np.float32(self.level) - field / np.float32(np.sqrt(len(self.waves) / 2)), 0)
+        return fraction_inside(np.float32(self.level) - field / np.float32(np.sqrt(len(self.waves) / 2)), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -416,10 +417,10 @@ def _paint_solid(
     if solid.dents:
         distance *= 1 + np.float32(solid.dents) * dents[box]
     for shell, (part, *half) in zip(solid.shells, parts, strict=True):
-        fraction = _fraction_inside(distance - np.float32(shell), across)
+        fraction = fraction_inside(distance - np.float32(shell), across)
         canvas.paint(box, fraction, part, labelled=solid.labelled)
         if solid.cut is not None:
-            beyond = _fraction_inside(np.float32(solid.cut) - own[0], across)
+            beyond = fraction_inside(np.float32(solid.cut) - own[0], across)
             canvas.paint(box, fraction * beyond, half[0], labelled=solid.labelled)
 
 
@@ -435,10 +436,3 @@ def _box(solid: _Solid, coordinates: NDArray[np.float32]) -> tuple[slice, slice]
             return None
         sides.append(slice(int(shown[0]), int(shown[-1]) + 1))
     return sides[0], sides[1]
-
-
-def _fraction_inside(distance: NDArray[np.float32], across: NDArray[np.float32] | float) -> NDArray[np.float32]:
-    """Fraction of each pixel where ``distance`` is negative, to first order, as `anatomy` computes it."""
-    change = across + sum(np.abs(np.gradient(distance, axis=axis)) for axis in range(2))
-    fraction: NDArray[np.float32] = np.clip(np.float32(0.5) - distance / np.maximum(change, np.float32(1e-6)), 0, 1)
-    return fraction

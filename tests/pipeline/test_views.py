@@ -172,7 +172,7 @@ def test_an_unknown_view_is_refused_before_anything_is_trained(samkit, ingested)
 def test_a_head_that_sees_slices_is_shown_views_that_nobody_embedded(samkit, ingested):
     ended = samkit("train-head", "unet", "--volumes", "1", "--steps", "2", "--views", "reflections", *ingested.flag)
     assert ended.code == 0
-    assert "every slice that the head is fitted to, in 3 views" in ended.said
+    assert "each patch is of a slice in one of 5 views" in ended.said
 
 
 def test_an_experiment_shows_all_heads_the_same_views(samkit, ingested):
@@ -180,4 +180,4 @@ def test_an_experiment_shows_all_heads_the_same_views(samkit, ingested):
     grid = ["experiment", "--heads", "linear,unet", "--volumes", "1", "--draws", "1", "--steps", "2"]
     assert samkit(*grid, "--views", "reflections", *ingested.flag).code == 0
     runs = package.open_workspace(ingested.workspace).runs.values()
-    assert {(run.settings.head, len(run.settings.views)) for run in runs} == {("linear", 3), ("unet", 3)}
+    assert {(run.settings.head, len(run.settings.views)) for run in runs} == {("linear", 5), ("unet", 5)}

@@ -66,7 +66,7 @@ def test_its_card_names_the_file_by_its_digest():
     ],
 )
 def test_a_prompt_on_a_disc_means_the_disc(nano, prompts):
-    # Measured: 0.81 by the box, whose masks are too large, and 0.93 by the click.
+    # Measured: 0.98 by the box and 0.92 by the click.
     row, column = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
     disc = (row - 120).square() + (column - 140).square() <= 40**2
     image = 0.25 + 0.4 * disc.float() + 0.02 * torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
@@ -74,7 +74,7 @@ def test_a_prompt_on_a_disc_means_the_disc(nano, prompts):
     with torch.inference_mode():
         logits, _ = decoder(nano(image[None, None]), prompts)
     found = torch.nn.functional.interpolate(logits[:, :1], 256, mode="bilinear")[0, 0] > 0
-    assert 2 * (found & disc).sum() / (found.sum() + disc.sum()) > 0.75
+    assert 2 * (found & disc).sum() / (found.sum() + disc.sum()) > 0.85
 
 
 # -- the architecture ------------------------------------------------------------------------------

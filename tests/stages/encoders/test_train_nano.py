@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -151,6 +152,11 @@ def test_a_loss_that_is_not_finite_ends_it_and_is_not_kept(tmp_path):
         ({"steps": 0}, "--steps 0"),
         ({"decoder_masks": 1}, "--decoder-masks 1: at least 8"),
         ({"decoder_batches": 0}, "--decoder-batches 0: at least 1"),
+        ({"learning_rate": -1.0}, "--learning-rate -1,"),
+        ({"learning_rate": math.nan}, "--learning-rate nan,"),
+        ({"weight_decay": -0.1}, "--weight-decay -0.1,"),
+        ({"seed": -1}, "--seed -1: a rate above 0"),
+        ({"precision": "float16"}, "--precision float16: one of float32, bfloat16"),
         ({"subjects": 1}, "--likeness 0"),
     ],
 )
@@ -162,6 +168,12 @@ def test_options_that_mean_nothing_are_refused(change, named):
 def test_fewer_masks_than_kinds_of_prompts_are_refused():
     with pytest.raises(UsageError, match="--masks 1: at least 2"):
         ObjectiveWeights(prompted=1.0, masks=1)
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_a_question_that_counts_less_than_nothing_is_refused(weight):
+    with pytest.raises(UsageError, match="--dense"):
+        ObjectiveWeights(dense=weight)
 
 
 def test_bfloat16_computes_the_same_losses_to_its_rounding(tmp_path):
