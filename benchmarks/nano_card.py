@@ -55,7 +55,7 @@ def proof() -> str:
         if any(data in told for told in rounds.values())
         for part in (_heads(data, rounds), *_beside(data, rounds), *_curves(data, rounds), *_boxes(data, rounds))
     ]
-    return "\n\n".join([*parts, *_tries(rounds)])
+    return "\n\n".join([*parts, *_wider(), *_tries(rounds)])
 
 
 def kept_rounds() -> list[str]:
@@ -135,6 +135,22 @@ def _curves(data: str, rounds: dict[str, Any]) -> Iterator[str]:
                 for count, counted in zip(COUNTS, ("one subject", "five"), strict=True)
             )
             yield f"Loss of `{head}`, {setting} ({data}, {name}), mean of each tenth of the steps: {by_amount}."
+
+
+def _wider() -> Iterator[str]:
+    """Tell what twice the channels change in the U-Net."""
+    file = RESULTS / "wider_unet.json"
+    if not file.exists():
+        return
+    told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    lean, wider = (told[name] for name in ("unet", "unet-wider"))
+    times = wider["fitting_seconds"] / lean["fitting_seconds"]
+    yield (
+        f"Whether that U-Net is too lean (acdc, development, {told['subjects']} subjects, {len(lean['dice'])} draws, "
+        f"{told['setting']}): mean Dice {100 * statistics.mean(lean['dice']):.1f} % with its {lean['parameters']:,} "
+        f"parameters, {100 * statistics.mean(wider['dice']):.1f} % with twice the channels, {wider['parameters']:,}, "
+        f"in {times:.1f} times the seconds."
+    )
 
 
 def _tries(rounds: dict[str, Any]) -> Iterator[str]:

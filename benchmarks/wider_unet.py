@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar
 
-from few_shot import Setting
+from few_shot import BANK, Setting
 from measure import keep
 
 from samkit.heads.averages import mean_over_classes
@@ -26,7 +26,7 @@ from samkit.store.runs import Run
 from samkit.store.workspace import open_workspace
 
 TIMES = 2
-SETTING = Setting(steps=1200, learning_rate=1e-3, batch_size=4)
+SETTING = Setting(steps=2400, learning_rate=1e-3, batch_size=4)
 SUBJECTS, DRAWS = 5, 2
 
 
@@ -48,7 +48,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     workspace = open_workspace(parser.parse_args().folder / "acdc" / "development")
     cells = [
-        TrainOptions(head=head.name, subjects=SUBJECTS, draw=draw, split="development", fit=SETTING.options)
+        TrainOptions(
+            head=head.name,
+            subjects=SUBJECTS,
+            draw=draw,
+            split="development",
+            fit=SETTING.options,
+            views=BANK.texts,
+        )
         for draw in range(DRAWS)
         for head in (WiderUNet, UNet)
     ]
