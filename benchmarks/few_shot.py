@@ -35,6 +35,7 @@ from raw_pixels import RawPixels
 
 from samkit.heads.averages import mean_by_class, mean_over_classes, over_draws
 from samkit.heads.base import find_head
+from samkit.heads.feeding import AS_THEY_ARE
 from samkit.heads.metrics import ScoredVolume
 from samkit.heads.recipes import FitOptions
 from samkit.heads.sampling import draw_subjects
@@ -83,7 +84,7 @@ BANK = Bank.parse(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """How a head is fitted: by all of its subjects, for so many steps, in the faster precision of this machine.
+    """How a head is fitted: to all of its subjects in these views, for so many steps, in this machine's precision.
 
     No subject is kept to stop by: the rate falls to nothing over the steps, and a fifth of five subjects is dear.
     """
@@ -91,9 +92,11 @@ class Setting:
     steps: int
     learning_rate: float
     batch_size: int = 8
+    views: tuple[str, ...] = BANK.texts
 
     def __str__(self) -> str:
-        return f"{self.steps} steps, rate {self.learning_rate:g}" if self.steps else "one pass"
+        fitted = f"{self.steps} steps, rate {self.learning_rate:g}" if self.steps else "one pass"
+        return fitted if self.views == BANK.texts else f"{fitted}, no views"
 
     @property
     def options(self) -> FitOptions:
@@ -139,9 +142,9 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "autosam": (Setting(steps=150, learning_rate=1e-3), Setting(steps=150, learning_rate=3e-4)),
     "unet": (
         Setting(steps=1200, learning_rate=1e-3, batch_size=4),
-        Setting(steps=1200, learning_rate=3e-3, batch_size=4),
         Setting(steps=2400, learning_rate=1e-3, batch_size=4),
         Setting(steps=2400, learning_rate=3e-3, batch_size=4),
+        Setting(steps=2400, learning_rate=1e-3, batch_size=4, views=AS_THEY_ARE),
     ),
 }
 # On whatever else a head is trained, it is as it did best on `nano`.
@@ -421,7 +424,7 @@ class Study:
                 draw=draw,
                 split=self.split.name,
                 fit=fit.setting.options,
-                views=BANK.texts,
+                views=fit.setting.views,
             )
             for draw in range(self.asked.draws)
         ]
