@@ -143,8 +143,8 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "unet": (
         Setting(steps=1200, learning_rate=1e-3, batch_size=4),
         Setting(steps=2400, learning_rate=1e-3, batch_size=4),
-        Setting(steps=2400, learning_rate=3e-3, batch_size=4),
         Setting(steps=2400, learning_rate=1e-3, batch_size=4, views=AS_THEY_ARE),
+        Setting(steps=2400, learning_rate=3e-3, batch_size=4),
     ),
 }
 # On whatever else a head is trained, it is as it did best on `nano`.
@@ -152,7 +152,7 @@ TUNED_ON, TUNED_FEATURES, TUNED_DRAWS = "acdc", ("nano", "none"), 2
 
 
 def main() -> None:
-    """Measure and keep, after each kind of features."""
+    """Measure and keep, after each head."""
     asked = _asked()
     keep_freed_memory()
     kept = Kept.of(asked)
@@ -161,9 +161,9 @@ def main() -> None:
             study = Study.of(folder / data, data, asked)
             for features in asked.features:
                 todo = [] if features in WITHOUT[data] else kept.todo(data, study.fits(features))
-                if todo:
+                for fit in todo:
                     started = time.perf_counter()
-                    found = study.scores(features, todo)
+                    found = study.scores(fit)
                     kept.add(data, found, time.perf_counter() - started)
                 if kept.lacks_boxes(data, features):
                     started = time.perf_counter()
@@ -371,23 +371,18 @@ class Study:
             for setting in (SETTINGS[head] if self.asked.round == "tries" else (chosen(head, self.asked),))
         ]
 
-    def scores(self, features: str, fits: Sequence[Fit]) -> dict[str, Any]:
-        """Train and score heads on a kind of features; return all numbers."""
-        embeddings, numbers = self.embedded(features), {}
-        cells = {fit: {count: self.cells(fit, count) for count in self.asked.counts} for fit in fits}
-        self.train(
-            embeddings, [options for by_count in cells.values() for each in by_count.values() for options in each]
-        )
-        for fit in fits:
-            found = {str(count): self.scored(embeddings, cells[fit][count]) for count in self.asked.counts}
-            made = {"revision": find_head(fit.head).revision, "machine": this_machine()}
-            numbers[fit.key] = {**made, **found}
-            told = [f"{_spread(one['dice'])} | {one['by_class']}" for one in found.values()]
-            say(" | ".join([self.data, fit.key, *told]))
-            if embeddings is None:  # whether what begins from nothing had the steps that it needs
-                for count, one in found.items():
-                    say(f"{self.data} | {fit.key} | loss from {counted(int(count), 'subject')}: {one['loss']}")
-        return numbers
+    def scores(self, fit: Fit) -> dict[str, Any]:
+        """Train and score a head with a setting; return all numbers."""
+        embeddings = self.embedded(fit.features)
+        cells = {count: self.cells(fit, count) for count in self.asked.counts}
+        self.train(embeddings, [options for each in cells.values() for options in each])
+        found = {str(count): self.scored(embeddings, options) for count, options in cells.items()}
+        told = [f"{_spread(one['dice'])} | {one['by_class']}" for one in found.values()]
+        say(" | ".join([self.data, fit.key, *told]))
+        if embeddings is None:  # whether what begins from nothing had the steps that it needs
+            for count, one in found.items():
+                say(f"{self.data} | {fit.key} | loss from {counted(int(count), 'subject')}: {one['loss']}")
+        return {fit.key: {"revision": find_head(fit.head).revision, "machine": this_machine(), **found}}
 
     def boxes(self, features: str) -> dict[str, Any]:
         """Return the Dice of box prompts on features of `nano`, nothing trained, and of the ellipses in the boxes."""
