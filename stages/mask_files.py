@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -266,23 +264,6 @@ def check_not_ingested(
         if mask.path in there and volume is not None and _holds_label_of(volume, mask.path):
             own.append(mask.path)
     _refuse_sources(list(dict.fromkeys(own)))
-
-
-@contextmanager
-def scratch_inside(output: Path) -> Iterator[Path]:
-    """Give a hidden folder inside the folder of the masks, gone afterwards, and that folder with it if it is empty.
-
-    There, and not in the system's temporary folder: embeddings of a dataset are large, and patients' images stay
-    where the user wants their masks.
-    """
-    made = not output.exists()
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        with TemporaryDirectory(prefix=".samkit-predict-", dir=output) as folder:
-            yield Path(folder)
-    finally:
-        if made and not any(output.iterdir()):
-            output.rmdir()
 
 
 # -- parts -----------------------------------------------------------------------------------------

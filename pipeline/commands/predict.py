@@ -27,7 +27,6 @@ from ...stages.mask_files import (
     mask_names,
     masks_of_sources,
     masks_of_volumes,
-    scratch_inside,
     warning_of_shear,
 )
 from ...stages.predict import Predicted, check_ingested_alike, predict_volume
@@ -51,6 +50,7 @@ from ..workers import Workers
 from .embed import describe_encoder, embed_all
 from .hints import workspace_flag
 from .ingest import found_in, ingest_found
+from .scratch import scratch_inside
 from .weights import weights_of
 
 LoadEncoder: TypeAlias = Callable[[], tuple[Encoder, Path | None]]

@@ -246,8 +246,8 @@ def _check_measured(measured: Measured, extent: Extent, non_finite: NonFinite, p
             f"{place}: {extent.nan} NaN and {extent.positive_infinite + extent.negative_infinite} infinite "
             f"({extent.positive_infinite} of them positive, {extent.negative_infinite} negative) of {size} voxels, the "
             f"first at index {_first_not_finite(measured.values)}. A resampling or division step probably left them; "
-            f"write a number there, e.g. numpy.nan_to_num(image), or add --non-finite lowest to take them for the "
-            f"volume's lowest value (black)."
+            f"write a number there, e.g. numpy.nan_to_num(image), or ingest with --non-finite lowest to take them for "
+            f"the volume's lowest value (black)."
         )
         raise UnusableVoxels(message)
     if not extent.measured:
@@ -340,7 +340,7 @@ def _by_percentiles(measured: Measured, extent: Extent, place: str, *, inverted:
     if high - low > _LARGEST_SPAN:
         message = (
             f"{place}: its values run from {low:g} to {high:g}, too far apart to be told from each other. Such numbers "
-            f"usually stand for 'not measured': write NaN there and add --non-finite lowest."
+            f"usually stand for 'not measured': write NaN there and ingest with --non-finite lowest."
         )
         raise UnusableVoxels(message)
     foreground = FOREGROUND_INVERTED if inverted else FOREGROUND

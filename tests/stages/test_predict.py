@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import nibabel as nib
@@ -402,6 +405,21 @@ def test_scratch_lies_in_the_output_and_goes_with_what_failed(samkit, trained, t
     (place,) = seen
     assert place.relative_to(tmp_path / "m").parts[0].startswith(".samkit-predict-")
     assert not (tmp_path / "m").exists()
+
+
+def test_what_a_killed_predict_left_goes_with_the_next(samkit, trained, tmp_path):
+    killed = f"""
+        import os, pathlib, signal
+        from samkit.pipeline.commands.scratch import scratch_inside
+        with scratch_inside(pathlib.Path({str(tmp_path / "m")!r})) as folder:
+            (folder / "slices").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(killed)], check=False)
+    (left,) = (tmp_path / "m").glob(".samkit-predict-*/slices")
+    ended = samkit("predict", "latest", new_scan(tmp_path), "-o", tmp_path / "m", "--workspace", trained[1])
+    assert ended.code == 0, ended.said
+    assert not left.parent.exists()
 
 
 # -- whether the head fits -------------------------------------------------------------------------

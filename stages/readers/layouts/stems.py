@@ -22,6 +22,11 @@ from .files import Measured, candidate_of, case_and_channel, files_of, kind_of, 
 
 __all__ = ["described", "images_and_labels", "training_folders"]
 
+_OF_TWO_FOLDERS = (
+    "labels are taken from labels/, and those in masks/ are left aside; to take those instead, bring them afterwards "
+    "with --labels-from, or keep one of the two folders"
+)
+
 
 def training_folders(tree: Tree, options: LayoutOptions) -> Pairing | None:
     """``imagesTr``, ``labelsTr`` and ``imagesTs``: Medical Segmentation Decathlon, and nnU-Net's raw datasets."""
@@ -64,7 +69,8 @@ def images_and_labels(tree: Tree, options: LayoutOptions) -> Pairing | None:
         return None
     image_files = tree.under(root / "images")
     images = _scans(image_files)
-    label_files = next((there for name in ("labels", "masks") if _scans(there := tree.under(root / name))), [])
+    folders = {name: there for name in ("labels", "masks") if _scans(there := tree.under(root / name))}
+    label_files = next(iter(folders.values()), [])
     labels = _scans(label_files)
     if not images and not labels:
         return None
@@ -79,6 +85,7 @@ def images_and_labels(tree: Tree, options: LayoutOptions) -> Pairing | None:
         channelled=_channelled(images, labels),
         tests={},
         rest=_rest(tree, [image_files, label_files], {*images, *labels}, None),
+        notes=() if len(folders) < 2 else (_OF_TWO_FOLDERS,),
     )
 
 
@@ -173,6 +180,7 @@ def _paired_by_stem(
     channelled: bool,
     tests: dict[Path, str],
     rest: _Rest,
+    notes: Sequence[str] = (),
 ) -> Pairing:
     refused = list(rest.refused)
     cases: dict[str, dict[int, Path]] = {}
@@ -232,7 +240,7 @@ def _paired_by_stem(
         refused=refused,
         label_names=names,
         labels=LabelChoice.of_names(names) if names and any(names) else None,
-        notes=(*(note_of_stems(options) if stems_are_ids else ()), *rest.notes),
+        notes=(*(note_of_stems(options) if stems_are_ids else ()), *rest.notes, *notes),
         leftover=rest.leftover,
     )
 

@@ -313,6 +313,17 @@ class TestImagesAndLabels:
         assert {source.reader for source in found.sources} == {"picture"}
         assert row(found, "images/a.jpg").size == "4 x 3"
 
+    def test_of_labels_and_masks_the_labels_are_taken_and_a_note_says_so(self, tmp_path: Path):
+        nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz", tmp_path / "masks/a.nii.gz")
+        found = find(tmp_path, ids="stem")
+        assert [source.label.paths[0].parent.name for source in found.sources if source.label] == ["labels"]
+        assert any("masks/ are left aside" in note for note in found.notes)
+
+    def test_an_empty_folder_of_masks_beside_labels_needs_no_note(self, tmp_path: Path):
+        nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz")
+        (tmp_path / "masks").mkdir()
+        assert not any("masks/" in note for note in find(tmp_path, ids="stem").notes)
+
     @pytest.mark.parametrize("ending", ["_mask", "_segmentation", "_gt"])
     def test_masks_may_say_that_they_are_some(self, tmp_path: Path, ending: str):
         picture(tmp_path / "images/ISIC_0000000.jpg", tmp_path / f"masks/ISIC_0000000{ending}.png")
