@@ -13,7 +13,7 @@ times columns is no multiple of eight.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from .label_planes import (
     NOTED_VOXELS,
     SILENT_VOXELS,
     SPARSE_SLICES,
+    Described,
     between_slices_mm,
     gaps_between,
     inverse,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from .base import Affine
 
-__all__ = ["SegDescription", "describe_seg", "lies_on", "read_seg"]
+__all__ = ["describe_seg", "lies_on", "read_seg"]
 
 # All that is looked at; the rest of the header may name a person.
 _TAGS = [
@@ -78,20 +79,6 @@ _TAGS = [
     "SourceImageSequence",
 ]
 _POSITION_TOLERANCE_MM = 1e-3  # headers keep three decimals or more
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SegDescription:
-    """What the header of a segmentation says: what it holds, and of which image."""
-
-    names: tuple[str, ...]
-    """SegmentLabel of each segment, in the order of the file; background is none."""
-    referenced_series_uids: tuple[str, ...] = field(repr=False)
-    """SeriesInstanceUID of the images; for matching only."""
-    referenced_sop_uids: tuple[str, ...] = field(repr=False)
-    """SOPInstanceUID of the images; for matching only."""
-    frame_of_reference_uid: str = field(repr=False)
-    """Possibly empty; for matching only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -151,7 +138,7 @@ class _Fit:
 
 
 @quietly()
-def describe_seg(path: Path) -> SegDescription:
+def describe_seg(path: Path) -> Described:
     """Describe a segmentation from its header alone.
 
     Raises
@@ -172,7 +159,7 @@ def describe_seg(path: Path) -> SegDescription:
             *items(header, "PerFrameFunctionalGroupsSequence", "DerivationImageSequence"),
         ]
         instances = [instance for group in groups for instance in items(group, "SourceImageSequence")]
-    return SegDescription(
+    return Described(
         names=tuple(_described(header).values()),
         referenced_series_uids=referenced(series, "SeriesInstanceUID"),
         referenced_sop_uids=referenced(instances, "ReferencedSOPInstanceUID"),

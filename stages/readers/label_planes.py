@@ -6,6 +6,7 @@ have other slices. Pure functions. Points are RAS+ millimetres, affines go from 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "NOTED_VOXELS",
     "SILENT_VOXELS",
     "SPARSE_SLICES",
+    "Described",
     "between_slices_mm",
     "gaps_between",
     "inverse",
@@ -44,6 +46,21 @@ NOTED_VOXELS = 0.1
 
 SPARSE_SLICES = 1.5
 """Planes farther apart were not drawn on the image's own slices, though they may lie on some of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Described:
+    """What the header of a label object says: what it holds, and of which image."""
+
+    names: tuple[str, ...]
+    """Of its structures, in the order of the file; background is none, and what only holds points is left out."""
+    referenced_series_uids: tuple[str, ...] = field(repr=False)
+    """SeriesInstanceUID of the images; for matching only."""
+    referenced_sop_uids: tuple[str, ...] = field(repr=False)
+    """SOPInstanceUID of the images; for matching only."""
+    frame_of_reference_uid: str = field(repr=False)
+    """Possibly empty; for matching only."""
+
 
 _TO_RAS: npt.NDArray[np.float64] = np.array([-1.0, -1.0, 1.0])
 

@@ -14,7 +14,7 @@ for.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,7 @@ from .label_planes import (
     NOTED_VOXELS,
     SILENT_VOXELS,
     SPARSE_SLICES,
+    Described,
     between_slices_mm,
     gaps_between,
     inverse,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from .base import Affine
 
-__all__ = ["RtstructDescription", "describe_rtstruct", "lies_on", "read_rtstruct"]
+__all__ = ["describe_rtstruct", "lies_on", "read_rtstruct"]
 
 # All that is looked at; the rest of the header may name a person.
 _TAGS = [
@@ -62,20 +63,6 @@ _TAGS = [
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # points and open lines enclose nothing
 
 _ON_CONTOUR_VOXELS = 0.01  # a centre this close to a contour lies on it: coordinates are rounded decimals
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RtstructDescription:
-    """What a structure set says: what it holds, and of which image."""
-
-    names: tuple[str, ...]
-    """ROIName of each structure, in the order of the file; those that only hold points or open lines are left out."""
-    referenced_series_uids: tuple[str, ...] = field(repr=False)
-    """SeriesInstanceUID of the images; for matching only."""
-    referenced_sop_uids: tuple[str, ...] = field(repr=False)
-    """SOPInstanceUID of the images; for matching only."""
-    frame_of_reference_uid: str = field(repr=False)
-    """Possibly empty; for matching only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -125,7 +112,7 @@ class _Contour:
 
 
 @quietly()
-def describe_rtstruct(path: Path) -> RtstructDescription:
+def describe_rtstruct(path: Path) -> Described:
     """Describe a structure set; absent or wrong references are no error.
 
     Raises
@@ -149,7 +136,7 @@ def describe_rtstruct(path: Path) -> RtstructDescription:
             text(header, "FrameOfReferenceUID"),
         ]
     )
-    return RtstructDescription(
+    return Described(
         names=tuple(roi.name for roi in _rois(header)[0]),
         referenced_series_uids=referenced(series, "SeriesInstanceUID"),
         referenced_sop_uids=referenced(instances, "ReferencedSOPInstanceUID"),

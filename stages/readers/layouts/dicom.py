@@ -18,10 +18,9 @@ import numpy as np
 from ....store.errors import UnreadableFile
 from .. import dicom_seg, rtstruct
 from ..base import Affine, LabelFiles
-from ..dicom_seg import SegDescription
 from ..dicom_series import DicomFolder, Finding, LabelObject, Series
+from ..label_planes import Described
 from ..naming import stem
-from ..rtstruct import RtstructDescription
 from .base import Candidate, LayoutOptions, Refusal, Tree, counted_files, name_of
 from .endings import LabelOption
 
@@ -168,15 +167,13 @@ def label_options(tree: Tree, folder: DicomFolder, candidates: Sequence[Candidat
     return found
 
 
-def _describe(item: LabelObject) -> SegDescription | RtstructDescription:
+def _describe(item: LabelObject) -> Described:
     if item.reader == "rtstruct":
         return rtstruct.describe_rtstruct(item.path)
     return dicom_seg.describe_seg(item.path)
 
 
-def _owners(
-    item: LabelObject, description: SegDescription | RtstructDescription, series: Mapping[int, Series]
-) -> tuple[list[int], str]:
+def _owners(item: LabelObject, description: Described, series: Mapping[int, Series]) -> tuple[list[int], str]:
     """Return the series that a label object may belong to, best one, and how it was found where that needs telling."""
     named = [place for place, one in series.items() if one.series_uid in description.referenced_series_uids]
     if len(named) == 1:

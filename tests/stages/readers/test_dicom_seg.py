@@ -565,7 +565,7 @@ class TestDescription:
         assert described.frame_of_reference_uid == seg.FrameOfReferenceUID
 
     def test_no_uid_is_shown(self, write_seg):
-        assert repr(describe_seg(write_seg(LIVER))) == "SegDescription(names=('liver',))"
+        assert repr(describe_seg(write_seg(LIVER))) == "Described(names=('liver',))"
 
     @pytest.mark.parametrize(
         ("grid", "shape", "lies"),

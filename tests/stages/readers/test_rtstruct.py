@@ -434,7 +434,7 @@ class TestDescription:
         assert described.frame_of_reference_uid == ""
 
     def test_no_uid_is_shown(self, write):
-        assert repr(describe_rtstruct(write(organ=[]))) == "RtstructDescription(names=('organ',))"
+        assert repr(describe_rtstruct(write(organ=[]))) == "Described(names=('organ',))"
 
     @pytest.mark.parametrize(
         ("change", "lies"),
