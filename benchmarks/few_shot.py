@@ -35,6 +35,7 @@ from raw_pixels import RawPixels
 
 from samkit.heads.averages import mean_by_class, mean_over_classes, over_draws
 from samkit.heads.base import find_head
+from samkit.heads.comparison import dice_grid
 from samkit.heads.feeding import AS_THEY_ARE
 from samkit.heads.metrics import ScoredVolume
 from samkit.heads.recipes import FitOptions
@@ -95,7 +96,7 @@ class Setting:
     views: tuple[str, ...] = BANK.texts
 
     def __str__(self) -> str:
-        fitted = f"{self.steps} steps, rate {self.learning_rate:g}" if self.steps else "one pass"
+        fitted = f"{self.steps} steps of {self.batch_size}, rate {self.learning_rate:g}" if self.steps else "one pass"
         return fitted if self.views == BANK.texts else f"{fitted}, no views"
 
     @property
@@ -211,7 +212,7 @@ class Kept:
         return cls(asked=asked, name=name, about=about, numbers=numbers, seconds=seconds)
 
     def todo(self, data: str, fits: Sequence[Fit]) -> list[Fit]:
-        """Return what is not scored yet; a head that was, with another setting, is not scored again.
+        """Return what is not scored yet; a head whose final score stands, with another setting, is not scored again.
 
         Raises
         ------
@@ -221,7 +222,7 @@ class Kept:
         scored, todo = self.numbers.get(data, {}), []
         for fit in fits:
             of_head = [key for key in scored if key.startswith(f"{fit.features} {fit.head},")]
-            same = [key for key in of_head if key == fit.key or self.asked.round != "tries"]
+            same = [key for key in of_head if key == fit.key or self.asked.round == "final"]
             of_another = [key for key in same if scored[key]["revision"] != find_head(fit.head).revision]
             if of_another and self.asked.round == "final":
                 message = f"{of_another[0]}: an earlier revision of it was scored on the final subjects of {data}"
@@ -242,7 +243,7 @@ class Kept:
             self.numbers, self.seconds = meanwhile.numbers, meanwhile.seconds
         scored = self.numbers.setdefault(data, {})
         if self.asked.round != "tries":
-            # Of a head that is scored again, because what it computes has changed.
+            # Of a head that is scored again, because what it computes has changed, or which setting is its best.
             heads = tuple(key.partition(",")[0] + "," for key in found if "," in key)
             scored = {key: one for key, one in scored.items() if not key.startswith(heads)}
         self.numbers[data] = {**scored, **found}
@@ -382,7 +383,7 @@ class Study:
         if embeddings is None:  # whether what begins from nothing had the steps that it needs
             for count, one in found.items():
                 say(f"{self.data} | {fit.key} | loss from {counted(int(count), 'subject')}: {one['loss']}")
-        return {fit.key: {"revision": find_head(fit.head).revision, "machine": this_machine(), **found}}
+        return {fit.key: {"revision": find_head(fit.head).revision, "scored_by": this_machine(), **found}}
 
     def boxes(self, features: str) -> dict[str, Any]:
         """Return the Dice of box prompts on features of `nano`, nothing trained, and of the ellipses in the boxes."""
@@ -442,8 +443,12 @@ class Study:
         runs = [self.workspace.runs[self.run_id(embeddings, options)] for options in cells]
         scored = [[ScoredVolume.from_json(volume) for volume in run.scores] for run in runs]
         by_draw = [mean_by_class(volumes) for volumes in scored]
+        # A run may be older than this sitting.
+        code = sorted({f"{run.record['code_version']}, torch {run.record['torch_version']}" for run in runs})
         return {
             "dice": [_rounded(mean_over_classes(volumes).dice) for volumes in scored],
+            "dice_by_subject": dice_grid(scored, sorted(self.split.test)).round(4).tolist(),
+            "trained_by": code,
             "by_class": {
                 name: _rounded(over_draws([means[name].dice for means in by_draw], measure="dice").mean)
                 for name in self.workspace.label_names.values()

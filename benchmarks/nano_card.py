@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
+import numpy as np
+
+from samkit.heads.base import find_head
+from samkit.heads.comparison import bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -83,6 +86,7 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
     )
     for key in runs:
         features, name, setting = _named(key)
+        setting += _earlier(name, next(told[data][key] for told in rounds.values() if key in told.get(data, {})))
         cells = [
             _percent(told[data][key][count]["dice"]) if key in told.get(data, {}) else ""
             for told in rounds.values()
@@ -93,34 +97,45 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
 
 
 def _beside(data: str, rounds: dict[str, Any]) -> Iterator[str]:
-    """Tell how far the best head on each kind of features lies from what sees no features, on the same draws."""
+    """Tell how far the best head on each kind of features lies from what sees no features, on the same draws.
+
+    Which is the best is read from the development round, on the final subjects too.
+    """
+    judged = _by_features(rounds.get(ROUNDS[0], {}).get(data, {}))
+    best = {features: max(keys, key=keys.__getitem__) for features, keys in judged.items()}
     for name, told in rounds.items():
-        scored = {key: one for key, one in told.get(data, {}).items() if "," in key}
-        without = {_named(key)[0]: key for key in scored}.get("none")
-        if without is None:
-            continue
-        for features in dict.fromkeys(_named(key)[0] for key in scored if key != without):
-            mean = {
-                key: sum(statistics.mean(one[count]["dice"]) for count in COUNTS)
-                for key, one in scored.items()
-                if _named(key)[0] == features
-            }
-            best = max(mean, key=mean.__getitem__)
+        scored = told.get(data, {})
+        without = best.get("none")
+        for features, key in best.items():
+            if without is None or key == without or not {key, without} <= scored.keys():
+                continue
             amounts = "; ".join(
-                f"from {counted}, {_difference(scored[best][count]['dice'], scored[without][count]['dice'])}"
+                f"from {counted}, {_difference(scored[key][count], scored[without][count])}"
                 for count, counted in zip(COUNTS, ("one subject", "five"), strict=True)
             )
             yield (
-                f"`{_named(best)[1]}` on {NAMES[features]} less `{_named(without)[1]}` ({data}, {name}), mean of the "
-                f"differences on each draw with its 95 % interval (Student's t): {amounts}."
+                f"`{_named(key)[1]}` on {NAMES[features]} less `{_named(without)[1]}` ({data}, {name}), on the same "
+                f"draws and test subjects, with the 95 % interval of other draws and other test subjects: {amounts}."
             )
 
 
-def _difference(dice: list[float], others: list[float]) -> str:
-    paired = stats.ttest_rel(dice, others)
-    low, high = paired.confidence_interval(0.95)
-    mean = statistics.mean(one - other for one, other in zip(dice, others, strict=True))
-    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+def _by_features(scored: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the mean Dice over counts and draws of each head, by features."""
+    means: dict[str, dict[str, float]] = {}
+    for key, one in scored.items():
+        if "," in key:
+            mean = statistics.mean(statistics.mean(one[count]["dice"]) for count in COUNTS)
+            means.setdefault(_named(key)[0], {})[key] = mean
+    return means
+
+
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Return the difference of two heads as `samkit report --compare` makes it, in points of Dice."""
+    found = bootstrap(np.array(one["dice_by_subject"]) - np.array(other["dice_by_subject"]), within=(-1, 1))
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def _curves(data: str, rounds: dict[str, Any]) -> Iterator[str]:
@@ -144,12 +159,10 @@ def _wider() -> Iterator[str]:
         return
     told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     lean, wider = (told[name] for name in ("unet", "unet-wider"))
-    times = wider["fitting_seconds"] / lean["fitting_seconds"]
     yield (
         f"Whether that U-Net is too lean (acdc, development, {told['subjects']} subjects, {len(lean['dice'])} draws, "
         f"{told['setting']}): mean Dice {100 * statistics.mean(lean['dice']):.1f} % with its {lean['parameters']:,} "
-        f"parameters, {100 * statistics.mean(wider['dice']):.1f} % with twice the channels, {wider['parameters']:,}, "
-        f"in {times:.1f} times the seconds."
+        f"parameters, {100 * statistics.mean(wider['dice']):.1f} % with twice the channels, {wider['parameters']:,}."
     )
 
 
@@ -160,7 +173,7 @@ def _tries(rounds: dict[str, Any]) -> Iterator[str]:
     told = kept(TRIES)
     for data in DATA:
         tried = [
-            (key, [f"{100 * statistics.mean(by_count[count]['dice']):.1f}" for count in COUNTS])
+            (key, by_count, [f"{100 * statistics.mean(by_count[count]['dice']):.1f}" for count in COUNTS])
             for key, by_count in told.get(data, {}).items()
             if not key.endswith(NOTHING_TO_CHOOSE)
         ]
@@ -171,10 +184,16 @@ def _tries(rounds: dict[str, Any]) -> Iterator[str]:
                 "| features | head | from one | from five |",
                 "|---|---|---|---|",
             ]
-            for key, cells in tried:
+            for key, by_count, cells in tried:
                 features, name, setting = _named(key)
+                setting += _earlier(name, by_count)
                 lines.append(f"| {NAMES[features]} | `{name}`, {setting} | {' | '.join(cells)} |")
             yield "\n".join(lines)
+
+
+def _earlier(head: str, scored: dict[str, Any]) -> str:
+    """Tell where what was scored is not what the head computes by now."""
+    return "" if scored["revision"] == find_head(head).revision else f", by its revision {scored['revision']}"
 
 
 def _named(key: str) -> tuple[str, str, str]:

@@ -66,12 +66,11 @@ def main() -> None:
     for head in (UNet, WiderUNet):
         own = [run for run in runs if run.settings.head == head.name]
         dice = [_dice(run) for run in own]
-        seconds = statistics.mean(run.record["seconds"]["fitting"] for run in own)
         parameters = own[0].record["trainable_parameters"]
         mean = f"{100 * statistics.mean(dice):.1f}"
-        rows.append([head.name, f"{parameters:,}", mean, *(f"{100 * one:.1f}" for one in dice), f"{seconds:.0f}"])
-        numbers[head.name] = {"parameters": parameters, "dice": dice, "fitting_seconds": seconds}
-    columns = ["head", "parameters", "Dice %", *(f"draw {draw}" for draw in range(DRAWS)), "s a run"]
+        rows.append([head.name, f"{parameters:,}", mean, *(f"{100 * one:.1f}" for one in dice)])
+        numbers[head.name] = {"parameters": parameters, "dice": dice}
+    columns = ["head", "parameters", "Dice %", *(f"draw {draw}" for draw in range(DRAWS))]
     title = f"U-Net of {SUBJECTS} subjects of ACDC, {SETTING}, on development subjects"
     keep("wider_unet", title, columns, rows, {"subjects": SUBJECTS, "setting": str(SETTING), **numbers})
 

@@ -167,7 +167,8 @@ class Head(nn.Module):
     #: The name people type.
     name: ClassVar[str]
     #: Of what it computes. Raise it when the same settings come to give other results, by the head or by what it is fed
-    #: while fitting: runs from before stay what they are, and new ones do not stand as draws beside them.
+    #: while fitting: runs from before stay what they are, and new ones do not stand as draws beside them. Rounding does
+    #: not count: the next version of torch rounds otherwise too, and runs keep with which they were trained.
     revision: ClassVar[int] = 1
     sees: ClassVar[Sees] = Sees.FEATURES
     #: Whether it starts from the encoder's own mask decoder: without one, training would begin from random numbers.
@@ -180,9 +181,9 @@ class Head(nn.Module):
     zero_shot: ClassVar[bool] = False
     #: What can be chosen of it, the default first: ``gate`` and the like. N in a value is a whole number from 1 on.
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    #: How it is fitted unless something else is asked for: to all drawn subjects. On development subjects of ACDC
-    #: (benchmarks/few_shot.py) a fifth one to stop by cost `hybrid`, `linear` and `autosam` 0.02 to 0.03 of Dice, and
-    #: stopped none of them, because the rate falls to nothing anyhow. Heads that name their own were tuned there.
+    #: How it is fitted unless something else is asked for: to all drawn subjects. On development subjects of ACDC a
+    #: fifth one to stop by cost `linear` and `autosam` 0.02 to 0.03 of Dice, and stopped none of them, because the rate
+    #: falls to nothing anyhow. Heads that name their own were tuned there (benchmarks/few_shot.py).
     own_fit: ClassVar[FitOptions] = FitOptions(validate_every=None)
 
     @property

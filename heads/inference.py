@@ -160,24 +160,45 @@ def segment_volume(
     return segment(head, features, frame_of(volume, embeddings), label_names, tiling)
 
 
-@torch.inference_mode()
 def _segment_slices(head: Head, volume: Volume, label_names: Mapping[int, str]) -> NDArray[np.unsignedinteger]:
     values = np.asarray(class_values(label_names))
     slices, _, rows, columns = volume.record.shape
     label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
-    # As large as it has seen while training: statistics of an instance norm are others over a larger plane.
-    windows = Tiling(input_px=head.window_px or LARGEST_PATCH_PX, overlap=_WINDOW_OVERLAP)
-    across_rows, across_columns = windows.spans(rows), windows.spans(columns)
     # One at a time: of a network at full resolution the activations are the largest thing.
     for number in range(slices):
-        plane = volume.read_slice(number).astype(np.float32)
-        strips = (
-            (_answer(head, plane[None, :, slice(*down), slice(*right)])[0].cpu() for right in across_columns)
-            for down in across_rows
-        )
-        for place, logits in _stitched(strips, across_rows, across_columns):
-            label[number, place] = values[logits.argmax(dim=0).numpy()]
+        label[number] = values[classes_of_plane(head, volume.read_slice(number).astype(np.float32))]
     return label
+
+
+@torch.inference_mode()
+def classes_of_plane(head: Head, plane_CHW: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return what a head that sees slices answers for one: class numbers (0 for background) of each pixel.
+
+    In windows as large as it has seen while training: statistics of an instance norm are others over a larger plane.
+
+    Parameters
+    ----------
+    head
+        One with `Sees.SLICES`.
+    plane_CHW
+        (channels, rows, columns), 0 to 1.
+
+    Returns
+    -------
+    ndarray
+        (rows, columns).
+    """
+    rows, columns = plane_CHW.shape[1:]
+    windows = Tiling(input_px=head.window_px or LARGEST_PATCH_PX, overlap=_WINDOW_OVERLAP)
+    across_rows, across_columns = windows.spans(rows), windows.spans(columns)
+    strips = (
+        (_answer(head, plane_CHW[None, :, slice(*down), slice(*right)])[0].cpu() for right in across_columns)
+        for down in across_rows
+    )
+    classes = np.empty((rows, columns), np.uint8)
+    for place, logits in _stitched(strips, across_rows, across_columns):
+        classes[place] = logits.argmax(dim=0).numpy()
+    return classes
 
 
 @torch.inference_mode()

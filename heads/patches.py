@@ -101,7 +101,8 @@ class LabelledPatches:
         What a patch goes through.
     views
         Canonical texts (`views.View`). Each patch is of a slice in one of them, drawn anew, before it is augmented: so
-        a network on slices is shown what heads on features with the same bank are.
+        a network on slices is shown what heads on features with the same bank are. Turned, zoomed and cut out at once,
+        an image is read bilinearly, whatever interpolation a rotation names, and a label by nearest neighbour.
 
     Raises
     ------

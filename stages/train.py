@@ -21,11 +21,11 @@ from ..heads.chunks import ChunkHead, LabelledChunks
 from ..heads.classes import class_values
 from ..heads.feeding import AS_THEY_ARE, LabelledInput, LabelledSlices, LabelledSquares
 from ..heads.fitting import Step, fit
-from ..heads.inference import segment_volume
+from ..heads.inference import classes_of_plane, segment_volume
 from ..heads.losses import IGNORED
 from ..heads.metrics import judge
 from ..heads.patches import LabelledPatches
-from ..heads.seen import Sees
+from ..heads.seen import Seen, Sees
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
@@ -292,15 +292,21 @@ def _validator(labelled: LabelledInput, classes: int, device: torch.device) -> C
     """Return a function that scores a head on the draw's validation subject.
 
     The score chooses when to stop and nothing else. It is of the training grid, tile by tile where planes were cut, so
-    that a pixel under two tiles counts in both; what the run is judged by is stitched.
+    that a pixel under two tiles counts in both; what the run is judged by is stitched. Networks on slices answer each
+    as they do afterwards, in windows.
     """
+
+    def answered(head: Head, seen: Seen) -> Tensor:
+        if isinstance(seen, Tensor) and head.sees is Sees.SLICES:
+            return torch.from_numpy(np.stack([classes_of_plane(head, plane) for plane in seen.numpy()]))
+        predicted: Tensor = head(seen.to(device)).argmax(dim=1).cpu()
+        return predicted
 
     @torch.inference_mode()
     def validate(head: Head) -> float:
         counts = torch.zeros(3, classes)  # both, predicted, labelled
-        # Of a network at full resolution the activations are the largest thing.
-        for seen, labels in labelled.in_order(1 if head.sees is Sees.SLICES else _VALIDATION_BATCH):
-            predicted = head(seen.to(device)).argmax(dim=1).cpu()
+        for seen, labels in labelled.in_order(_VALIDATION_BATCH):
+            predicted = answered(head, seen)
             inside = labels != IGNORED
             for number in range(classes):
                 mine, theirs = (predicted == number + 1) & inside, labels == number + 1

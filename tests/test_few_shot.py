@@ -66,6 +66,21 @@ def test_a_head_is_scored_once_whatever_setting_it_has_by_now(few_shot):
     assert kept(few_shot).todo("hippocampus", fits(few_shot, "linear", long)) != []
 
 
+def test_development_subjects_are_scored_again_with_what_is_the_best_setting_by_now(few_shot):
+    quick, long = (few_shot.Setting(steps=steps, learning_rate=1e-3) for steps in (300, 600))
+    round_ = kept(few_shot, "development")
+    round_.add("acdc", {fits(few_shot, "linear", quick)[0].key: SCORED}, 1.0)
+    todo = round_.todo("acdc", fits(few_shot, "linear", long))
+    assert [fit.setting for fit in todo] == [long]
+    round_.add("acdc", {todo[0].key: SCORED}, 1.0)
+    assert list(round_.numbers["acdc"]) == [todo[0].key]
+
+
+def test_settings_that_differ_in_the_size_of_a_step_are_two(few_shot):
+    one, other = (few_shot.Setting(steps=300, learning_rate=1e-3, batch_size=size) for size in (4, 8))
+    assert str(one) != str(other)
+
+
 def test_each_setting_of_a_head_is_tried(few_shot):
     quick, long = (few_shot.Setting(steps=steps, learning_rate=1e-3) for steps in (300, 600))
     kept(few_shot, "tries").add("acdc", {fits(few_shot, "linear", quick)[0].key: SCORED}, 1.0)

@@ -14,7 +14,7 @@ from samkit.heads.autosam import AutoSam
 from samkit.heads.base import find_head, load_head
 from samkit.heads.feeding import LabelledSlices
 from samkit.heads.frame import Frame
-from samkit.heads.inference import segment
+from samkit.heads.inference import segment, segment_volume
 from samkit.heads.linear import Linear
 from samkit.heads.recipes import FitOptions
 from samkit.heads.sampling import draw_subjects
@@ -198,6 +198,24 @@ def test_the_validation_score_is_the_dice_of_the_validation_subject_on_the_train
     dice = [
         2 * ((predicted == v) & (label == v)).sum() / ((predicted == v).sum() + (label == v).sum()) for v in (3, 42)
     ]
+    assert told == pytest.approx(np.mean(dice), abs=1e-5)
+    assert told > 0
+
+
+def test_the_validation_score_of_a_network_on_slices_is_of_what_it_answers_in_windows(tmp_path):
+    workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
+    for number in range(5):
+        image, label = boxes(number, slices=1)  # enlarged to 280 pixels: more than a window
+        add_volume(
+            workspace, f"subject{number}", *(np.kron(one, np.ones((1, 7, 7), one.dtype)) for one in (image, label))
+        )
+    chosen = options("unet", subjects=3, steps=3)
+    run = train(workspace, None, find_head("unet"), chosen)
+    told = max(step["validation_dice"] or 0.0 for step in run.steps)
+    volume = workspace.volumes[run.settings.validation]
+    answered = segment_volume(load_head(run.folder), volume, LABEL_NAMES, None)
+    label = np.asarray(volume.label)
+    dice = [2 * ((answered == v) & (label == v)).sum() / ((answered == v).sum() + (label == v).sum()) for v in (3, 42)]
     assert told == pytest.approx(np.mean(dice), abs=1e-5)
     assert told > 0
 
