@@ -74,18 +74,28 @@ COUNTS, DRAWS = (1, 5), 5
 
 
 # Beside the slice as it is: quarter turns and more, without which a head learns where in the picture one subject's
-# organ lies (tried on development subjects). No reflections: a heart's right is not its left. The U-Net's patches are
-# of slices in these views too, before it augments them.
-BANK = Bank.parse(
+# organ lies (tried on development subjects). No reflections: a heart's right is not its left.
+TURNED = Bank.parse(
     "identity,rotate90,rotate180,rotate270,rotate+30-bilinear,rotate-30-bilinear,rotate+60-bilinear,rotate-60-bilinear,"
     "rotate90:rotate+45-bilinear:gamma0.70,rotate180:rotate-45-bilinear:gamma1.40,rotate+15-bilinear:gamma0.70,"
     "rotate-15-bilinear:gamma1.40"
 )
+# Patients' organs are of unlike size. The U-Net's patches are of slices in the views above, and it zooms them itself.
+BANK = Bank.parse(
+    ",".join(
+        [
+            *TURNED.texts,
+            *(f"{turn}:zoom{zoom}-bilinear" for turn in list(TURNED.texts)[:4] for zoom in ("0.75", "1.30")),
+        ]
+    )
+)
+# As what is kept names them.
+VIEWS = {f"{len(bank.texts)} views": list(bank.texts) for bank in (TURNED, BANK)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """How a head is fitted: to all of its subjects in these views, for so many steps, in this machine's precision.
+    """How a head is fitted: to all of its subjects in a bank of views, for so many steps, in this machine's precision.
 
     No subject is kept to stop by: the rate falls to nothing over the steps, and a fifth of five subjects is dear.
     """
@@ -97,7 +107,7 @@ class Setting:
 
     def __str__(self) -> str:
         fitted = f"{self.steps} steps of {self.batch_size}, rate {self.learning_rate:g}" if self.steps else "one pass"
-        return fitted if self.views == BANK.texts else f"{fitted}, no views"
+        return f"{fitted}, {len(self.views)} views" if self.views != AS_THEY_ARE else f"{fitted}, no views"
 
     @property
     def options(self) -> FitOptions:
@@ -142,10 +152,10 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     ),
     "autosam": (Setting(steps=150, learning_rate=1e-3), Setting(steps=150, learning_rate=3e-4)),
     "unet": (
-        Setting(steps=1200, learning_rate=1e-3, batch_size=4),
-        Setting(steps=2400, learning_rate=1e-3, batch_size=4),
+        Setting(steps=1200, learning_rate=1e-3, batch_size=4, views=TURNED.texts),
+        Setting(steps=2400, learning_rate=1e-3, batch_size=4, views=TURNED.texts),
         Setting(steps=2400, learning_rate=1e-3, batch_size=4, views=AS_THEY_ARE),
-        Setting(steps=2400, learning_rate=3e-3, batch_size=4),
+        Setting(steps=2400, learning_rate=3e-3, batch_size=4, views=TURNED.texts),
     ),
 }
 # On whatever else a head is trained, it is as it did best on `nano`.
@@ -194,7 +204,7 @@ class Kept:
         """
         about = {
             "draws": asked.draws,
-            "views": list(BANK.texts),
+            "views": VIEWS,
             "weights_sha256": file_sha256(asked.weights),
             "precision": resolve_precision("auto", torch.device("cpu")),
         }
@@ -307,7 +317,7 @@ def chosen(head: str, asked: argparse.Namespace) -> Setting:
         return settings[0]
     kept = _read("few_shot_tries")
     tries: dict[str, Any] = kept.get(TUNED_ON, {})
-    same_views = kept.get("views") == list(BANK.texts)
+    same_views = kept.get("views") == VIEWS
     same_weights = kept.get("weights_sha256") == file_sha256(asked.weights) or not asked.whole
 
     def reached(setting: Setting) -> float:

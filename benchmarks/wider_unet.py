@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar
 
-from few_shot import BANK, Setting
+from few_shot import TURNED, Setting
 from measure import keep
 
 from samkit.heads.averages import mean_over_classes
@@ -26,7 +26,7 @@ from samkit.store.runs import Run
 from samkit.store.workspace import open_workspace
 
 TIMES = 2
-SETTING = Setting(steps=2400, learning_rate=1e-3, batch_size=4)
+SETTING = Setting(steps=2400, learning_rate=1e-3, batch_size=4, views=TURNED.texts)
 SUBJECTS, DRAWS = 5, 2
 
 
@@ -54,7 +54,7 @@ def main() -> None:
             draw=draw,
             split="development",
             fit=SETTING.options,
-            views=BANK.texts,
+            views=SETTING.views,
         )
         for draw in range(DRAWS)
         for head in (WiderUNet, UNet)

@@ -9,6 +9,7 @@ Steps are joined by ``:`` and applied from left to right:
 
     turn      flip-rows, flip-columns, transpose, anti-transpose, rotate90, rotate180, rotate270: exact
     rotation  rotate+7-nearest, rotate-13-bilinear: 1 to 89 degrees about the centre, the shape is kept, zeros outside
+    zoom      zoom0.80-bilinear, zoom1.25-nearest: so many times as large about the centre, likewise
     window    window1.10+0.05: value x 1.10 + 0.05, clipped to [0, 1]
     gamma     gamma0.80: value ^ 0.80
 
@@ -41,14 +42,17 @@ _ORDERS = {"nearest": 0, "bilinear": 1}
 _LARGEST_DEGREES = 89
 # Gamma and the factor of a window. Beyond ten times nothing is left of a slice.
 _FACTOR_HUNDREDTHS = (10, 1000)
+# Beyond, a sixteenth of a slice is left, or of the plane is filled by it.
+_ZOOM_HUNDREDTHS = (25, 400)
 _LARGEST_OFFSET_HUNDREDTHS = 100
 
 _NUMBER = r"[0-9]{1,2}(?:\.[0-9]{1,2})?"
 _ROTATION = re.compile(r"rotate(?P<degrees>[+-][0-9]{1,3})-(?P<interpolation>nearest|bilinear)")
+_ZOOM = re.compile(rf"zoom(?P<factor>{_NUMBER})-(?P<interpolation>nearest|bilinear)")
 _WINDOW = re.compile(rf"window(?P<factor>{_NUMBER})(?:(?P<sign>[+-])(?P<offset>{_NUMBER}))?")
 _GAMMA = re.compile(rf"gamma(?P<exponent>{_NUMBER})")
 # One word of each kind that has a number, for "did you mean".
-_EXAMPLES = ("rotate+7-nearest", "rotate+7-bilinear", "window1.10+0.05", "gamma0.80")
+_EXAMPLES = ("rotate+7-nearest", "rotate+7-bilinear", "zoom0.80-bilinear", "window1.10+0.05", "gamma0.80")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,19 +130,44 @@ class Rotation:
 
     def apply(self, planes: NDArray[Any], interpolation: str) -> NDArray[Any]:
         """Return planes (..., rows, columns) rotated, of the same shape and kind; zeros where there was nothing."""
-        # ndimage has no float16; every float16 is a float32, so nothing is rounded before the result is.
-        taken = planes.astype(np.float32) if planes.dtype == np.float16 else planes
         rotated = ndimage.rotate(
-            taken,
-            self.degrees,
-            axes=(-2, -1),
-            reshape=False,
-            output=taken.dtype if interpolation == "nearest" else np.float64,
-            order=_ORDERS[interpolation],
-            mode="constant",
-            cval=0,
+            _for_ndimage(planes), self.degrees, axes=(-2, -1), reshape=False, **_sampling(planes, interpolation)
         )
         return np.asarray(rotated.astype(planes.dtype, copy=False))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Zoom:
+    """A change of size about the centre of the plane, whose shape is kept."""
+
+    #: Above 100 the slice becomes larger, and what leaves the plane is cut off.
+    factor_hundredths: int
+    #: "nearest" or "bilinear", of the image; labels are always taken from the nearest pixel.
+    interpolation: str
+
+    def __str__(self) -> str:
+        return f"zoom{_decimal(self.factor_hundredths)}-{self.interpolation}"
+
+    def apply(self, planes: NDArray[Any], interpolation: str) -> NDArray[Any]:
+        """Return planes (..., rows, columns) zoomed, of the same shape and kind; zeros where there was nothing."""
+        step = 100 / self.factor_hundredths  # to the next pixel, in pixels of the plane
+        steps = np.array([1.0] * (planes.ndim - 2) + [step, step])
+        middle = (np.array(planes.shape) - 1) / 2
+        zoomed = ndimage.affine_transform(
+            _for_ndimage(planes), steps, offset=middle - steps * middle, **_sampling(planes, interpolation)
+        )
+        return np.asarray(zoomed.astype(planes.dtype, copy=False))
+
+
+def _for_ndimage(planes: NDArray[Any]) -> NDArray[Any]:
+    # It has no float16; every float16 is a float32, so nothing is rounded before the result is.
+    return planes.astype(np.float32) if planes.dtype == np.float16 else planes
+
+
+def _sampling(planes: NDArray[Any], interpolation: str) -> dict[str, Any]:
+    """Return how ndimage reads between pixels, and what lies outside."""
+    kind = _for_ndimage(planes[..., :0, :0]).dtype if interpolation == "nearest" else np.float64
+    return {"output": kind, "order": _ORDERS[interpolation], "mode": "constant", "cval": 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,18 +193,19 @@ class Window:
 class View:
     """One view; `parse` makes it from its text and ``str`` gives its canonical text, of which there is only one.
 
-    Turn, rotation, window and gamma are applied in this order.
+    Turn, rotation, zoom, window and gamma are applied in this order.
     """
 
     turn: Turn = TURNS["identity"]
     rotation: Rotation | None = None
+    zoom: Zoom | None = None
     window: Window | None = None
     #: The exponent, or None.
     gamma_hundredths: int | None = None
 
     def __str__(self) -> str:
         steps = [] if self.turn == TURNS["identity"] else [self.turn.name]
-        steps += [str(step) for step in (self.rotation, self.window) if step is not None]
+        steps += [str(step) for step in (self.rotation, self.zoom, self.window) if step is not None]
         if self.gamma_hundredths is not None:
             steps.append(f"gamma{_decimal(self.gamma_hundredths)}")
         return _JOINED_BY.join(steps) or "identity"
@@ -197,7 +227,7 @@ class View:
     @property
     def exact(self) -> bool:
         """Whether it only moves pixels: nothing is interpolated, cut off or made brighter."""
-        return self.rotation is None and self.window is None and self.gamma_hundredths is None
+        return replace(self, turn=TURNS["identity"]) == View()
 
     @property
     def inverse(self) -> View:
@@ -224,19 +254,20 @@ class View:
         Raises
         ------
         UsageError
-            When that is no single turn, rotation, window and gamma in this order.
+            When that is no single turn, rotation, zoom, window and gamma in this order.
         """
         identity = TURNS["identity"]
         brightness = self.window is not None or self.gamma_hundredths is not None
-        if self.rotation is not None and other.turn != identity:
-            # The plane may be mirrored before instead, which turns the sense of the rotation round.
-            degrees = -self.rotation.degrees if other.turn.mirrors else self.rotation.degrees
-            turned_first = replace(
-                self, turn=self.turn.then(other.turn), rotation=replace(self.rotation, degrees=degrees)
-            )
+        if (self.rotation is not None or self.zoom is not None) and other.turn != identity:
+            turned_first = replace(self, turn=self.turn.then(other.turn))
+            if self.rotation is not None and other.turn.mirrors:
+                # Mirrored before instead, the plane is rotated in the other sense.
+                turned_first = replace(turned_first, rotation=replace(self.rotation, degrees=-self.rotation.degrees))
             raise _no_name(self, other, f"Turn or mirror first: {turned_first}.")
-        if other.rotation is not None and (self.rotation is not None or brightness):
-            raise _no_name(self, other, "Rotate once, and before the values are changed.")
+        if other.rotation is not None and (self.rotation is not None or self.zoom is not None or brightness):
+            raise _no_name(self, other, "Rotate once, and before the zoom and before the values are changed.")
+        if other.zoom is not None and (self.zoom is not None or brightness):
+            raise _no_name(self, other, "Zoom once, and before the values are changed.")
         if other.window is not None and brightness:
             raise _no_name(self, other, "Give one window, and before the gamma.")
         if other.gamma_hundredths is not None and self.gamma_hundredths is not None:
@@ -244,6 +275,7 @@ class View:
         return View(
             turn=self.turn.then(other.turn),
             rotation=self.rotation or other.rotation,
+            zoom=self.zoom or other.zoom,
             window=self.window or other.window,
             gamma_hundredths=self.gamma_hundredths or other.gamma_hundredths,
         )
@@ -252,19 +284,20 @@ class View:
     def to_plane(self) -> NDArray[np.float64]:
         """What brings an offset from the middle of the view, (row, column), to that from the middle of the plane.
 
-        (2, 2), with the offset to its left as a row vector. Orthogonal: a view keeps distances.
+        (2, 2), with the offset to its left as a row vector. Orthogonal but for the factor of a zoom.
         """
         angle = np.deg2rad(0 if self.rotation is None else self.rotation.degrees)
         rotated = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         reversed_axes = np.diag(
             [-1.0 if each else 1.0 for each in (self.turn.rows_reversed, self.turn.columns_reversed)]
         )
-        return rotated @ (reversed_axes[:, ::-1] if self.turn.transposed else reversed_axes)
+        turned = rotated @ (reversed_axes[:, ::-1] if self.turn.transposed else reversed_axes)
+        return turned if self.zoom is None else turned * (100 / self.zoom.factor_hundredths)
 
     @property
     def values_alone(self) -> View:
         """What is left of the view where the plane is moved otherwise: its window and gamma."""
-        return replace(self, turn=TURNS["identity"], rotation=None)
+        return replace(self, turn=TURNS["identity"], rotation=None, zoom=None)
 
     def plane_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """Return the (rows, columns) of the view of a plane of (rows, columns): a transpose exchanges them."""
@@ -287,6 +320,8 @@ class View:
         changed = self.turn.apply(image)
         if self.rotation is not None:
             changed = self.rotation.apply(changed, self.rotation.interpolation)
+        if self.zoom is not None:
+            changed = self.zoom.apply(changed, self.zoom.interpolation)
         if self.window is not None:
             changed = self.window.apply(changed)
         if self.gamma_hundredths is not None:
@@ -296,8 +331,8 @@ class View:
     def apply_to_label(self, label: NDArray[Any]) -> NDArray[Any]:
         """Return the view of a label map: moved as the image is, always from the nearest pixel.
 
-        What a rotation brings in from outside the plane is 0, background, as the image is 0 there: SAM-LST's training
-        does the same (arXiv 2306.12737, its ``random_rotate``), and air around a patient is labelled so.
+        What a rotation or a zoom brings in from outside the plane is 0, background, as the image is 0 there: SAM-LST's
+        training does the same (arXiv 2306.12737, its ``random_rotate``), and air around a patient is labelled so.
 
         Parameters
         ----------
@@ -312,6 +347,8 @@ class View:
         changed = self.turn.apply(label)
         if self.rotation is not None:
             changed = self.rotation.apply(changed, "nearest")
+        if self.zoom is not None:
+            changed = self.zoom.apply(changed, "nearest")
         return np.ascontiguousarray(changed)
 
 
@@ -363,15 +400,20 @@ def _view_of_step(step: str) -> View:
                 f" turns are rotate90, rotate180, rotate270, and may come before it: rotate90:rotate+7-nearest",
             )
         return View(rotation=Rotation(degrees=degrees, interpolation=found["interpolation"]) if degrees else None)
+    if found := _ZOOM.fullmatch(step):
+        zoom = Zoom(
+            factor_hundredths=_factor(step, found["factor"], _ZOOM_HUNDREDTHS), interpolation=found["interpolation"]
+        )
+        return View(zoom=zoom if zoom.factor_hundredths != 100 else None)
     if found := _WINDOW.fullmatch(step):
-        factor, offset = _factor(step, found["factor"]), _hundredths(found["offset"] or "0")
+        factor, offset = _factor(step, found["factor"], _FACTOR_HUNDREDTHS), _hundredths(found["offset"] or "0")
         if offset > _LARGEST_OFFSET_HUNDREDTHS:
             raise _unusable(step, f"what is added to values in [0, 1] is at most {_LARGEST_OFFSET_HUNDREDTHS / 100:g}")
         window = Window(factor_hundredths=factor, offset_hundredths=-offset if found["sign"] == "-" else offset)
         changes = window != Window(factor_hundredths=100, offset_hundredths=0)
         return View(window=window if changes else None)
     if found := _GAMMA.fullmatch(step):
-        exponent = _factor(step, found["exponent"])
+        exponent = _factor(step, found["exponent"], _FACTOR_HUNDREDTHS)
         return View(gamma_hundredths=exponent if exponent != 100 else None)
     raise _unusable(step, _hint(step))
 
@@ -383,6 +425,8 @@ def _hint(step: str) -> str:
             "a rotation says its sense and its interpolation: rotate+7-nearest or rotate-7-bilinear; quarter turns are "
             "rotate90, rotate180 and rotate270"
         )
+    if step.startswith("zoom"):
+        return "a zoom says its interpolation: zoom0.80-bilinear or zoom1.25-nearest, with at most two decimals"
     if step.startswith("gamma"):
         return "a gamma is written gamma0.80, with at most two decimals"
     if step.startswith("window"):
@@ -395,9 +439,9 @@ def _hint(step: str) -> str:
     return f"did you mean {near[0]!r}? {known}" if near else known
 
 
-def _factor(step: str, text: str) -> int:
-    """Return a gamma or the factor of a window in hundredths."""
-    smallest, largest = _FACTOR_HUNDREDTHS
+def _factor(step: str, text: str, between: tuple[int, int]) -> int:
+    """Return a number in hundredths, both bounds included."""
+    smallest, largest = between
     value = _hundredths(text)
     if not smallest <= value <= largest:
         raise _unusable(step, f"{text} is not between {_decimal(smallest)} and {_decimal(largest)}")
@@ -419,8 +463,8 @@ def _unusable(step: str, why: str) -> UsageError:
 
 def _no_name(first: View, second: View, remedy: str) -> UsageError:
     return UsageError(
-        f"{first} and then {second} has no name: a view is a turn or mirror, then a rotation, then a window, then a "
-        f"gamma, each at most once. {remedy}"
+        f"{first} and then {second} has no name: a view is a turn or mirror, then a rotation, then a zoom, then a "
+        f"window, then a gamma, each at most once. {remedy}"
     )
 
 

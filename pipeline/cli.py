@@ -314,7 +314,7 @@ def embed_command(
         str | None,
         typer.Option(
             help="Embed transformed slices too, for augmentation: none, reflections, dihedral, sam-lst, a file with "
-            "one view a line, or views joined by commas (flip-rows,rotate+7-bilinear,gamma0.80)."
+            "one view a line, or views joined by commas (flip-rows,rotate+7-bilinear,zoom0.80-bilinear,gamma0.80)."
         ),
     ] = None,
     views_for: Annotated[

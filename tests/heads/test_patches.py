@@ -116,7 +116,9 @@ def test_what_is_not_to_be_moved_stays_as_it_is(volumes):
         assert torch.equal(plain, image)
 
 
-@pytest.mark.parametrize("view", [*TURNS, "rotate+30-bilinear", "rotate90:rotate-45-bilinear", "gamma0.70"])
+@pytest.mark.parametrize(
+    "view", [*TURNS, "rotate+30-bilinear", "rotate90:rotate-45-bilinear", "zoom0.90-bilinear", "gamma0.70"]
+)
 def test_a_patch_is_of_the_slice_in_a_view(tmp_path, view):
     workspace = Workspace.create(tmp_path / "workspace", LABEL_NAMES)
     image, label = boxes(0, slices=1, side=48)

@@ -38,6 +38,9 @@ ORACLES = {
 turns = st.sampled_from(sorted(TURNS))
 degrees = st.integers(-89, 89).filter(bool)
 rotations = st.builds(lambda angle, how: f"rotate{angle:+d}-{how}", degrees, st.sampled_from(["nearest", "bilinear"]))
+zooms = st.builds(
+    lambda factor, how: f"zoom{factor / 100:.2f}-{how}", st.integers(25, 400), st.sampled_from(["nearest", "bilinear"])
+)
 hundredths = st.integers(10, 1000)
 gammas = st.builds(lambda value: f"gamma{value / 100:.2f}", hundredths)
 windows = st.builds(
@@ -47,14 +50,14 @@ windows = st.builds(
 
 @st.composite
 def texts(draw):
-    """Some text of a view: turns anywhere before a rotation and among what changes values, most not canonical."""
+    """Some text of a view: turns anywhere before what moves and among what changes values, most not canonical."""
     before = draw(st.lists(turns, max_size=3))
-    rotation = draw(st.lists(rotations, max_size=1))
+    moved = [*draw(st.lists(rotations, max_size=1)), *draw(st.lists(zooms, max_size=1))]
     after = [*draw(st.lists(windows, max_size=1)), *draw(st.lists(gammas, max_size=1))]
-    if not rotation:
+    if not moved:
         for turn in draw(st.lists(turns, max_size=2)):
             after.insert(draw(st.integers(0, len(after))), turn)
-    return ":".join([*before, *rotation, *after]) or "identity"
+    return ":".join([*before, *moved, *after]) or "identity"
 
 
 def image(rows=5, columns=8, channels=2, seed=0):
@@ -184,6 +187,56 @@ def test_a_rotation_keeps_the_shape_and_brings_in_zeros():
     assert rotated[0, 10, 15] == 1
 
 
+# -- zooms -----------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(25, 400), st.sampled_from(["nearest", "bilinear"]), st.integers(1, 12), st.integers(1, 12))
+def test_a_zoom_is_what_the_format_says(factor, how, rows, columns):
+    # Away from where its result hangs on the last bit.
+    planes = image(rows, columns)
+    row, column = np.mgrid[:rows, :columns] - np.array([rows - 1, columns - 1]).reshape(2, 1, 1) / 2
+    places = np.stack([(rows - 1) / 2 + row * 100 / factor, (columns - 1) / 2 + column * 100 / factor])
+    near = np.abs(places * 2 - np.round(places * 2)) < 1e-9
+    sure = ~near.any(axis=0) if factor != 100 else np.ones((rows, columns), bool)
+    last = np.array([rows - 1, columns - 1]).reshape(2, 1, 1)
+    inside = ((places >= 0) & (places <= last)).all(axis=0)
+    found = apply(f"zoom{factor / 100:.2f}-{how}", planes)
+    for plane, zoomed in zip(planes.astype(np.float64), found, strict=True):
+        if how == "nearest":
+            whole = np.clip(np.floor(places + 0.5).astype(int), 0, last)
+            expected = plane[whole[0], whole[1]]
+        else:
+            low = np.clip(np.floor(places).astype(int), 0, last)
+            high, part = np.minimum(low + 1, last), places - low
+            upper = plane[low[0], low[1]] * (1 - part[1]) + plane[low[0], high[1]] * part[1]
+            lower = plane[high[0], low[1]] * (1 - part[1]) + plane[high[0], high[1]] * part[1]
+            expected = upper * (1 - part[0]) + lower * part[0]
+        expected = np.where(inside, expected, 0)
+        np.testing.assert_allclose(zoomed[sure], expected[sure], atol=1e-3)
+
+
+def test_a_zoom_makes_things_larger_about_the_centre_and_keeps_the_shape():
+    plane = np.zeros((1, 61, 71), np.float16)
+    plane[0, 20:41, 25:46] = 1
+    for factor in (0.5, 2):
+        zoomed = apply(f"zoom{factor:.2f}-bilinear", plane)
+        assert zoomed.shape == plane.shape
+        assert zoomed[0, 30, 35] == 1
+        assert zoomed.astype(float).sum() == pytest.approx(21**2 * factor**2, rel=0.15)
+        np.testing.assert_array_equal(zoomed, zoomed[:, ::-1, ::-1])
+
+
+def test_a_smaller_slice_has_zeros_around_it_and_a_label_background():
+    assert apply("zoom0.50-bilinear", np.ones((1, 20, 30), np.float16))[0, :, [0, -1]].sum() == 0
+    label = View.parse("zoom0.50-bilinear").apply_to_label(np.full((20, 30), 3, np.uint8))
+    assert (label[0, 0], label[10, 15]) == (0, 3)
+    np.testing.assert_array_equal(label, View.parse("zoom0.50-nearest").apply_to_label(np.full((20, 30), 3, np.uint8)))
+
+
+# -- labels ----------------------------------------------------------------------------------------
+
+
 def test_a_label_is_taken_from_the_nearest_pixel_whatever_the_image_is():
     label = np.random.default_rng(0).choice([0, 3, 42], (2, 20, 30)).astype(np.uint8)
     rotated = View.parse("rotate-17-bilinear").apply_to_label(label)
@@ -285,6 +338,9 @@ def test_a_view_is_its_steps_one_after_the_other_bit_by_bit(text, rows, columns)
         ("window1.1-0.05", "window1.10-0.05"),
         ("rotate+0-bilinear", "identity"),
         ("rotate-07-nearest", "rotate-7-nearest"),
+        ("zoom1-bilinear", "identity"),
+        ("zoom0.8-nearest", "zoom0.80-nearest"),
+        ("rotate+7-bilinear:zoom1.25-bilinear", "rotate+7-bilinear:zoom1.25-bilinear"),
         ("gamma0.80:flip-rows", "flip-rows:gamma0.80"),
         ("gamma1:flip-rows:rotate+7-nearest", "flip-rows:rotate+7-nearest"),
         ("window0.90+0.05:gamma0.80", "window0.90+0.05:gamma0.80"),
@@ -315,7 +371,13 @@ def test_what_is_the_same_has_the_same_text(text, canonical):
         ("Identity", "did you mean 'identity'"),
         ("flip-rows:", "There are: identity"),
         ("", "There are: identity"),
-        ("zoom2", "There are: identity.*sam-lst"),
+        ("shear2", "There are: identity.*sam-lst"),
+        ("zoom2", "zoom0.80-bilinear"),
+        ("zoom0.24-nearest", "between 0.25 and 4.00"),
+        ("zoom4.01-nearest", "between 0.25 and 4.00"),
+        ("zoom0.80-bilinear:rotate+7-bilinear", "before the zoom"),
+        ("zoom0.80-bilinear:zoom0.80-bilinear", "Zoom once"),
+        ("gamma0.80:zoom0.80-bilinear", "before the values are changed"),
         ("gamma0.80:gamma1.25", "Give one gamma"),
         ("gamma0.80:window1.10", "before the gamma"),
         ("window1.10:window1.20", "Give one window"),
@@ -329,8 +391,8 @@ def test_a_text_that_is_no_view_is_refused_with_what_to_type(text, told):
 
 
 @pytest.mark.parametrize("after", [name for name in TURNS if name != "identity"])
-@pytest.mark.parametrize("step", ["rotate+7-nearest", "rotate-32-bilinear"])
-def test_a_rotation_before_a_turn_is_refused_with_the_view_that_does_the_same(step, after):
+@pytest.mark.parametrize("step", ["rotate+7-nearest", "rotate-32-bilinear", "rotate-32-bilinear:zoom0.80-bilinear"])
+def test_what_moves_a_slice_before_a_turn_is_refused_with_the_view_that_does_the_same(step, after):
     with pytest.raises(UsageError, match="Turn or mirror first") as refused:
         View.parse(f"transpose:{step}:{after}")
     proposed = str(refused.value).partition("first: ")[2].removesuffix(".")
@@ -340,7 +402,7 @@ def test_a_rotation_before_a_turn_is_refused_with_the_view_that_does_the_same(st
     assert differs.mean() < 0.01
 
 
-@pytest.mark.parametrize("text", ["rotate+7-nearest", "gamma0.80", "flip-rows:window1.10+0.00"])
+@pytest.mark.parametrize("text", ["rotate+7-nearest", "zoom0.80-nearest", "gamma0.80", "flip-rows:window1.10+0.00"])
 def test_what_is_not_exact_has_no_inverse(text):
     view = View.parse(text)
     assert not view.exact
