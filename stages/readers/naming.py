@@ -37,8 +37,9 @@ _ENDINGS = (
     *(".nii", ".mha", ".mhd", ".png", ".jpg", ".tif", ".bmp", ".dcm", ".ima", ".h5"),
 )
 
-# ACDC: patient001_frame01 and patient001_frame12 are two moments of one heart; some h5 copies hold single slices.
-_FRAME = re.compile(r"_frame\d+(_slice_?\d+)?$")
+# ACDC: patient001_frame01 and patient001_frame12 are two moments of one heart; some h5 copies hold single slices, and
+# nnU-Net's copies have its channel behind.
+_FRAME = re.compile(r"_frame\d+(_slice_?\d+)?(_\d{4})?$")
 
 
 def stem(path: PurePath) -> str:

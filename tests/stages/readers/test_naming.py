@@ -55,6 +55,11 @@ def test_slices_of_a_frame_share_its_patient(stem_of_slice: str):
     assert frame_stripped(stem_of_slice) == "patient001"
 
 
+@pytest.mark.parametrize("with_channel", ["patient001_frame01_0000", "patient001_frame01_slice_3_0001"])
+def test_a_frame_with_a_channel_of_nnu_net_behind_shares_its_patient(with_channel: str):
+    assert frame_stripped(with_channel) == "patient001"
+
+
 def test_only_a_frame_is_stripped():
     assert frame_stripped("frame_07") == "frame_07"
 

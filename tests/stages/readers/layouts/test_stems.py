@@ -267,6 +267,11 @@ class TestImagesAndLabels:
         nifti(*(tmp_path / f"images/{name}.nii.gz" for name in ("a_frame01", "a_frame12", "b_frame01", "c")))
         assert len({source.subject for source in find(tmp_path).sources}) == 3
 
+    def test_hashed_frames_with_channels_behind_are_one_subject(self, tmp_path: Path):
+        names = ("images/a_frame01_0000", "images/a_frame12_0000", "labels/a_frame01", "labels/a_frame12")
+        nifti(*(tmp_path / f"{name}.nii.gz" for name in names))
+        assert len({source.subject for source in find(tmp_path).sources}) == 1
+
     def test_the_same_name_in_two_datasets_is_two_subjects(self, tmp_path: Path):
         nifti(tmp_path / "x/images/case1.nii.gz", tmp_path / "y/images/case1.nii.gz")
         assert len({find(tmp_path / name).sources[0].subject for name in "xy"}) == 2
