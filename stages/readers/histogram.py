@@ -135,6 +135,18 @@ class Measured:
             negative_infinite=negative,
         )
 
+    def whole_numbers(self, most: int) -> tuple[int, ...] | None:
+        """Return which values there are, in order; None where one is not whole, or they are more than ``most``.
+
+        Of most images the first block tells.
+        """
+        there: set[float] = set()
+        for block in self.blocks():
+            there.update(np.unique(block).tolist())
+            if len(there) > most or not all(float(value).is_integer() for value in there):
+                return None
+        return tuple(sorted(int(value) for value in there))
+
     def percentiles(
         self, at: Sequence[float], *, above: float | None = None, below: float | None = None
     ) -> tuple[float, ...]:

@@ -64,6 +64,10 @@ _BELOW_AIR_HU = -1200  # HU end at -1000, with noise; MR phase images go on to -
 _BELOW_AIR_SHARE = 0.01
 _METAL_HU = 4000  # 99.5 % of the voxels of a CT lie below; MR of some vendors does not
 
+# Most label maps have a dozen values or fewer, pictures of 8 bits some 200.
+_MOST_LABELS = 32
+_LISTED = 6
+
 # Soft tissue alone spans 100 HU, a quarter of its window; images already scaled to [0, 1] span 0.3 % of it.
 _LEAST_COVERED = 0.02
 
@@ -211,7 +215,7 @@ def choose_intensities(
     measured = Measured(values=values, padding=padding)
     extent = measured.extent()
     _check_measured(measured, extent, non_finite, place)
-    notes = (*aside, *_non_finite_notes(extent))
+    notes = (*aside, *_non_finite_notes(extent), *_label_map_notes(measured, channels))
     if windows:
         notes += _check_windows(windows, extent, place)
         bounds = tuple(Intensity(rule="window", low=window.low, high=window.high) for window in windows)
@@ -290,6 +294,19 @@ def _non_finite_notes(extent: Extent) -> tuple[str, ...]:
     )
     told = ", ".join(f"{count} {name}" for count, name in counts if count)
     return (f"voxels that are not finite are taken for the lowest value and shown as 0: {told}",)
+
+
+def _label_map_notes(measured: Measured, channels: int) -> tuple[str, ...]:
+    """Say that an image may be a label that no rule of names has found."""
+    values = measured.whole_numbers(_MOST_LABELS) if channels == 1 else None
+    if values is None:
+        return ()
+    listed = ", ".join(str(value) for value in (values if len(values) <= _LISTED else values[: _LISTED - 1]))
+    more = f", ... {values[-1]}" if len(values) > _LISTED else ""
+    return (
+        f"only {len(values)} different values ({listed}{more}), as label maps have: if it is one, `samkit remove` it "
+        f"and name the file after its image with _seg behind",
+    )
 
 
 def _check_windows(windows: Sequence[Window], extent: Extent, place: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from samkit.stages.readers import histogram
-from samkit.stages.readers.histogram import Measured, blocks_of, is_padding
+from samkit.stages.readers.histogram import BLOCK_VOXELS, Measured, blocks_of, is_padding
 
 RNG = np.random.default_rng(0)
 KINDS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32", "float64")
@@ -133,6 +133,26 @@ class TestExtent:
         assert extent.measured == 0
         assert np.isnan(extent.lowest)
         assert np.isnan(extent.highest)
+
+
+class TestWholeNumbers:
+    def test_those_of_a_label_map_are_told_in_order(self):
+        assert Measured(values=np.array([2.0, 0.0, 10.0, 2.0])).whole_numbers(3) == (0, 2, 10)
+
+    def test_more_than_asked_for_are_none(self):
+        assert Measured(values=np.arange(5)).whole_numbers(4) is None
+
+    def test_one_that_is_not_whole_is_none(self):
+        assert Measured(values=np.array([0.0, 0.5])).whole_numbers(4) is None
+
+    def test_padding_and_what_is_not_finite_count_for_nothing(self):
+        values = np.array([0.0, 1.0, np.nan, -2000.5])
+        assert Measured(values=values, padding=(-2001, -2000)).whole_numbers(4) == (0, 1)
+
+    def test_values_of_later_blocks_count_too(self):
+        values = np.zeros(BLOCK_VOXELS + 1)
+        values[-1] = 0.5
+        assert Measured(values=values).whole_numbers(4) is None
 
 
 class TestPercentiles:

@@ -432,6 +432,24 @@ def bits(values: np.ndarray) -> list[int]:
     return values.view(np.uint16).ravel().tolist()
 
 
+class TestLabelMaps:
+    def test_an_image_with_few_whole_values_is_told_to_look_like_a_label_map(self):
+        (note,) = choose_intensities(RNG.integers(0, 4, (8, 8, 4)), None, (), "auto").notes
+        assert note.startswith("only 4 different values (0, 1, 2, 3), as label maps have")
+
+    def test_of_many_values_the_first_and_the_last_are_listed(self):
+        (note,) = choose_intensities(np.arange(20).reshape(4, 5, 1).astype(np.int16), None, (), "auto").notes
+        assert "(0, 1, 2, 3, 4, ... 19)" in note
+
+    @pytest.mark.parametrize("values", [MR, np.arange(256, dtype=np.uint8).reshape(16, 16, 1)])
+    def test_images_are_not(self, values: np.ndarray):
+        assert choose_intensities(values, None, (), "auto").notes == ()
+
+    def test_colours_are_not(self):
+        colours = RNG.integers(0, 4, (8, 8, 1, 3)).astype(np.uint8) * 80
+        assert choose_intensities(colours, None, (), "auto").notes == ()
+
+
 class TestNormalising:
     def test_the_bounds_become_zero_and_one(self):
         scaled = normalise(np.array([-1000, -160, 40, 240, 3000], np.float32), WINDOW)
