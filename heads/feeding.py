@@ -21,6 +21,7 @@ from ..store.embeddings import Embeddings
 from ..store.errors import InputError, MissingEmbeddings
 from ..store.keys import Recipe, RowKey
 from ..store.slices import SliceFinder, Volume
+from ..store.splits import DEFAULT_SPLIT
 from .base import LOGIT_CELLS_PER_FEATURE_CELL
 from .classes import class_values, to_class_index
 from .frame import Frame
@@ -64,8 +65,18 @@ def check_embedded(
     what: str,
     tiling: Tiling | None = None,
     views: Sequence[str] = AS_THEY_ARE,
+    split: str | None = None,
 ) -> None:
     """Refuse volumes that have slices, or tiles or views of slices, without a row.
+
+    Parameters
+    ----------
+    embeddings, volumes, tiling, views
+        As of `LabelledSlices`.
+    what
+        Which volumes these are, for the message.
+    split
+        The split from whose pool they are, which gets views; None where they may be of no pool.
 
     Raises
     ------
@@ -78,7 +89,7 @@ def check_embedded(
         flags = "" if tiling is None else _flags(tiling)
         nouns = ["slices", *(["tiles"] if tiling is not None else [])]
         if tuple(views) != AS_THEY_ARE:
-            flags += f" --views {words_for(views)}"
+            flags += f" --views {words_for(views)}{_whose_views(split)}"
             nouns.append("views")
         message = (
             f"{len(missing)} of {len(set(keys))} {' and '.join(nouns)} of the {what} "
@@ -422,6 +433,13 @@ def labels_on_grid(
 def _keys_of(volumes: Sequence[Volume], tiling: Tiling | None, views: Sequence[str]) -> list[RowKey]:
     """Return the rows of some volumes: volume by volume, and of a volume view by view."""
     return [key for volume in volumes for view in views for key in row_keys(volume, tiling, view=view)]
+
+
+def _whose_views(split: str | None) -> str:
+    """Return how `samkit embed` is told of which slices views are wanted."""
+    if split is None:
+        return " --views-for all"
+    return "" if split == DEFAULT_SPLIT else f" --split {split}"
 
 
 def _flags(tiling: Tiling) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..store.errors import UsageError
-from ..store.splits import Split
+from ..store.splits import DEFAULT_SPLIT, Split
 
 # Three tenths for the score: AutoSAM keeps 15 of 100 for testing and 15 for validation; samkit needs no
 # validation part, because validation comes out of the draw.
@@ -59,7 +59,7 @@ NO_DRAW = Draw(number=0, subjects=(), validation=None)
 def make_split(
     subjects: Iterable[str],
     *,
-    name: str = "default",
+    name: str = DEFAULT_SPLIT,
     seed: int = 0,
     test_share: float = TEST_SHARE,
     strata: Mapping[str, str] | None = None,
@@ -117,7 +117,7 @@ def _taken_alike(ordered: Sequence[str], strata: Mapping[str, str], count: int) 
 
 
 def import_split(
-    parts: Mapping[str, str], subject_of: Mapping[str, str], *, name: str = "default", seed: int = 0
+    parts: Mapping[str, str], subject_of: Mapping[str, str], *, name: str = DEFAULT_SPLIT, seed: int = 0
 ) -> Split:
     """Return the split that somebody else has made.
 

@@ -14,6 +14,7 @@ from ..stages.training.plan import TrainOptions, embeddings_for, plan_run
 from ..store.embeddings import Embeddings
 from ..store.errors import UsageError
 from ..store.pretrained import PretrainingSettings
+from ..store.splits import DEFAULT_SPLIT
 from ..store.workspace import Workspace
 
 
@@ -31,7 +32,7 @@ class Grid:
     recipe: str = OWN
     #: Of every head that takes steps; None for what the recipe says.
     steps: int | None = None
-    split: str = "default"
+    split: str = DEFAULT_SPLIT
     seed: int = 0
     views: tuple[str, ...] = AS_THEY_ARE
     tiles: float | None = None

@@ -15,6 +15,9 @@ from .errors import DamagedStore
 from .keys import content_id
 from .places import Place
 
+DEFAULT_SPLIT = "default"
+"""The one that is made where nobody names any."""
+
 _SIDES = ("pool", "test", "unused")
 _MEANING = {"pool": "trained on", "test": "scored", "unused": "left out"}
 _ADDED = "unused"

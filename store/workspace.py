@@ -21,7 +21,7 @@ from .places import DEFAULT_WORKSPACE, Place, place_of
 from .pretrained import Pretrainings
 from .runs import Run, Runs, check_name
 from .slices import Volume, VolumeRecord
-from .splits import Split
+from .splits import DEFAULT_SPLIT, Split
 
 # An id becomes part of folder names on every file system, and of object keys.
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
@@ -342,7 +342,7 @@ class Workspace:
         """What was learned from slices without labels, a mapping by id."""
         return Pretrainings(self.path / "pretrained")
 
-    def split(self, name: str = "default") -> Split | None:
+    def split(self, name: str = DEFAULT_SPLIT) -> Split | None:
         """Return a split, or None if it has not been made."""
         place = self.path / "splits" / f"{name}.json"
         return Split.read(place) if place.exists() else None

@@ -13,7 +13,7 @@ from ...stages.training.plan import split_of
 from ...store.errors import InputError, UsageError
 from ...store.keys import RowKey
 from ...store.runs import check_name
-from ...store.splits import Split
+from ...store.splits import DEFAULT_SPLIT, Split
 from ...store.workspace import Workspace
 from .. import console
 from ..console import counted, readable_bytes
@@ -32,7 +32,7 @@ class RowChoice:
     #: One of `VIEWS_FOR`.
     views_for: str = "train"
     #: The split whose pool gets the views.
-    split: str = "default"
+    split: str = DEFAULT_SPLIT
     #: The overlap of tiles, see `heads.tiling.Tiling`; None for planes that are resized whole.
     tiles: float | None = None
 

@@ -21,7 +21,7 @@ from ...store.keys import NECK, Recipe
 from ...store.pretrained import PretrainingSettings
 from ...store.runs import NO_ENCODER, RunSettings, check_name
 from ...store.slices import Volume
-from ...store.splits import Split
+from ...store.splits import DEFAULT_SPLIT, Split
 from ...store.workspace import Workspace
 from ..encoders.base import find_encoder
 from .beginnings import live_encoder_of, mask_decoder_of, read_cnn_weights, read_pretrained
@@ -37,7 +37,7 @@ class TrainOptions:
     #: Of what: `sampling.SUBJECTS`, or `sampling.FRAMES`, labelled volumes one by one.
     counted: str = SUBJECTS
     draw: int
-    split: str = "default"
+    split: str = DEFAULT_SPLIT
     seed: int = 0
     fit: FitOptions
     device: str = "cpu"
@@ -190,11 +190,11 @@ def _but_for_the_tap(recipe: Recipe) -> Recipe:
     return replace(recipe, tap=NECK, storage_precision="")
 
 
-def split_of(workspace: Workspace, name: str = "default") -> Split:
+def split_of(workspace: Workspace, name: str = DEFAULT_SPLIT) -> Split:
     """Return a split, made when first needed; new labelled subjects join its pool. `train` keeps it."""
     labelled = workspace.labelled_subjects
     kept = workspace.split(name)
-    if kept is None and name != "default":
+    if kept is None and name != DEFAULT_SPLIT:
         there = f"It has {', '.join(workspace.splits)}. " if workspace.splits else ""
         message = f"no split {name!r} in {workspace.path}. {there}Make it: samkit split {name}"
         raise UsageError(message)
@@ -292,7 +292,7 @@ def _parts(
         check_embedded(embeddings, test, what="test", tiling=tiling)
         check_embedded(embeddings, drawn_volumes(workspace, draw), what="drawn", tiling=tiling)
         training = training_volumes(workspace, draw)
-        check_embedded(embeddings, training, what="drawn", tiling=tiling, views=options.views)
+        check_embedded(embeddings, training, what="drawn", tiling=tiling, views=options.views, split=split.name)
     return draw, test
 
 

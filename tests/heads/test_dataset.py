@@ -50,7 +50,7 @@ def test_a_loader_makes_batches_of_it(embedded, workers):
 
 
 def test_views_that_are_not_embedded_are_refused_with_the_command(embedded):
-    with pytest.raises(MissingEmbeddings, match="samkit embed --views"):
+    with pytest.raises(MissingEmbeddings, match=r"samkit embed --views [^ ]+ --views-for all"):
         dataset_of(embedded, views=["identity", "flip-rows"])
 
 

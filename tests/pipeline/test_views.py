@@ -162,6 +162,17 @@ def test_views_that_are_not_embedded_are_refused_with_a_command_that_helps(samki
     assert samkit(*TRAIN, "--views", "transpose,gamma0.80", *ingested.flag).code == 0
 
 
+def test_views_of_a_split_of_ones_own_are_refused_with_a_command_that_helps(samkit, ingested):
+    samkit(*EMBED, *ingested.flag)
+    assert samkit("split", "mine", "--seed", "1", *ingested.flag).code == 0
+    ended = samkit(*TRAIN, "--split", "mine", "--views", "gamma0.80", *ingested.flag)
+    recipe = package.open_workspace(ingested.workspace).embeddings().recipe.id
+    assert f"samkit embed --views gamma0.80 --split mine --recipe {recipe}" in ended.said
+    embed = ("embed", "--views", "gamma0.80", "--split", "mine", "--recipe", recipe)
+    assert samkit(*embed, *ingested.flag).code == 0
+    assert samkit(*TRAIN, "--split", "mine", "--views", "gamma0.80", *ingested.flag).code == 0
+
+
 def test_an_unknown_view_is_refused_before_anything_is_trained(samkit, ingested):
     samkit(*EMBED, *ingested.flag)
     ended = samkit(*TRAIN, "--views", "flip-row", *ingested.flag)
