@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...store.errors import UsageError
 from ...store.journal import drop_damaged
 from ...store.keys import Recipe
 from ...store.lease import lease
@@ -22,10 +23,21 @@ def drop_unreadable_records(workspace: Workspace) -> None:
 
 
 def retire_damaged(workspace: Workspace, recipe: Recipe) -> None:
-    """Take the damaged shards of a recipe away, so that their rows are missing and computed like any other."""
+    """Take the damaged shards of a recipe away, so that their rows are missing and computed like any other.
+
+    Raises
+    ------
+    UsageError
+        There are no rows of this recipe: another one was meant, and its encoder would begin from the first slice.
+    """
     kept = workspace.recipes(recipe.folder_name).get(recipe.id)
     if kept is None:
-        return
+        there = ", ".join(one.folder.name for one in workspace.recipes().values()) or "none"
+        message = (
+            f"--repair: no rows of {recipe.folder_name} are in {workspace.path}; recipes there: {there}. Name the one "
+            f"that is damaged by the end of its name: samkit embed --recipe ID --repair (samkit verify says which)."
+        )
+        raise UsageError(message)
     with lease(workspace.path, "samkit embed --repair"):
         faults = dict(damaged_shards(kept))
         for fault in faults.values():

@@ -123,6 +123,15 @@ def test_repair_leaves_healthy_rows_alone(samkit, job, files_of):
     assert files_of(job.workspace) == before
 
 
+def test_repair_of_an_encoder_without_rows_encodes_nothing_and_names_what_is_there(samkit, job, files_of):
+    before = files_of(job.workspace)
+    ended = samkit("embed", "--size", "80", "--repair", *job.flag)
+    there = package.open_workspace(job.workspace).embeddings("nano").folder.name
+    assert ended.code == 2
+    assert f"recipes there: {there}. Name the one" in ended.said
+    assert files_of(job.workspace) == before
+
+
 def test_repair_and_dry_run_do_not_go_together(samkit, job):
     ended = samkit(*EMBED, "--repair", "--dry-run", *job.flag)
     assert ended.code == 2
