@@ -137,19 +137,14 @@ class Fit:
 
 IN_ONE_PASS = Setting(steps=0, learning_rate=0.0)
 
-# As many for the U-Net as for the best head. Which is best is read from what `--tune` kept.
+# Two for a head, four for the U-Net. Which is best is read from what `--tune` kept.
 SETTINGS: dict[str, tuple[Setting, ...]] = {
     "prototype": (IN_ONE_PASS,),
     "ridge": (IN_ONE_PASS,),
     "probe": (Setting(steps=300, learning_rate=1e-2), Setting(steps=300, learning_rate=3e-3)),
     "linear": (Setting(steps=300, learning_rate=3e-3), Setting(steps=300, learning_rate=1e-3)),
     "cnn": (Setting(steps=300, learning_rate=3e-3), Setting(steps=300, learning_rate=1e-3)),
-    "hybrid": (
-        Setting(steps=1200, learning_rate=1e-3),
-        Setting(steps=1200, learning_rate=3e-3),
-        Setting(steps=2400, learning_rate=1e-3),
-        Setting(steps=2400, learning_rate=3e-3),
-    ),
+    "hybrid": (Setting(steps=2400, learning_rate=1e-3), Setting(steps=2400, learning_rate=3e-3)),
     "autosam": (Setting(steps=150, learning_rate=1e-3), Setting(steps=150, learning_rate=3e-4)),
     "unet": (
         Setting(steps=1200, learning_rate=1e-3, batch_size=4, views=TURNED.texts),

@@ -150,6 +150,10 @@ class Zoom:
 
     def apply(self, planes: NDArray[Any], interpolation: str) -> NDArray[Any]:
         """Return planes (..., rows, columns) zoomed, of the same shape and kind; zeros where there was nothing."""
+        if interpolation == "nearest":
+            (row, inside_rows), (column, inside_columns) = map(self._nearest, planes.shape[-2:])
+            gathered = planes[..., row[:, None], column]
+            return np.where(inside_rows[:, None] & inside_columns, gathered, planes.dtype.type(0))
         step = 100 / self.factor_hundredths  # to the next pixel, in pixels of the plane
         steps = np.array([1.0] * (planes.ndim - 2) + [step, step])
         middle = (np.array(planes.shape) - 1) / 2
@@ -157,6 +161,19 @@ class Zoom:
             _for_ndimage(planes), steps, offset=middle - steps * middle, **_sampling(planes, interpolation)
         )
         return np.asarray(zoomed.astype(planes.dtype, copy=False))
+
+    def _nearest(self, length: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Return for each pixel along a side the one that it is taken from, and whether there is one.
+
+        In whole numbers, because many places lie on the border of two pixels, where rounding must not decide; the one
+        nearer to the middle is taken: always the upper would shift labels against images by up to half a pixel.
+        """
+        whole = 2 * self.factor_hundredths
+        from_middle = 2 * np.arange(length) - (length - 1)  # in half pixels
+        place = (length - 1) * self.factor_hundredths + 100 * from_middle  # from the first pixel, place / whole pixels
+        on_border = (place + self.factor_hundredths) % whole == 0
+        index = (place + self.factor_hundredths) // whole - (on_border & (from_middle > 0))
+        return np.clip(index, 0, length - 1), (place >= 0) & (place <= whole * (length - 1))
 
 
 def _for_ndimage(planes: NDArray[Any]) -> NDArray[Any]:

@@ -193,18 +193,20 @@ def test_a_rotation_keeps_the_shape_and_brings_in_zeros():
 @settings(deadline=None)
 @given(st.integers(25, 400), st.sampled_from(["nearest", "bilinear"]), st.integers(1, 12), st.integers(1, 12))
 def test_a_zoom_is_what_the_format_says(factor, how, rows, columns):
-    # Away from where its result hangs on the last bit.
     planes = image(rows, columns)
     row, column = np.mgrid[:rows, :columns] - np.array([rows - 1, columns - 1]).reshape(2, 1, 1) / 2
     places = np.stack([(rows - 1) / 2 + row * 100 / factor, (columns - 1) / 2 + column * 100 / factor])
-    near = np.abs(places * 2 - np.round(places * 2)) < 1e-9
-    sure = ~near.any(axis=0) if factor != 100 else np.ones((rows, columns), bool)
+    # Of bilinear alone the last bit decides what is still inside.
+    near = np.abs(places - np.round(places)) < 1e-9
+    sure = np.ones((rows, columns), bool) if how == "nearest" or factor == 100 else ~near.any(axis=0)
     last = np.array([rows - 1, columns - 1]).reshape(2, 1, 1)
-    inside = ((places >= 0) & (places <= last)).all(axis=0)
+    inside = ((places >= -1e-9) & (places <= last + 1e-9)).all(axis=0)
     found = apply(f"zoom{factor / 100:.2f}-{how}", planes)
     for plane, zoomed in zip(planes.astype(np.float64), found, strict=True):
         if how == "nearest":
-            whole = np.clip(np.floor(places + 0.5).astype(int), 0, last)
+            middle = last / 2
+            toward_middle = places - np.sign(places - middle) * 1e-9
+            whole = np.clip(np.round(toward_middle).astype(int), 0, last)
             expected = plane[whole[0], whole[1]]
         else:
             low = np.clip(np.floor(places).astype(int), 0, last)
@@ -214,6 +216,14 @@ def test_a_zoom_is_what_the_format_says(factor, how, rows, columns):
             expected = upper * (1 - part[0]) + lower * part[0]
         expected = np.where(inside, expected, 0)
         np.testing.assert_allclose(zoomed[sure], expected[sure], atol=1e-3)
+
+
+@given(st.integers(25, 400), st.integers(1, 60))
+def test_a_nearest_zoom_takes_no_side_of_the_plane(factor, length):
+    plane = np.arange(1, length + 1, dtype=np.uint8)[:, None]
+    found = View.parse(f"zoom{factor / 100:.2f}-nearest").apply_to_label(plane)[:, 0].astype(int)
+    mirrored = np.where(found > 0, length + 1 - found, 0)[::-1]
+    np.testing.assert_array_equal(found, mirrored)
 
 
 def test_a_zoom_makes_things_larger_about_the_centre_and_keeps_the_shape():
@@ -420,6 +430,8 @@ def test_what_is_not_exact_has_no_inverse(text):
         ("rotate-13-bilinear", "37a0e419808a51d8a1b4168a54970942"),
         ("window1.10+0.05", "9305f74544cda4453246b87c03f1c29f"),
         ("gamma0.80", "28a0fe31982d4e0ac39fdc9cb3039186"),
+        ("zoom0.75-bilinear", "3d573c380ebdceb7c90da41ee5e17a43"),
+        ("zoom1.30-nearest", "7cb3de902fc8cbc0307b78dd1e035b49"),
         ("flip-rows:rotate+20-nearest:window0.90-0.05:gamma1.25", "67375c5186741a6a66644a2c29a4d2b9"),
     ],
 )
