@@ -89,8 +89,9 @@ BANK = Bank.parse(
         ]
     )
 )
-# As what is kept names them.
+# As what is kept names them: by their numbers, which have to differ.
 VIEWS = {f"{len(bank.texts)} views": list(bank.texts) for bank in (TURNED, BANK)}
+assert len(VIEWS) == 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,12 +191,12 @@ class Kept:
 
     @classmethod
     def of(cls, asked: argparse.Namespace) -> Self:
-        """Read what stands there; scores of another kind are begun anew, but for the final ones.
+        """Read what stands there.
 
         Raises
         ------
         SystemExit
-            When there are final scores with other weights, views, draws or precision.
+            When that was made otherwise: hours of work are not written over.
         """
         about = {
             "draws": asked.draws,
@@ -205,13 +206,11 @@ class Kept:
         }
         name = f"few_shot_{asked.round}" if asked.whole else f"few_shot_{asked.round}.local"
         there = _read(name) if asked.whole else {}
-        if there and any(there.get(key) != value for key, value in about.items()):
-            file, of_what = RESULTS / f"{name}.json", "with other weights, views, draws or precision"
-            if asked.round == "final":
-                message = f"{file}: the final subjects were scored already, {of_what}"
-                raise SystemExit(message)
-            say(f"{file.name}: made {of_what}; begun anew")
-            there = {}
+        other = [key for key, value in about.items() if there and there.get(key) != value]
+        if other:
+            remedy = "" if asked.round == "final" else " To begin anew, move the file away."
+            message = f"{RESULTS / name}.json: scored already, with other {', '.join(other)}.{remedy}"
+            raise SystemExit(message)
         numbers = {data: there[data] for data in DATA if data in there}
         seconds = there.get("seconds", 0.0)
         return cls(asked=asked, name=name, about=about, numbers=numbers, seconds=seconds)
@@ -285,6 +284,8 @@ def _asked() -> argparse.Namespace:
     draws, data, features = DRAWS, list(DATA), list(FEATURES)
     if asked.round == "tries":
         draws, data, features = TUNED_DRAWS, [TUNED_ON], list(TUNED_FEATURES)
+    if asked.round == "tries" and not {*(asked.features or [])} <= {*features}:
+        parser.error(f"settings are tried on {' and '.join(features)}: --tune takes no other --features")
     asked.draws, asked.data, asked.features = asked.draws or draws, asked.data or data, asked.features or features
     # What is of fewer draws or of other weights is kept beside, so that it does not stand for what is asked here.
     asked.whole = (asked.draws, asked.counts, asked.weights) == (draws, [*COUNTS], NANO.own_weights)
@@ -314,9 +315,10 @@ def chosen(head: str, asked: argparse.Namespace) -> Setting:
     tries: dict[str, Any] = kept.get(TUNED_ON, {})
     same_views = kept.get("views") == VIEWS
     same_weights = kept.get("weights_sha256") == file_sha256(asked.weights) or not asked.whole
+    features = next(one for one in TUNED_FEATURES if head in HEADS[one])
 
     def reached(setting: Setting) -> float:
-        found = next((tries[name] for name in tries if name.endswith(f" {head}, {setting}")), None)
+        found = tries.get(Fit(features=features, head=head, setting=setting).key)
         if found is None or found["revision"] != find_head(head).revision or not (same_views and same_weights):
             message = f"{head}, {setting}: not tried yet with these views and weights. First: few_shot.py --tune"
             raise SystemExit(message)
