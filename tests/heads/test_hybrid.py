@@ -1,5 +1,6 @@
 """The hybrid keeps the contract, has the size that it says, and sees the slice finer than the embedding's grid."""
 
+import pytest
 import torch
 from contracts.head import PairHeadContract
 
@@ -37,12 +38,25 @@ def test_slices_in_grey_are_seen_as_those_in_three_equal_colours():
     assert torch.equal(of_grey, of_colours)
 
 
-def test_what_the_slice_shows_in_one_cell_changes_logits_within_it():
+@pytest.mark.parametrize(("level", "others"), [("quarters_up", []), ("eighths_up", ["quarters_up"])])
+def test_each_skip_alone_brings_the_slice_to_its_place_in_the_logits(level, others):
     head = Hybrid.build(HeadContext(input_shape=(32, 4, 4), class_count=2)).eval()
+    _, quarter, eighth, _ = head.widths
+    skip = {"quarters_up": quarter, "eighths_up": eighth}
+    with torch.no_grad():
+        first_weight(getattr(head, level))[:, : -skip[level]] = 0  # what comes from below
+        for other in others:
+            first_weight(getattr(head, other))[:, -skip[other] :] = 0
     features, slices = torch.randn(1, 32, 4, 4), torch.zeros(1, 1, 64, 64)
     changed = slices.clone()
-    changed[..., 16:20, 16:20] = 1
+    changed[..., 16:24, 16:24] = 1
     with torch.no_grad():
         difference = (head(FeaturesAndSlices(features, changed)) - head(FeaturesAndSlices(features, slices))).abs()
-    within = difference[0].amax(dim=0)[4:8, 4:8]
-    assert within.max() > 2 * within.min()
+    near = torch.zeros(16, 16, dtype=torch.bool)
+    near[2:8, 2:8] = True  # the square is at 4 and 5; a logit is four pixels, and the norms see the whole plane
+    change = difference[0].amax(dim=0)
+    assert change[near].mean() > 2 * change[~near].mean()
+
+
+def first_weight(module: torch.nn.Module) -> torch.Tensor:
+    return next(layer.weight for layer in module.modules() if isinstance(layer, torch.nn.Conv2d))
