@@ -362,7 +362,9 @@ class LabelledSlices(LabelledRows):
         self._slices = SquareSlices(embeddings, volumes, self.input_shape[1]) if with_slices else None
         row_bytes = first.nbytes + self._grid**2
         if self._slices is not None:
-            row_bytes += self._slices.read(self._keys[:1]).nbytes
+            own = self._slices.read(self._keys[:1])
+            deepest = max(volume.record.shape[1] for volume in volumes)
+            row_bytes += own.nbytes // own.shape[1] * deepest  # grey ones too, beside colour
         #: Whether the features of every batch are read from the store.
         self.streamed = row_bytes * len(self._keys) > memory_bytes
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None

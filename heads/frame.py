@@ -88,7 +88,8 @@ class Frame:
         """Bring slices to the square, antialiased bilinear, padded: (B, C, S, S) float32.
 
         For heads that see slices beside the embedding, or run an encoder of their own. Every resize stretches alike
-        here, so that what an encoder was given by way of 224 pixels lies in the same place, and is sharper.
+        here, so that what an encoder was given by way of 224 pixels lies in the same place, and is sharper; by way of
+        224 with corners aligned, within half a pixel of the slice of it.
         """
         rows, columns = self.inner_px
         inner = F.interpolate(slices_BCHW.float(), self.inner_px, mode="bilinear", align_corners=False, antialias=True)

@@ -31,8 +31,10 @@ _ON_AN_ORGAN = 1 / 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
-    """How patches are changed; each change is drawn anew for each patch. Ranges are nnU-Net's, or close to them.
+    """How patches are changed; each change is drawn anew for each patch. Ranges of size and grey values are nnU-Net's.
 
+    nnU-Net turns patches of planes by any angle and mirrors them along both axes. Here they turn by 30 degrees and are
+    not mirrored, because an organ's left is not its right; a bank of views brings turns where organs may lie in any.
     What nnU-Net changes in a fifth of its patches is changed in more here: a U-Net that sees one labelled subject for
     some hundred steps needs it.
     """

@@ -73,7 +73,7 @@ class SimClrUNet(UNet):
 
     def embedded(self, patches_BCPP: Tensor) -> Tensor:
         """Return the mean of the deepest level, (B, channels there), of patches."""
-        grid = self._padded(patches_BCPP.float())
+        grid, _, _ = self._padded(patches_BCPP.float())
         for level in self.down:
             grid = level(grid)
         return grid.mean(dim=(2, 3))

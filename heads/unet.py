@@ -28,12 +28,13 @@ class UNet(Head):
 
     Source: Ronneberger et al. (arXiv 1505.04597) with what nnU-Net (Isensee et al., Nature Methods 18:203, 2021)
     found to matter: instance normalisation, leaky ReLU, strided convolutions instead of pooling, augmentation
-    (`patches`). It sees slices at their own resolution, needs no encoder and no embeddings, and answers at the
-    slice's own pixels. AutoSAM's U-Net (scripts/main_baseline.py) has 31 million parameters and no normalisation in its
-    decoder.
+    (`patches`, where it differs from nnU-Net's). It sees slices at their own resolution, needs no encoder and no
+    embeddings, and answers at the slice's own pixels. AutoSAM's U-Net (scripts/main_baseline.py) has 31 million
+    parameters and no normalisation in its decoder.
 
-    Its norms take their statistics over a plane, so that a plane is answered within a square of the patches' side, dark
-    around it, as slices that are no square lie in patches while it is trained.
+    Its norms take their statistics over a plane, so that a plane is answered within a square of the patches' side, as
+    slices that are no square lie in patches while it is trained; dark around it, which in patches whose brightness was
+    changed is a little brighter.
 
     All parameters are trained.
 
@@ -91,7 +92,7 @@ class UNet(Head):
 
     def forward(self, slices_BCHW: Tensor) -> Tensor:
         """Return the logits, (B, K, H, W), of slices or patches (B, channels, H, W) in [0, 1], of any size."""
-        grid = self._padded(slices_BCHW.float())
+        grid, top, left = self._padded(slices_BCHW.float())
         finer: list[Tensor] = []
         for level in self.down:
             grid = level(grid)
@@ -100,21 +101,22 @@ class UNet(Head):
         for upscale, level in zip(self.upscaling, self.up, strict=True):
             grid = level(torch.cat([upscale(grid), finer.pop()], dim=1))
         logits: Tensor = self.classifier(grid)
-        (top, _), (left, _) = self._margins(slices_BCHW)
         rows, columns = slices_BCHW.shape[-2:]
         return logits[..., top : top + rows, left : left + columns]
 
-    def _padded(self, slices: Tensor) -> Tensor:
-        """Pad with the darkest value on all sides: to that of a patch, and to what can be halved at every level."""
-        (top, bottom), (left, right) = self._margins(slices)
-        return F.pad(slices, (left, right, top, bottom))
+    def _padded(self, slices: Tensor) -> tuple[Tensor, int, int]:
+        """Pad with the darkest value on all sides: to that of a patch, and to what can be halved at every level.
 
-    def _margins(self, slices: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return the pixels (above, below) and (to the left, to the right) of slices."""
+        Returns
+        -------
+        tuple
+            The padded slices, the rows above and the columns to the left of what was given.
+        """
         step = 2 ** (len(self.widths) - 1)
         least = max(_SMALLEST_BOTTOM * step, self.window_px or 0)
         rows, columns = (-(-max(side, least) // step) * step - side for side in slices.shape[-2:])
-        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+        top, left = rows // 2, columns // 2
+        return F.pad(slices, (left, columns - left, top, rows - top)), top, left
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401
         # Of runs before the first of `revision` 2.

@@ -33,7 +33,8 @@ from ...store.errors import UsageError
 from ..synthesis.pictures import PictureBatch
 from ..synthesis.shapes import Kind
 
-# A prompted part covers such a share of the picture at least: half a cell of an embedding of 16 x 16.
+# A prompted part covers such a share of the picture at least: half a cell of an embedding of 16 x 16. The mask is its
+# largest piece, which in fewer than one of a hundred is smaller.
 _SMALLEST_PART = 0.002
 # So many of the masks are all parts of a solid: a wall with its cavity.
 _WHOLE_SOLIDS = 0.15
@@ -304,7 +305,7 @@ def borders(parts_BGG: Tensor) -> Tensor:
 
 
 def _at_cells(parts: Tensor, grid: int) -> Tensor:
-    """Return the part at the middle of each cell of the logit grid."""
+    """Return the part of the pixel below and to the right of the middle of each cell of the logit grid."""
     step = parts.shape[-1] // grid
     return parts[:, step // 2 :: step, step // 2 :: step]
 

@@ -2,8 +2,8 @@
 
 The folder holds everything of one training: a checkpoint, by which the same command goes on after any interruption; the
 log, one line every hundred steps; and at the end the weights, in float16, as a SAM checkpoint. A training follows from
-its options: equal options give equal weights and an equal log, stopped on the way or not, on processors of one kind
-with as many threads. (GPUs add some sums in any order.)
+its options: equal options give equal weights and an equal log, but for its seconds, stopped on the way or not, on
+processors of one kind with as many threads. (GPUs add some sums in any order.)
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class TrainingOptions:
                 raise UsageError(message)
         if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf or self.seed < 0:
             message = (
-                f"--learning-rate {self.learning_rate:g}, --weight-decay {self.weight_decay:g}, --seed {self.seed}: a "
-                f"rate above 0, a decay and a seed of 0 or more."
+                f"--learning-rate {self.learning_rate:g}, a weight decay of {self.weight_decay:g}, --seed {self.seed}: "
+                f"give a rate above 0, a decay and a seed of 0 or more."
             )
             raise UsageError(message)
         if self.precision not in _PRECISIONS:

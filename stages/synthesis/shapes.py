@@ -420,6 +420,7 @@ def _paint_solid(
         fraction = fraction_inside(distance - np.float32(shell), across)
         canvas.paint(box, fraction, part, labelled=solid.labelled)
         if solid.cut is not None:
+            # Blurred as the surface is, not as a plane of the cut's own slope would be.
             beyond = fraction_inside(np.float32(solid.cut) - own[0], across)
             canvas.paint(box, fraction * beyond, half[0], labelled=solid.labelled)
 

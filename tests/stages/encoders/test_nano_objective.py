@@ -88,8 +88,6 @@ def test_masks_are_of_parts_or_whole_solids_that_are_not_small(batch):
         assert len(solids) == 1
         assert 0 not in inside
         assert torch.isin(parts, torch.tensor(sorted(inside))).float().mean() >= 0.002
-        same = {part for part in parts.unique().tolist() if int(batch.solids[owner, part]) in solids}
-        assert len(inside) == 1 or inside <= same
         wholes += len(inside) > 1
     assert wholes > 0
 
