@@ -25,6 +25,7 @@ __all__ = [
     "identity_of_text",
     "keyed_hash",
     "natural_key",
+    "patient_and_moment",
     "series_hash",
     "stem",
 ]
@@ -40,6 +41,15 @@ _ENDINGS = (
 # ACDC: patient001_frame01 and patient001_frame12 are two moments of one heart; some h5 copies hold single slices, and
 # nnU-Net's copies have its channel behind.
 _FRAME = re.compile(r"_frame\d+(_slice_?\d+)?(_\d{4})?$")
+
+# What a file of a patient is called after who it is: a visit, a side, a sequence, a phase of contrast.
+_MOMENTS = (
+    *("ses", "session", "visit", "v", "scan", "tp", "time", "timepoint", "t", "day", "week", "month", "year"),
+    *("baseline", "bl", "follow-?up", "fu", "pre", "post", "ed", "es", "phase", "left", "right"),
+    *("t1c", "t1ce", "t1gd", "t1w", "t2w", "flair", "dwi", "adc", "pd", "ct", "mr", "pet"),
+    *("art", "arterial", "ven", "venous", "portal", "delayed"),
+)
+_MOMENT = re.compile(rf"(?P<patient>.*\d.*)[-_ ](?P<moment>(?:{'|'.join(_MOMENTS)})\d*)", re.IGNORECASE)
 
 
 def stem(path: PurePath) -> str:
@@ -72,6 +82,18 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 def frame_stripped(text: str) -> str:
     """Return the patient of an ACDC-like stem: ``patient001`` for ``patient001_frame01``, else the text itself."""
     return _FRAME.sub("", text)
+
+
+def patient_and_moment(text: str) -> tuple[str, str] | None:
+    """Split a stem that may tell which of a patient's files it is; None for any other.
+
+    Examples
+    --------
+    >>> patient_and_moment("p07_visit2"), patient_and_moment("p07"), patient_and_moment("liver_7")
+    (('p07', 'visit2'), None, None)
+    """
+    found = _MOMENT.fullmatch(text)
+    return (found["patient"], found["moment"]) if found else None
 
 
 def keyed_hash(key: bytes, text: str) -> str:

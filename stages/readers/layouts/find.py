@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from ....store.errors import InputError, UsageError
 from ..base import SourceFiles
 from ..labels import LabelChoice, Overlap
-from ..naming import compiled_subject, hashed_id, hashed_subject, identity_of_text, series_hash, stem
+from ..naming import (
+    compiled_subject,
+    hashed_id,
+    hashed_subject,
+    identity_of_text,
+    natural_key,
+    patient_and_moment,
+    series_hash,
+    stem,
+)
 from .acdc import acdc
 from .base import (
     UNKNOWN,
@@ -45,6 +54,7 @@ __all__ = ["Found", "IdMapRow", "Triaged", "find_sources", "named", "paired"]
 _ANYWHERE: tuple[Rule, ...] = (ircadb, chaos, acdc, synapse)
 _AT_THE_ROOT: tuple[Rule, ...] = (training_folders, images_and_labels, bids)
 _LAST: tuple[Rule, ...] = (totalsegmentator,)
+_LISTED = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,9 +245,33 @@ def _notes(pairing: Pairing, sources: Iterable[SourceFiles], options: LayoutOpti
             f"(StudyInstanceUID). Where a patient has several studies, or several patients share one: --subject finds "
             f"it in the names of folders"
         )
+    if options.subject_regex is None:
+        yield from _of_several_moments(pairing.candidates, sources)
     if pairing.refused and not pairing.candidates and all(row.is_label for row in pairing.refused):
         folder = "FOLDER" if options.shown_root is None else shlex.quote(str(options.shown_root))
         yield f"labels and no images. If the images are in the workspace already: samkit ingest --labels-from {folder}"
+
+
+def _of_several_moments(candidates: Iterable[Candidate], sources: Iterable[SourceFiles]) -> Iterator[str]:
+    """Say that subjects may be one patient by what their files are called: names of files are not told."""
+    subject_of = {source.shown: source.subject for source in sources}
+    subjects: dict[tuple[Path, str], set[str]] = defaultdict(set)
+    moments: dict[tuple[Path, str], set[str]] = defaultdict(set)
+    for one in candidates:
+        split = patient_and_moment(one.stem) if one.series is None and one.shown in subject_of else None
+        if split is not None:
+            patient = one.image[0].parent, split[0]
+            subjects[patient].add(subject_of[one.shown])
+            moments[patient].add(split[1])
+    several = {patient: its for patient, its in subjects.items() if len(its) > 1}
+    if several:
+        endings = sorted({moment for patient in several for moment in moments[patient]}, key=natural_key)
+        listed = ", ".join(f"_{ending}" for ending in endings[:_LISTED]) + (", ..." if endings[_LISTED:] else "")
+        yield (
+            f"{sum(map(len, several.values()))} files are called alike but for their ends ({listed}), and each is a "
+            f"subject of its own. Where these are files of one patient, who could be trained on and scored at once: "
+            f"--subject '(.+)[-_]'"
+        )
 
 
 def _is_of_study(candidate: Candidate) -> bool:

@@ -16,6 +16,7 @@ from samkit.stages.readers.naming import (
     identity_of_text,
     keyed_hash,
     natural_key,
+    patient_and_moment,
     stem,
 )
 from samkit.store.errors import UsageError
@@ -62,6 +63,22 @@ def test_a_frame_with_a_channel_of_nnu_net_behind_shares_its_patient(with_channe
 
 def test_only_a_frame_is_stripped():
     assert frame_stripped("frame_07") == "frame_07"
+
+
+@pytest.mark.parametrize(
+    ("stem_of_file", "expected"),
+    [
+        ("p07_visit2", ("p07", "visit2")),
+        ("P1-T1", ("P1", "T1")),
+        ("case_003_left", ("case_003", "left")),
+        ("sub12_follow-up1", ("sub12", "follow-up1")),
+        ("case_003", None),
+        ("liver_t1", None),
+        ("p07_x2", None),
+    ],
+)
+def test_a_patient_and_which_file_of_his_it_is_are_told_by_the_end_of_a_name(stem_of_file, expected):
+    assert patient_and_moment(stem_of_file) == expected
 
 
 def test_numbers_in_names_sort_as_numbers():

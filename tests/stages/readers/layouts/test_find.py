@@ -18,6 +18,30 @@ from samkit.stages.readers.naming import identity_of_text
 from samkit.store.errors import InputError, SamkitError, UsageError
 
 
+class TestMoments:
+    """Files that are called as those of one patient are, and are subjects of their own."""
+
+    def test_are_told_with_what_to_type_and_without_their_names(self, tmp_path: Path):
+        nifti(*(tmp_path / f"images/{name}.nii.gz" for name in ("p07_visit1", "p07_visit2", "p08_visit1", "p09")))
+        (note,) = (note for note in find(tmp_path).notes if "called alike" in note)
+        assert note.startswith("2 files are called alike but for their ends (_visit1, _visit2)")
+        assert "--subject '(.+)[-_]'" in note
+        assert "p07" not in note
+
+    def test_are_one_subject_with_what_to_type(self, tmp_path: Path):
+        nifti(tmp_path / "images/p07_visit1.nii.gz", tmp_path / "images/p07_visit2.nii.gz")
+        found = find(tmp_path, subject_regex="(.+)[-_]")
+        assert len({source.subject for source in found.sources}) == 1
+        assert not any("called alike" in note for note in found.notes)
+
+    def test_of_one_subject_already_are_not_told(self, tmp_path: Path):
+        nifti(
+            tmp_path / "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
+            tmp_path / "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz",
+        )
+        assert not any("called alike" in note for note in find(tmp_path).notes)
+
+
 class TestIds:
     def test_stems_are_ids_when_asked(self, tmp_path: Path):
         nifti(tmp_path / "case1.nii.gz")
