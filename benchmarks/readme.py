@@ -32,8 +32,8 @@ def with_costs(text: str) -> str:
 def costs() -> str:
     """Return the section, Markdown; what was not measured is left out."""
     parts = [
-        f"Measured by `make bench` on {_machine(_kept('cache_against_live'))}; `sam_vit_b` with seeded weights: time "
-        f"does not depend on them."
+        f"Measured by `make bench` on {_machine(_kept('cache_against_live'))}, where nothing else is said; `sam_vit_b` "
+        f"with seeded weights: time does not depend on them."
     ]
     tables = {
         "encoder": _encoder_table,
@@ -63,29 +63,38 @@ def _encoder_table(kept: dict[str, Any]) -> str:
             cells += [f"{told['seconds_per_slice']:.2f}", f"{told['times_faster']:.1f}"]
             cells += [f"{told['peak_memory_bytes'] / 1e9:.1f} GB"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    at_once = " and ".join(
+        f"{max(told['batch'] for told in kept[px].values() if isinstance(told, dict))} at {px} px" for px in sizes
+    )
+    lines += [
+        "",
+        f"The package encodes one slice at once, as published code does, samkit {at_once}. With freed memory kept, "
+        f"glibc is told not to give memory back after every layer, as samkit's commands do.",
+    ]
     return "\n".join(lines)
 
 
 def _whole_sentence(kept: dict[str, Any]) -> str:
+    sizes = [px for px in ("1024", "256") if px in kept]
     told = [
         f"{kept[px]['share_of_bare_rate']:.2f} of the bare encoder's rate at {px} px ({kept[px]['slices']} slices, the "
         f"encoder busy {100 * kept[px]['busy_share']:.0f} % of the time)"
-        for px in ("1024", "256")
-        if px in kept
+        for px in sizes
     ]
-    if "256" in kept:
-        told[-1] += ", where it takes several slices at once and the bare encoder one"
-    most = max(kept[px]["peak_memory_bytes"] for px in ("1024", "256") if px in kept)
+    most = max(kept[px]["peak_memory_bytes"] for px in sizes)
     return (
-        f"The whole of `samkit embed`, from slices to rows on the disk, keeps {' and '.join(told)}; it takes at most "
-        f"{most / 1e9:.1f} GB of memory, however many slices there are."
+        f"The whole of `samkit embed --precision bfloat16 --workers 1`, from slices to rows on the disk, keeps "
+        f"{' and '.join(told)}, as many slices at once on both sides; it takes at most {most / 1e9:.1f} GB of memory, "
+        f"however many slices there are. On long work samkit starts two such processes on a processor."
     )
 
 
 def _peer_sentence(kept: dict[str, Any]) -> str:
-    times = [f"{kept[kind]['times_faster']:.1f} times in {kind}" for kind in ("float32", "bfloat16")]
-    peer = f"`precompute_state` of micro-sam {kept['version']}"
-    return f"Beside {peer}, on the same slices, it is {' and '.join(times)} as fast."
+    times = [f"{kept[kind]['times_faster']:.1f} times ({kind})" for kind in ("float32", "bfloat16")]
+    return (
+        f"At 1024 px it is {' and '.join(times)} as fast as `precompute_state` of micro-sam {kept['version']} on the "
+        f"same slices (`benchmarks/micro_sam.py`, which `make bench` leaves out)."
+    )
 
 
 def _live_table(kept: dict[str, Any]) -> str:
@@ -129,10 +138,11 @@ def _step_table(kept: dict[str, Any]) -> str:
 
 
 def _copies_sentence(kept: dict[str, Any]) -> str:
-    times = [f"{kept[count]['step']['times_as_fast']:.1f} times with {count}" for count in ("4", "9")]
+    times = [f"{kept[count]['step']['times_as_fast']:.1f} times as fast with {count}" for count in ("4", "9")]
     return (
         f"`autosam` shares between classes what the published decoder computes for each of them again: on "
-        f"{kept['cells']} x {kept['cells']} cells, forward and backward are as fast {' and '.join(times)} classes."
+        f"{kept['cells']} x {kept['cells']} cells, forward and backward are {' and '.join(times)} classes (on "
+        f"{_processor(kept)})."
     )
 
 
@@ -159,7 +169,7 @@ def _precision_table(kept: dict[str, Any]) -> str:
         f"How rows are kept is a choice (`--store`); float16 and int8 are derived from float32 rows without the "
         f"encoder, where there are such. Relative L2 errors of {kept['rows']} rows of `nano` at {kept['size_px']} px "
         f"against what the encoder answered, reading verified, warm; Dice of `linear` trained at 256 px on rows of "
-        f"each kind, {kept['drawn']} subjects of ACDC, mean of {kept['draws']} draws:",
+        f"each kind, {kept['drawn']} subjects of ACDC, mean of {kept['draws']} draws, on {_machine(kept)}:",
         "",
         "| kept as | error, median | worst | Dice % | size on disk | rows read a second |",
         "|---|---|---|---|---|---|",
@@ -190,14 +200,17 @@ def _memory_sentence(kept: dict[str, Any]) -> str:
 
 def _start_sentence(kept: dict[str, Any]) -> str:
     return (
-        f"`samkit --help` takes {kept['ratio']:.2f} of the time of `import torch`. On disk a slice takes 2 MiB with "
-        f"SAM at 1024 px, 0.5 MiB at 512 px and 0.13 MB with `nano`, in float16."
+        f"`samkit --help` takes {kept['ratio']:.2f} of the time of `import torch` (on {_processor(kept)}). On disk a "
+        f"slice takes 2 MiB with SAM at 1024 px, 0.5 MiB at 512 px and 0.13 MB with `nano`, in float16."
     )
 
 
 def _machine(kept: dict[str, Any]) -> str:
-    machine = kept["machine"]
-    return f"{machine['cores']} cores of an {machine['processor']} (torch {machine['torch']})"
+    return f"{kept['machine']['cores']} cores of {_processor(kept)} (torch {kept['machine']['torch']})"
+
+
+def _processor(kept: dict[str, Any]) -> str:
+    return f"an {kept['machine']['processor']}"
 
 
 def _kept(name: str) -> dict[str, Any]:

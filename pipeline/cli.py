@@ -176,7 +176,10 @@ def ingest_command(
         bool, typer.Option("--dry-run", help="Print what is there, what would be taken and why not; write nothing.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Send the labels to the encoder's grid and back: the ceiling of any head.")
+        bool,
+        typer.Option(
+            "--check", help="Send the labels to the encoder's grid and back: the ceiling of heads on its features."
+        ),
     ] = False,
     encoder: Annotated[str, typer.Option(help="For --check: whose grid.")] = "nano",
     size: Annotated[int | None, typer.Option(help="For --check: side of the encoder's input in pixels.")] = None,
@@ -431,7 +434,14 @@ def split_command(
 def train_head_command(
     context: typer.Context,
     head: Annotated[
-        str, typer.Argument(help="autosam, cnn, linear, probe; ridge and prototype take one pass; unet sees slices.")
+        str,
+        typer.Argument(
+            help=(
+                "On features: prototype, ridge (one pass), probe, linear, cnn, cnn-published, autosam. On features and "
+                "slice: hybrid, ladder. On slices: unet, unet-simclr. With the encoder's last blocks live: med-sa. Not "
+                "trained: sam-box, sam-auto."
+            )
+        ),
     ],
     *,
     volumes: Annotated[

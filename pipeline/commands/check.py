@@ -78,7 +78,7 @@ def run_check(workspace_path: str, *, encoder_name: str, input_px: int) -> None:
         f"a head that has learnt them perfectly would score"
     )
     console.table(
-        "Ceiling of any head",
+        "Ceiling of heads on these features",
         ["class", "volumes", "Dice %", "worst", "in volume"],
         rows,
     )
