@@ -217,7 +217,7 @@ def choose_intensities(
     _check_measured(measured, extent, non_finite, place)
     notes = (*aside, *_non_finite_notes(extent), *_label_map_notes(measured, channels))
     if windows:
-        notes += _check_windows(windows, extent, place)
+        notes += (*_check_windows(windows, extent, place), *_no_hounsfield_notes(modality, extent))
         bounds = tuple(Intensity(rule="window", low=window.low, high=window.high) for window in windows)
         return Chosen(intensities=bounds, notes=notes)
     bytes_of_picture = values.dtype == np.uint8 and (channels > 1 or (modality is None and values.shape[2:3] == (1,)))
@@ -319,6 +319,16 @@ def _check_windows(windows: Sequence[Window], extent: Extent, place: str) -> tup
         )
         raise UnusableVoxels(message)
     return tuple(f"its values ({extent.lowest:g} to {extent.highest:g}) {reason}" for reason in blind)
+
+
+def _no_hounsfield_notes(modality: str | None, extent: Extent) -> tuple[str, ...]:
+    """Say that what a window is for may be no CT, or one whose intercept got lost on the way to another format."""
+    if extent.lowest < 0 or (modality is not None and modality.upper() != "CT"):
+        return ()
+    return (
+        f"none of its values ({extent.lowest:g} to {extent.highest:g}) is below 0, as fat and air are in Hounsfield "
+        f"units, in which a window is given: is it no CT, or one without its rescale intercept?",
+    )
 
 
 def _blind(window: Window, extent: Extent) -> str | None:

@@ -200,6 +200,16 @@ class TestWindows:
         assert chosen.intensities == choose_intensities(colours, "CT", (), "auto").intensities
         assert "the window is left aside" in chosen.notes[0]
 
+    @pytest.mark.parametrize("modality", [None, "CT"])
+    def test_values_of_which_none_is_below_zero_are_told_to_be_no_hounsfield_units(self, modality: str | None):
+        (note,) = choose_intensities(CT + 1024, modality, SOFT, "auto").notes
+        assert note.startswith("none of its values (24 to ")
+        assert "rescale intercept" in note
+
+    @pytest.mark.parametrize(("values", "modality"), [(CT, None), (CT, "CT"), (CT + 1024, "PT")])
+    def test_hounsfield_units_and_other_modalities_are_not(self, values: np.ndarray, modality: str | None):
+        assert choose_intensities(values, modality, SOFT, "auto").notes == ()
+
 
 class TestPercentiles:
     def test_they_are_of_the_voxels_above_the_minimum(self):
