@@ -430,7 +430,7 @@ class Embeddings:
         Raises
         ------
         StoreError
-            When plan and rows do not belong together; nothing is written.
+            When plan and rows do not belong together, or the recipe was removed meanwhile; nothing is written.
         """
         if plan.recipe_id != self.recipe.id or len(plan.keys) != len(rows):
             message = (
@@ -464,6 +464,12 @@ class Embeddings:
             code_version=code_version,
             writer=writer,
         )
+        if not (self.folder / "recipe.json").exists():
+            message = (
+                f"{self.folder}: the recipe was removed while rows of it were computed; these are not kept. To have "
+                f"them after all: the same samkit embed"
+            )
+            raise StoreError(message)
         folders = {self.folder / kind / record.data: files for kind, files in arrays.items()}
         for folder, files in folders.items():
             _publish(folder, files)

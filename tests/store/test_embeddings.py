@@ -315,6 +315,14 @@ def test_rows_that_do_not_belong_to_the_plan_are_refused_before_anything_is_writ
     assert (embeddings.folder / "features").files() == {}
 
 
+def test_rows_of_a_recipe_that_was_removed_meanwhile_are_not_kept(embeddings: Embeddings, keep: Keep):
+    keep(embeddings, KEYS[:2])
+    embeddings.folder.remove()
+    with pytest.raises(StoreError, match="the recipe was removed while rows of it were computed"):
+        keep(embeddings, KEYS[2:4])
+    assert not embeddings.folder.refresh()
+
+
 def test_a_plan_of_another_recipe_is_refused(embeddings: Embeddings):
     plan = ShardPlan(recipe_id="another", keys=KEYS[:1])
     with pytest.raises(StoreError, match="of recipe another do not belong"):
