@@ -121,10 +121,9 @@ def check_ingested_alike(run: Run, volumes: Iterable[Volume]) -> None:
     InputError
         With both ways, the first volumes, and what to do.
     """
-    recipe = run.record["ingest_recipe"]
+    recipe, *others = ingest_recipes_of(run)
     expected = way_of(recipe)
-    # Runs of before say one way alone.
-    known = [expected, *map(way_of, run.record.get("other_ingest_recipes", ()))]
+    known = [expected, *map(way_of, others)]
     unlike = [(volume, way) for volume in volumes if (way := way_of(volume.ingest_recipe)) not in known]
     if not unlike:
         return
@@ -138,6 +137,12 @@ def check_ingested_alike(run: Run, volumes: Iterable[Volume]) -> None:
         f"--volumes {run.settings.subjects}, or ingest the source again as the run's was{_flags(recipe)}."
     )
     raise InputError(message)
+
+
+def ingest_recipes_of(run: Run) -> list[Mapping[str, Any]]:
+    """Return the ingest recipe of the volumes that a head was trained on, and of each further way they were made in."""
+    # Runs of before say one way alone.
+    return [run.record["ingest_recipe"], *run.record.get("other_ingest_recipes", ())]
 
 
 def _told(way: Mapping[str, str], names: Iterable[str]) -> str:

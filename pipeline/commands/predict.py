@@ -29,12 +29,12 @@ from ...stages.mask_files import (
     masks_of_volumes,
     warning_of_shear,
 )
-from ...stages.predict import Predicted, check_ingested_alike, predict_volume
+from ...stages.predict import Predicted, check_ingested_alike, ingest_recipes_of, predict_volume
 from ...stages.readers.intensity import IntensityRule
 from ...stages.readers.labels import LabelChoice, unmatched
 from ...stages.readers.layouts import Found, LayoutOptions
 from ...stages.readers.mask_writer import MaskFile, MaskFormat
-from ...stages.readers.windows import Window
+from ...stages.training.ways import way_of, windows_of
 from ...store.embeddings import Embeddings
 from ...store.errors import InputError, UnusableVoxels, UsageError
 from ...store.keys import Recipe
@@ -183,6 +183,7 @@ def _predict_found(
         if shown:
             scratch = open_workspace(folder / "workspace")
             volumes = list(scratch.volumes.values())
+            _warn_of_several_windows(run, volumes)
             check_format_of_volumes(options.mask_format, volumes)
             # Now that all grids are known: the mask of a sheared one has another name.
             masks = masks_of_volumes(options.output, volumes, options.mask_format, names)
@@ -299,11 +300,13 @@ def _volume_as_in(run: Run, layout: LayoutOptions) -> LayoutOptions:
 
 def _ingest_options_of(run: Run) -> IngestOptions:
     """Return the ingest options that the run's volumes were made with."""
-    recipe = run.record["ingest_recipe"]
+    recipe, *others = ingest_recipes_of(run)
     labels = recipe["labels"] or {}
+    rules = {_rule_of(one) for one in (recipe, *others)}
     return IngestOptions(
-        windows=tuple(Window.from_json(window) for window in recipe["windows"]),
-        intensity=_rule_of(recipe),
+        windows=windows_of(recipe),
+        # Pictures of 8 bits beside others, each by its own rule, are what "auto" makes.
+        intensity=rules.pop() if len(rules) == 1 else "auto",
         non_finite=recipe["non_finite"],
         axis=recipe["axis"],
         label_threshold=labels.get("threshold"),
@@ -315,6 +318,17 @@ def _ingest_options_of(run: Run) -> IngestOptions:
 def _rule_of(recipe: Mapping[str, Any]) -> IntensityRule:
     rule = recipe["intensities"][0]["rule"]
     return "auto" if rule == "window" else rule
+
+
+def _warn_of_several_windows(run: Run, volumes: Iterable[Volume]) -> None:
+    """Say in which window files are shown, where the run has several and nothing says which of them is theirs."""
+    first, *others = dict.fromkeys(way_of(recipe)["window"] for recipe in ingest_recipes_of(run))
+    unknown = sum(volume.record.modality is None for volume in volumes)
+    if others and unknown:
+        console.warn(
+            f"{run.id} was trained on slices in window {' and '.join([first, *others])}; "
+            f"{counted(unknown, 'file')} whose modality nothing says: window {first} is taken"
+        )
 
 
 def _warn_of_shear(masks: Mapping[str, MaskFile], volumes: Iterable[Volume]) -> None:

@@ -39,6 +39,13 @@ def change_of(new: VolumeRecord, there: Volume | None, options: IngestOptions) -
         return "new"
     old = there.record
     same_pixels = old.slice_digests == new.slice_digests
+    chosen, before = (_chosen(dict(one.ingest_recipe["volume"])) for one in (new, old))
+    if old.identity != new.identity and chosen != before and not same_pixels and not options.replace:
+        message = (
+            f"{new.id!r} is in the workspace with {before}, and this is {chosen} of it, or of a case of that name. A "
+            f"case is there once: ingest this into another --workspace, or take it in its place with --replace."
+        )
+        raise IdentifierTaken(message)
     if old.identity != new.identity and not same_pixels and not options.replace:
         message = (
             f"the volume id {new.id!r} already belongs to another source in this workspace, with other pixels. Two "
@@ -67,6 +74,10 @@ def change_of(new: VolumeRecord, there: Volume | None, options: IngestOptions) -
         return "new details"
     waits = not old.pixels  # of the same ingest, for its pack
     return "unchanged" if waits or there.intact() else "repaired"
+
+
+def _chosen(volume: Mapping[str, int | float | None]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in volume.items() if value is not None) or "its only channel"
 
 
 def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

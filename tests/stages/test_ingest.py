@@ -187,6 +187,19 @@ def test_an_id_that_belongs_to_another_source_is_refused_and_the_volume_stays(sa
     assert record("a") == before
 
 
+def test_another_channel_of_a_case_is_refused_and_not_called_another_patient(samkit, data, tmp_path):
+    for kind in ("imagesTr", "labelsTr"):
+        (tmp_path / "channels" / kind).mkdir(parents=True)
+    shutil.copy(data / "labelsTr/a.nii.gz", tmp_path / "channels/labelsTr/a.nii.gz")
+    shutil.copy(data / "imagesTr/a.nii.gz", tmp_path / "channels/imagesTr/a_0000.nii.gz")
+    shutil.copy(data / "imagesTr/b.nii.gz", tmp_path / "channels/imagesTr/a_0001.nii.gz")
+    assert samkit("ingest", tmp_path / "channels", "--channel", "0").code == 0
+    ended = samkit("ingest", tmp_path / "channels", "--channel", "1")
+    assert ended.code == 3
+    assert "'a' is in the workspace with channel 0, and this is channel 1 of it" in ended.said
+    assert "two patients: ingest one of them" not in ended.said
+
+
 def test_replace_takes_another_source_in_the_place_of_the_first(samkit, data, stranger):
     samkit("ingest", data)
     before = record("a")

@@ -876,6 +876,39 @@ def test_files_get_the_grey_values_of_the_run_where_it_was_trained_on_ct_and_mr(
     assert "5 of 5 volumes embedded in the workspace already" in said[1]
 
 
+def test_the_window_that_is_taken_is_told_where_the_run_has_several_and_no_modality_says_which(samkit, tmp_path):
+    workspace = ("--workspace", tmp_path / "workspace")
+    for number, name in enumerate("abcd"):
+        values = np.random.default_rng(number).normal(40, 60, (20, 24, 5)).astype(np.int16)
+        for kind, array in (("images", values), ("labels", (values > 80).astype(np.uint8))):
+            (tmp_path / f"d{number % 2}" / kind).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"d{number % 2}/{kind}/{name}.nii.gz")
+    samkit("ingest", tmp_path / "d0", "--window", "400/40", *workspace)
+    samkit("ingest", tmp_path / "d1", "--intensity", "percentiles", *workspace)
+    samkit("embed", "--size", "64", *workspace)
+    samkit("train-head", "linear", "--volumes", "3", "--steps", "5", *workspace)  # all of the pool: of both kinds
+    ended = samkit("predict", "latest", tmp_path / "d0/images", "-o", tmp_path / "m", *workspace)
+    assert ended.code == 0, ended.said
+    assert "slices in window 400/40 and none; 2 files whose modality nothing says: window 400/40 is taken" in ended.said
+
+
+def test_files_get_the_grey_values_of_the_run_where_it_was_trained_on_pictures_of_8_and_16_bits(samkit, tmp_path):
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(20, 80, (24, 30))
+        for kind, array in (("images", pixels), ("labels", pixels > 60)):
+            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+            deep = kind == "images" and number % 3 == 0
+            picture = Image.fromarray(array.astype(np.uint16 if deep else np.uint8))
+            picture.save(tmp_path / f"d/{kind}/s{number}.{'tif' if deep else 'png'}")
+    workspace = train(tmp_path, tmp_path / "d", "--ids", "stem", subjects=2)
+    (run,) = package.open_workspace(workspace).runs.values()
+    volumes = package.open_workspace(workspace).volumes
+    rules = {volumes[name].ingest_recipe["intensities"][0]["rule"] for name in run.settings.drawn_volumes}
+    assert rules == {"full-range", "percentiles"}
+    said = both_ways(samkit, workspace, tmp_path / "d/images", tmp_path / "m")
+    assert "4 of 4 volumes embedded in the workspace already" in said[1]
+
+
 def test_the_channel_of_the_run_is_not_asked_of_files_without_channels(samkit, write_pair, tmp_path):
     for seed, name in enumerate(("a", "b")):
         for kind in ("images", "labels"):

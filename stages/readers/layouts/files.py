@@ -262,7 +262,8 @@ def candidate_of(
     patient
         By default the stem, ACDC's ``_frameNN`` left out.
     patient_secret
-        By default `patient`.
+        By default `patient`. Where it is empty, and the file one of a case or a volume of a 4-D file, what names these:
+        one case is one subject, whichever of its channels and moments is taken.
     chosen
         Which options chose the file among others of its case; the one that chooses within it is added.
     size
@@ -277,6 +278,9 @@ def candidate_of(
     name = stem_of_case or stem(path)
     named_patient = patient or frame_stripped(name)
     told = () if index is None else (f"4-D: volume {index} of {header.volumes} taken",)
+    secret = named_patient if patient_secret is None else patient_secret
+    if not secret and index is not None:
+        secret = identity_text(path, options)
     if index is not None:
         chosen = (*chosen, (_option_within(options, channelled=channelled), index))
     found = Candidate(
@@ -286,7 +290,7 @@ def candidate_of(
         stem=name,
         stem_is_id=stem_is_id,
         patient=named_patient,
-        patient_secret=named_patient if patient_secret is None else patient_secret,
+        patient_secret=secret,
         volume_index=index,
         chosen=chosen,
         modality=modality,
@@ -299,12 +303,17 @@ def candidate_of(
     return found if reason is None else found.refused(reason)
 
 
-def patient_of(path: Path, options: LayoutOptions) -> str:
-    """Return what the subject of a file is a hash of, whose name may be anything.
+def patient_of(path: Path, options: LayoutOptions, case: str | None = None) -> str:
+    """Return what the subject of a file is a hash of, whose name may be anything; empty: the file itself.
 
-    Two frames of a patient lie in one folder; any other file is a patient of its own.
+    Frames of a patient, and channels of a case, lie in one folder; any other file is a patient of its own.
+
+    Parameters
+    ----------
+    case
+        The stem without what is no part of the case, such as a channel.
     """
-    patient = frame_stripped(stem(path))
+    patient = frame_stripped(case or stem(path))
     if patient == stem(path):
         return ""
     if options.logical is None:

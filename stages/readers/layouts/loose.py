@@ -157,7 +157,7 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
             options,
             stem_is_id=False,
             stem_of_case=channels.cases.get(path),
-            patient_secret=patient_of(path, options),
+            patient_secret=patient_of(path, options, channels.cases.get(path)),
             channelled=path in channels.cases,
             chosen=(("channel", options.channel),) if path in channels.several and options.channel is not None else (),
         )

@@ -225,7 +225,7 @@ def _paired_by_stem(
                 modality=description.modality(channel if channelled else within) if description else None,
                 stem_is_id=stems_are_ids,
                 stem_of_case=case.rpartition("/")[2],
-                patient_secret=None if stems_are_ids else patient_of(path, options),
+                patient_secret=None if stems_are_ids else patient_of(path, options, case.rpartition("/")[2]),
                 channelled=channelled,
                 channel_names=description.channel_names if description else None,
                 chosen=(("channel", channel),) if len(channels) > 1 else (),

@@ -158,6 +158,13 @@ class TestNifti:
         first, second = (find(tmp_path, volume=VolumeChoice(time_index=index)).sources[0] for index in (0, 1))
         assert first.id != second.id
 
+    def test_two_volumes_and_two_channels_of_a_case_are_of_one_subject(self, tmp_path: Path):
+        nifti(tmp_path / "a.nii.gz", shape=(2, 3, 4, 5))
+        nifti(tmp_path / "b/q1_0000.nii.gz", tmp_path / "b/q1_0001.nii.gz")
+        options = [{"volume": VolumeChoice(time_index=index), "channel": index} for index in (0, 1)]
+        first, second = (find(tmp_path, **one).sources for one in options)
+        assert [source.subject for source in first] == [source.subject for source in second]
+
     def test_a_trailing_axis_of_one_is_no_axis(self, tmp_path: Path):
         nifti(tmp_path / "a.nii.gz", shape=(2, 3, 4, 1))
         found = find(tmp_path)

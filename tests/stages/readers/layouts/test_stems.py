@@ -272,6 +272,20 @@ class TestImagesAndLabels:
         nifti(*(tmp_path / f"{name}.nii.gz" for name in names))
         assert len({source.subject for source in find(tmp_path).sources}) == 1
 
+    def test_channels_of_a_case_are_of_one_subject(self, tmp_path: Path):
+        nifti(*(tmp_path / f"images/{name}.nii.gz" for name in ("a_0000", "a_0001", "b_0000", "b_0001")))
+        nifti(tmp_path / "labels/a.nii.gz", tmp_path / "labels/b.nii.gz")
+        first, second = (find(tmp_path, channel=channel).sources for channel in (0, 1))
+        assert [source.subject for source in first] == [source.subject for source in second]
+        assert len({source.subject for source in first}) == 2
+        assert {source.id for source in first}.isdisjoint(source.id for source in second)
+
+    def test_volumes_of_a_file_are_of_one_subject(self, tmp_path: Path):
+        nifti(tmp_path / "images/a.nii.gz", tmp_path / "images/b.nii.gz", shape=(2, 3, 4, 2))
+        first, second = (find(tmp_path, volume=VolumeChoice(time_index=index)).sources for index in (0, 1))
+        assert [source.subject for source in first] == [source.subject for source in second]
+        assert len({source.subject for source in first}) == 2
+
     def test_the_same_name_in_two_datasets_is_two_subjects(self, tmp_path: Path):
         nifti(tmp_path / "x/images/case1.nii.gz", tmp_path / "y/images/case1.nii.gz")
         assert len({find(tmp_path / name).sources[0].subject for name in "xy"}) == 2
