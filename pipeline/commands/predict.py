@@ -112,6 +112,17 @@ def _check_outside(workspace: Workspace, output: Path) -> None:
         raise UsageError(message)
 
 
+def _check_beside(source: Path, output: Path) -> None:
+    """Refuse masks below the folder that is searched: the next search would take them for images."""
+    resolved = output.resolve()
+    if source.is_dir() and source.resolve() in (resolved, *resolved.parents):
+        message = (
+            f"--output {output}: that is inside {source}, which is searched for images: the next time these masks "
+            f"would be taken for some. Name a folder elsewhere: --output MASKS"
+        )
+        raise UsageError(message)
+
+
 def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -> int:
     """Write masks for the workspace's volumes; all that can be said against it is said before the first."""
     head = load_head(run.folder).to(find_device(options.device))
@@ -151,6 +162,7 @@ def _predict_found(
         check_targets(masks.values(), found.sources, overwrite=options.overwrite)
 
     check(masks_of_sources(options.output, found.sources, options.mask_format, names))
+    _check_beside(source, options.output)
     head = load_head(run.folder).to(find_device(options.device))
     console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}; run {run.id}")
 

@@ -700,6 +700,17 @@ def test_masks_of_files_do_not_go_into_the_workspace(samkit, trained, series, in
     assert not (workspace / "masks").exists()
 
 
+@pytest.mark.parametrize("inside", [".", "masks"])
+def test_masks_do_not_go_into_the_folder_that_is_searched(samkit, trained, files_below, tmp_path, inside):
+    source = tmp_path / "data"
+    shutil.copytree(trained[0], source)
+    before = files_below(source)
+    ended = samkit("predict", "latest", source, "-o", source / inside, "--workspace", trained[1])
+    assert ended.code == 2
+    assert "would be taken for some. Name a folder elsewhere" in ended.said
+    assert files_below(source) == before
+
+
 def test_a_dicom_seg_of_the_workspace_is_refused_with_what_to_type(samkit, trained, tmp_path):
     ended = samkit("predict", "latest", "-o", tmp_path / "m", "--format", "dicom-seg", "--workspace", trained[1])
     assert ended.code == 2
