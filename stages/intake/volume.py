@@ -44,12 +44,16 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)
     notes = [*source.notes, *scan.notes]
     there = None if task.there is None else Volume(job.place, task.there, job.choice.names)
-    kept_recipe = None if there is None else _given_apart(there, options)
+    kept_recipe = None if there is None else _recipe_of_kept_label(there, source, options)
     kept = None if there is None or kept_recipe is None else _kept_label(there, scan.grid, orientation, source.shown)
     label: NDArray[np.unsignedinteger[Any]] | None = kept
-    if there is not None and kept is not None:
+    if there is not None and kept_recipe is not None and kept is not None:
         values = there.record.label_values
-        notes.append("its label from --labels-from is kept; --replace takes the one beside the image")
+        notes.append(
+            "its label from --labels-from is kept; --replace takes the one beside the image"
+            if kept_recipe["apart"]
+            else "there is no label beside it now: the one from before is kept; --replace takes it away"
+        )
     else:
         label, values, remarks = fitting_label(job, source, scan.grid, orientation)
         notes += remarks
@@ -75,7 +79,7 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
             "axis": options.axis,
             "channels": channels,
             "volume": dict(source.chosen),
-            "labels": kept_recipe or (None if label is None else label_recipe(job, apart=False)),
+            "labels": None if label is None else (kept_recipe if kept is not None else label_recipe(job, apart=False)),
         },
         identity=source.identity,
         series=source.series_hash,
@@ -88,7 +92,9 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
         files={},
     )
     change = change_of(record, there, options)
-    if kept_recipe is not None and kept is None:  # after `change_of`, which tells another source of this id first
+    if (
+        kept_recipe is not None and kept_recipe["apart"] and kept is None
+    ):  # after `change_of`, which tells another source of this id first
         raise GeometryMismatch(_other_grid(source))
     if change == "new pixels" and there is not None:
         differences = recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
@@ -120,10 +126,16 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     return Read(taken=taken, record=replace(record, pixels=folder, files=files))
 
 
-def _given_apart(there: Volume, options: IngestOptions) -> Mapping[str, Any] | None:
-    """Return the label recipe of a volume whose label came by ``--labels-from`` and is kept; None for any other."""
+def _recipe_of_kept_label(there: Volume, source: SourceFiles, options: IngestOptions) -> Mapping[str, Any] | None:
+    """Return the label recipe of a volume whose label is kept, None for any other.
+
+    It came by ``--labels-from``, or there is none beside the image now: somebody's work does not go by its being
+    elsewhere.
+    """
     recipe: Mapping[str, Any] | None = there.ingest_recipe["labels"]
-    return recipe if recipe is not None and recipe["apart"] and there.labelled and not options.replace else None
+    if recipe is None or not there.labelled or options.replace:
+        return None
+    return recipe if recipe["apart"] or source.label is None else None
 
 
 def _kept_label(
@@ -152,7 +164,7 @@ def _kept_label(
         label = there.read_label()
     except DamagedStore as error:
         message = (
-            f"{there.id}: its label, which came by --labels-from, is missing or damaged, and {shown} does not hold it. "
+            f"{there.id}: its label in the workspace is missing or damaged, and {shown} does not hold it. "
             f"Give it again: samkit ingest --labels-from LABELS. If its slices are damaged too, first ingest this "
             f"source with --replace, which takes the label beside the image, if there is one."
         )

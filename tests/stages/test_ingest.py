@@ -187,6 +187,20 @@ def test_an_id_that_belongs_to_another_source_is_refused_and_the_volume_stays(sa
     assert record("a") == before
 
 
+def test_images_that_are_ingested_again_without_their_labels_keep_them(samkit, data, tmp_path):
+    assert samkit("ingest", data).code == 0
+    before = record("a")
+    (tmp_path / "labels").mkdir()
+    for label in sorted((data / "labelsTr").iterdir()):
+        label.rename(tmp_path / "labels" / label.name)
+    ended = samkit("ingest", data)
+    assert ended.code == 0
+    assert "there is no label beside it now: the one from before is kept; --replace takes it away" in ended.said
+    assert record("a") == before
+    assert samkit("ingest", data, "--replace").code == 0
+    assert record("a").label_digest is None
+
+
 def test_another_channel_of_a_case_is_refused_and_not_called_another_patient(samkit, data, tmp_path):
     for kind in ("imagesTr", "labelsTr"):
         (tmp_path / "channels" / kind).mkdir(parents=True)

@@ -232,6 +232,10 @@ class Tree:
         kind = modality or (UNKNOWN if label is None else LABEL)
         return Refusal(path=path, shown=self.shown(path), reason=reason, modality=kind, size=size, label=label)
 
+    def same_name(self, path: Path, other: Path, *, modality: str | None = None) -> Refusal:
+        """Return the row of a file that is refused because another has its name, but for the ending."""
+        return self.refusal(path, f"{self.shown(other)} has the same name; rename one of them", modality=modality)
+
     def named(self, path: Path) -> str:
         """Return a path for a message that stops the command, beginning with what the user typed."""
         return str(self.typed_as / path.relative_to(self.typed))

@@ -121,7 +121,12 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
     unlabelled = [path for path in files if splits[path] is None and text_before_label_word(path) is None]
     channels = channels_of(unlabelled, options)
     by_grid = _paired_by_grid([path for path in files if path not in channels.left_out], splits)
-    image_of = {(path.parent, stem(path)): path for path in files if splits[path] is None and path not in by_grid}
+    image_of: dict[tuple[Path, str], Path] = {}
+    for path in files:
+        if splits[path] is None and path not in by_grid:
+            first = image_of.setdefault((path.parent, stem(path)), path)
+            if first != path:
+                refused.append(tree.same_name(path, first))
     labels: dict[Path | int, list[LabelOption]] = defaultdict(list)
     for place, there in objects.options.items():
         labels[place] += there

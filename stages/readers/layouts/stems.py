@@ -189,7 +189,7 @@ def _paired_by_stem(
         name, number = split or (stem(path), 0)
         taken = cases.setdefault(_key(tree, path, name), {})
         if number in taken:
-            refused.append(_twice(tree, path, taken[number]))
+            refused.append(tree.same_name(path, taken[number]))
         else:
             taken[number] = path
     sizes = {path: measured(path) for channels in cases.values() for path in channels.values()}
@@ -202,7 +202,7 @@ def _paired_by_stem(
             label = label_of(path, options, channelled=channelled)
             refused.append(tree.refusal(path, reason, label=label))
         elif case in label_paths:
-            refused.append(_twice(tree, path, label_paths[case], modality=LABEL))
+            refused.append(tree.same_name(path, label_paths[case], modality=LABEL))
         else:
             label_paths[case] = path
     candidates: list[Candidate] = []
@@ -256,11 +256,6 @@ def _case_of_label(tree: Tree, path: Path, cases: dict[str, dict[int, Path]]) ->
     split = image_and_suffix(path, None)
     names = [stem(path), *([split[0]] if split else [])]
     return next((key for name in names if (key := _key(tree, path, name)) in cases), None)
-
-
-def _twice(tree: Tree, path: Path, other: Path, *, modality: str | None = None) -> Refusal:
-    reason = f"{tree.shown(other)} has the same name; rename one of them"
-    return tree.refusal(path, reason, modality=modality)
 
 
 def _chosen_channel(

@@ -153,6 +153,12 @@ class TestNifti:
         assert source.label is not None
         assert (source.volume_index, source.label.volume_index) == (3, 3)
 
+    def test_of_two_files_of_one_name_the_second_is_refused_and_not_dropped(self, tmp_path: Path):
+        nifti(tmp_path / "scan.nii", tmp_path / "scan.nii.gz")
+        found = find(tmp_path)
+        assert [source.shown for source in found.sources] == ["scan.nii"]
+        assert found.refused == [("scan.nii.gz", "scan.nii has the same name; rename one of them")]
+
     def test_two_volumes_of_a_file_have_two_ids(self, tmp_path: Path):
         nifti(tmp_path / "a.nii.gz", shape=(2, 3, 4, 5))
         first, second = (find(tmp_path, volume=VolumeChoice(time_index=index)).sources[0] for index in (0, 1))
