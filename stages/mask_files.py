@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,9 @@ def warning_of_shear(mask: MaskFile, grid: SourceGrid) -> str | None:
 # -- what is there already -------------------------------------------------------------------------
 
 
-def check_targets(masks: Iterable[MaskFile], sources: Iterable[SourceFiles], *, overwrite: bool) -> None:
+def check_targets(
+    masks: Iterable[MaskFile], sources: Iterable[SourceFiles], *, overwrite: bool, own: Container[Path] = frozenset()
+) -> None:
     """Refuse to write masks over files that exist; over sources always, over others unless ``overwrite``.
 
     Parameters
@@ -198,6 +200,8 @@ def check_targets(masks: Iterable[MaskFile], sources: Iterable[SourceFiles], *, 
         Whose images and labels are never replaced.
     overwrite
         Whether other files may be.
+    own
+        Masks that the same command wrote before it was stopped; they may be, too.
 
     Raises
     ------
@@ -211,9 +215,10 @@ def check_targets(masks: Iterable[MaskFile], sources: Iterable[SourceFiles], *, 
     # By inode, which sees through links, relative paths and capitals that a file system does not tell apart.
     inodes = {_inode(path) for source in sources for path in _files_of(source) if path.exists()}
     _refuse_sources([path for path in there if path.exists() and _inode(path) in inodes])
-    if not overwrite:
+    others = [path for path in there if path not in own]
+    if others and not overwrite:
         message = (
-            f"{_first(map(str, there))}: there already. Nothing was written. Name another folder: --output MASKS, or "
+            f"{_first(map(str, others))}: there already. Nothing was written. Name another folder: --output MASKS, or "
             f"add --overwrite to replace them."
         )
         raise UsageError(message)

@@ -13,6 +13,7 @@ train      train-head: a head on each draw, and its table
 pretrain   what a head learns without labels before its first run
 experiment a grid of heads and draws, and how the heads compare
 predict    masks for the volumes of the workspace, or for new files
+unfinished masks of a predict that was stopped, which the same command writes again
 report     the table of all runs, and the page
 verify     whether everything is what was written, and what the encoder answers
 remove     volumes leave the dataset; a recipe or a run goes for good

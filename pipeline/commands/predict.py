@@ -51,6 +51,7 @@ from .embed import describe_encoder, embed_all
 from .hints import workspace_flag
 from .ingest import found_in, ingest_found
 from .scratch import scratch_inside
+from .unfinished import UnfinishedMasks
 from .weights import weights_of
 
 LoadEncoder: TypeAlias = Callable[[], tuple[Encoder, Path | None]]
@@ -138,13 +139,16 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     check_format_of_volumes(options.mask_format, volumes)
     masks = masks_of_volumes(options.output, volumes, options.mask_format)
     check_not_ingested(masks, workspace.volumes, options.layout.id_key)
-    check_targets(masks.values(), (), overwrite=options.overwrite)
+    unfinished = UnfinishedMasks(options.output, run.id)
+    check_targets(masks.values(), (), overwrite=options.overwrite, own=unfinished.own())
     options.output.mkdir(parents=True, exist_ok=True)
     done = []
     with console.progress_bar("predicting", len(volumes), "volumes") as bar:
         for volume in volumes:
-            done.append(predict_volume(run, head, volume, embeddings, masks[volume.id], of_own_workspace=True))
+            with unfinished.writing(masks[volume.id]):
+                done.append(predict_volume(run, head, volume, embeddings, masks[volume.id], of_own_workspace=True))
             bar.advance()
+    unfinished.finish()
     _warn_of_shear(masks, volumes)
     _tell_predictions(run, done)
     return DONE
@@ -156,10 +160,11 @@ def _predict_found(
     """Ingest files as the run's were, in a workspace that is gone afterwards, and embed what is not embedded yet."""
     check_format_of_sources(options.mask_format, found.sources)
     names = mask_names(found.sources, ids_only=options.layout.ids == "hash")
+    unfinished = UnfinishedMasks(options.output, run.id)
 
     def check(masks: Mapping[str, MaskFile]) -> None:
         check_not_ingested(masks, workspace.volumes, options.layout.id_key, found.sources)
-        check_targets(masks.values(), found.sources, overwrite=options.overwrite)
+        check_targets(masks.values(), found.sources, overwrite=options.overwrite, own=unfinished.own())
 
     check(masks_of_sources(options.output, found.sources, options.mask_format, names))
     _check_beside(source, options.output)
@@ -209,12 +214,16 @@ def _predict_found(
                 for one in volumes:
                     mask, files = masks[one.id], series[one.id]
                     try:
-                        done.append(
-                            predict_volume(run, head, one, rows.get(one.id), mask, series=files, of_own_workspace=False)
-                        )
+                        with unfinished.writing(mask):
+                            done.append(
+                                predict_volume(
+                                    run, head, one, rows.get(one.id), mask, series=files, of_own_workspace=False
+                                )
+                            )
                     except InputError as error:  # the format does not fit after all: it costs this mask
                         refused.append(Refused(shown=shown[one.id], reason=str(error)))
                     bar.advance()
+            unfinished.finish()
             _warn_of_shear(masks, volumes)
             _tell_predictions(run, done, shown=shown)
     if refused:

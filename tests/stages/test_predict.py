@@ -422,6 +422,50 @@ def test_what_a_killed_predict_left_goes_with_the_next(samkit, trained, tmp_path
     assert not left.parent.exists()
 
 
+@pytest.fixture
+def stopped(samkit, trained, tmp_path, monkeypatch):
+    """Predict, of the workspace or of files, and press Ctrl-C before the third mask; return the command."""
+
+    from samkit.pipeline.commands import predict as commands
+
+    whole = commands.predict_volume
+
+    def stop(*of):
+        command = ("predict", "latest", *of, "-o", tmp_path / "m", "--workspace", trained[1])
+        written = []
+
+        def interrupted(*given, **more):
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            written.append(whole(*given, **more))
+            return written[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(commands, "predict_volume", interrupted)
+            assert samkit(*command).code == 130
+        assert len(list((tmp_path / "m").glob("*.nii.gz"))) == 2
+        return command
+
+    return stop
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_the_same_command_goes_on_after_an_interruption(samkit, trained, masks, stopped, tmp_path, files):
+    ended = samkit(*stopped(*[trained[0]] * files))
+    assert ended.code == 0, ended.said
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {path.name for path in masks.iterdir()}
+
+
+def test_a_mask_that_was_edited_after_an_interruption_is_not_replaced(samkit, stopped, tmp_path):
+    command = stopped()
+    edited, _ = sorted((tmp_path / "m").glob("*.nii.gz"))
+    edited.write_bytes(b"mine")
+    ended = samkit(*command)
+    assert ended.code == 2
+    assert f"{edited}: there already" in ended.said
+    assert edited.read_bytes() == b"mine"
+
+
 # -- whether the head fits -------------------------------------------------------------------------
 
 
