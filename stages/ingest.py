@@ -79,7 +79,7 @@ def ingest(
         overlap=options.overlap or found.overlap or "refuse",
         file_names=found.label_names or {},
     )
-    keeper = _Keeper(place, there, choice.names)
+    keeper = _Keeper(place, there, choice.names, {} if there is None else there.label_names)
     tasks = []
     for source in found.sources:
         if (refused := known.refusal(source)) is not None:
@@ -108,8 +108,7 @@ def ingest(
     finally:
         keeper.commit()
     if keeper.workspace is not None:
-        if keeper.workspace.label_names != choice.names:
-            keeper.workspace.set_label_names(choice.names)
+        keeper.name_labels()
         _keep_splits(keeper.workspace, found)
 
 
@@ -145,7 +144,7 @@ def relabel(workspace: Workspace, found: FoundLabels, options: IngestOptions) ->
         overlap=options.overlap or found.overlap or "refuse",
         file_names=found.label_names or {},
     )
-    keeper = _Keeper(workspace.path, workspace, choice.names)
+    keeper = _Keeper(workspace.path, workspace, choice.names, workspace.label_names)
     try:
         for source in sources:
             result = relabel_volume(job, records[source.id], source)
@@ -157,8 +156,7 @@ def relabel(workspace: Workspace, found: FoundLabels, options: IngestOptions) ->
             yield result.taken
     finally:
         keeper.commit()
-    if workspace.label_names != choice.names:
-        workspace.set_label_names(choice.names)
+    keeper.name_labels()
 
 
 def _keep_splits(workspace: Workspace, found: Found) -> None:
@@ -192,13 +190,24 @@ def _keep_splits(workspace: Workspace, found: Found) -> None:
 
 
 class _Keeper:
-    """Puts volumes into the index, and the pixels of one-slice volumes into packs before that."""
+    """Puts volumes into the index, and the pixels of one-slice volumes into packs before that.
 
-    def __init__(self, place: Place, workspace: Workspace | None, names: Mapping[int, str]) -> None:
+    Parameters
+    ----------
+    place, workspace
+        Where; None until there is one.
+    names
+        Of the labels.
+    names_before
+        Those of the workspace when `names` were decided: another ingest may give others meanwhile.
+    """
+
+    def __init__(
+        self, place: Place, workspace: Workspace | None, names: Mapping[int, str], names_before: Mapping[int, str]
+    ) -> None:
         self._place = place
-        #: None until there is one.
         self.workspace = workspace
-        self._names = names
+        self._names, self._names_before = names, names_before
         self._written: list[VolumeRecord] = []
         self._waiting: dict[str, tuple[VolumeRecord, Pixels]] = {}
         self._waiting_bytes = 0
@@ -225,11 +234,21 @@ class _Keeper:
             lies = packed[volume_id]
             self._written.append(replace(record, pixels=lies.pixels, files=lies.files, plane=lies.plane))
         if self._written and self.workspace is not None:
-            if self.workspace.label_names != self._names:
-                self.workspace.set_label_names(self._names)
+            self.name_labels()
             self.workspace.commit_volumes(self._written)
         self._written, self._waiting, self._waiting_bytes = [], {}, 0
         self._committed = time.monotonic()
+
+    def name_labels(self) -> None:
+        """Give the workspace the names of its labels, where it has others.
+
+        Raises
+        ------
+        StoreError
+            Another command has named them otherwise meanwhile.
+        """
+        if self.workspace is not None and self._names and self.workspace.label_names != self._names:
+            self.workspace.set_label_names(self._names, instead_of=self._names_before)
 
 
 class _Known:

@@ -141,18 +141,25 @@ class Workspace:
             self._volumes = Volumes(self.path, self._read_index())
         return self._volumes
 
-    def set_label_names(self, label_names: Mapping[int, str]) -> None:
+    def set_label_names(self, label_names: Mapping[int, str], *, instead_of: Mapping[int, str] | None = None) -> None:
         """Give the dataset's label values their names.
+
+        Parameters
+        ----------
+        label_names
+            Of all values, background left out.
+        instead_of
+            The names that were there when these were decided; by default those that this workspace was read with.
 
         Raises
         ------
         StoreError
-            When somebody has given them other names since this workspace was read.
+            When somebody has given them other names since.
         """
-        names, known = dict(sorted(label_names.items())), self._read_index().label_names
+        names, known = dict(sorted(label_names.items())), dict(self.label_names if instead_of is None else instead_of)
 
         def decide(now: IndexState) -> IndexChange:
-            if now.label_names not in (known, names):
+            if dict(now.label_names or {}) not in (known, names):
                 message = (
                     f"{self.path}: another command has named the labels {dict(now.label_names or {})} meanwhile, and "
                     f"this one names them {names}. Run the same command again: it says what does not fit."

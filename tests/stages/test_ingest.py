@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import samkit as package
+from samkit.stages.ingest import ingest, read_sources
+from samkit.stages.intake.job import IngestOptions
 from samkit.stages.readers.labels import parse_labels
+from samkit.stages.readers.layouts import LayoutOptions, find_sources
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_dicom_series, write_nifti_pair
-from samkit.store.errors import UsageError
+from samkit.store.errors import StoreError, UsageError
 
 
 @pytest.fixture
@@ -36,6 +39,32 @@ def change_voxel(path: Path, value: float) -> None:
     values = np.asanyarray(image.dataobj).copy()
     values[5, 5, 1] = value
     nib.save(nib.Nifti1Image(values, image.affine), path)
+
+
+# -- two at once -------------------------------------------------------------------------------------
+
+
+def found_in(folder: Path):
+    return find_sources(folder, LayoutOptions(id_key=b"key"))
+
+
+def test_names_of_labels_that_another_ingest_gave_meanwhile_are_not_lost(tmp_path):
+    more, fewer = (tmp_path / name for name in ("more", "fewer"))
+    for folder, values in ((more, 4), (fewer, 3)):
+        for kind in ("images", "labels"):
+            (folder / kind).mkdir(parents=True)
+            voxels = np.arange(6 * 6 * 2).reshape(6, 6, 2) % values
+            nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.eye(4)), folder / kind / f"{folder.name}.nii.gz")
+
+    def read_while_another_ingests(job, tasks):
+        list(ingest(tmp_path / "w", found_in(more), IngestOptions()))
+        return read_sources(job, tasks)
+
+    with pytest.raises(StoreError, match="another command has named the labels"):
+        list(ingest(tmp_path / "w", found_in(fewer), IngestOptions(), read=read_while_another_ingests))
+    workspace = package.open_workspace(tmp_path / "w")
+    assert len(workspace.volumes) == 1
+    assert set(workspace.label_names) == {1, 2, 3}
 
 
 # -- again -----------------------------------------------------------------------------------------
