@@ -84,8 +84,11 @@ def decide_labels(there: Workspace | None, found: DatasetLabels, options: Ingest
         names = choice.names
         grown = all(value in names and name in (names[value], str(value)) for value, name in kept.items())
         untouched = there is None or len(there.runs) == 0
-        if kept and names != kept and not (again and grown and untouched):
-            raise InputError(_other_labels(place, kept, names, found, options))
+        # More classes beside those there are: what was taken before has none of them, or it would have been refused.
+        selects = choice.selects or (earlier is not None and earlier.selects)
+        more = not selects and kept.items() <= names.items()
+        if kept and names != kept and not (untouched and (more or (again and grown))):
+            raise InputError(_other_labels(place, kept, names, found, options, classes_added=more))
     check_that_labels_occur(options.labels, found.sources)
     if len(choice.names) > _LARGEST_CLASS_COUNT:
         message = (
@@ -147,7 +150,13 @@ def check_that_labels_occur(choice: LabelChoice | None, sources: Sequence[Source
 
 
 def _other_labels(
-    place: Place, kept: Mapping[int, str], names: Mapping[int, str], found: DatasetLabels, options: IngestOptions
+    place: Place,
+    kept: Mapping[int, str],
+    names: Mapping[int, str],
+    found: DatasetLabels,
+    options: IngestOptions,
+    *,
+    classes_added: bool = False,
 ) -> str:
     name_all = shlex.quote(",".join(f"{value}={name}" for value, name in kept.items()))
     other = _own_workspace(options.shown)
@@ -162,6 +171,12 @@ def _other_labels(
             f"--labels-from {shlex.quote(options.shown)}{here} --labels {name_all}{there}. If they are others, the "
             f"images need a workspace of their own for them: samkit ingest IMAGES --workspace {other}, then samkit "
             f"ingest --labels-from {shlex.quote(options.shown)} --workspace {other}"
+        )
+    if classes_added:
+        return (
+            f"{place} has the classes {_listed(kept)}, and runs that were trained on them; these labels have "
+            f"{_listed(names)}. Classes may be added where there is no run: samkit remove --run RUN for each, or give "
+            f"these a workspace of their own: samkit ingest {shlex.quote(options.shown)} --workspace {other}"
         )
     return (
         f"{place} holds a dataset with the labels {_listed(kept)}; this one has {_listed(names)}. A workspace "

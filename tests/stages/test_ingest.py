@@ -49,12 +49,7 @@ def found_in(folder: Path):
 
 
 def test_names_of_labels_that_another_ingest_gave_meanwhile_are_not_lost(tmp_path):
-    more, fewer = (tmp_path / name for name in ("more", "fewer"))
-    for folder, values in ((more, 4), (fewer, 3)):
-        for kind in ("images", "labels"):
-            (folder / kind).mkdir(parents=True)
-            voxels = np.arange(6 * 6 * 2).reshape(6, 6, 2) % values
-            nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.eye(4)), folder / kind / f"{folder.name}.nii.gz")
+    more, fewer = pictures_of(tmp_path / "more", 4), pictures_of(tmp_path / "fewer", 3)
 
     def read_while_another_ingests(job, tasks):
         list(ingest(tmp_path / "w", found_in(more), IngestOptions()))
@@ -65,6 +60,29 @@ def test_names_of_labels_that_another_ingest_gave_meanwhile_are_not_lost(tmp_pat
     workspace = package.open_workspace(tmp_path / "w")
     assert len(workspace.volumes) == 1
     assert set(workspace.label_names) == {1, 2, 3}
+
+
+def pictures_of(folder: Path, values: int) -> Path:
+    """Write a volume whose label has so many values, with background."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+        voxels = np.arange(6 * 6 * 2).reshape(6, 6, 2) % values
+        nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.eye(4)), folder / kind / f"{folder.name}.nii.gz")
+    return folder
+
+
+# -- more classes ------------------------------------------------------------------------------------
+
+
+def test_more_classes_are_added_with_the_flag_that_the_refusal_names(samkit, tmp_path):
+    assert samkit("ingest", pictures_of(tmp_path / "fewer", 3)).code == 0
+    more = pictures_of(tmp_path / "more", 4)
+    refused = samkit("ingest", more)
+    assert refused.code == 3
+    assert "--labels 1=1,2=2,3=NAME" in refused.said
+    assert samkit("ingest", more, "--labels", "1=1,2=2,3=NAME").code == 0
+    assert package.open_workspace().label_names == {1: "1", 2: "2", 3: "NAME"}
+    assert samkit("ingest", tmp_path / "fewer").code == 0
 
 
 # -- again -----------------------------------------------------------------------------------------
