@@ -16,7 +16,7 @@ from ...heads.sampling import FRAMES, NO_DRAW, SUBJECTS, Draw, draw_frames, draw
 from ...heads.seen import Sees
 from ...heads.tiling import Tiling
 from ...store.embeddings import Embeddings
-from ...store.errors import MissingEmbeddings, UsageError
+from ...store.errors import InputError, MissingEmbeddings, UsageError
 from ...store.keys import NECK, Recipe
 from ...store.pretrained import PretrainingSettings
 from ...store.runs import NO_ENCODER, RunSettings, check_name
@@ -287,6 +287,7 @@ def _parts(
     """Return the draw and the volumes to be scored, all of them embedded: refused before the minutes of fitting."""
     draw = NO_DRAW if head_class.zero_shot else draw_of(workspace, split, options)
     test = _test_volumes(workspace, split)
+    _check_apart(drawn_volumes(workspace, draw), test)
     if embeddings is not None and head_class.sees.features:
         tiling = tiling_of(embeddings, options.tiles)
         check_embedded(embeddings, test, what="test", tiling=tiling)
@@ -294,6 +295,28 @@ def _parts(
         training = training_volumes(workspace, draw)
         check_embedded(embeddings, training, what="drawn", tiling=tiling, views=options.views, split=split.name)
     return draw, test
+
+
+def _check_apart(drawn: Sequence[Volume], test: Sequence[Volume]) -> None:
+    """Refuse to score a scan that is drawn, too: it is there twice, under two subjects.
+
+    Raises
+    ------
+    InputError
+        With both, and what to do.
+    """
+    by_slices = {volume.slice_digests: volume for volume in drawn}
+    twins = [(by_slices[volume.slice_digests], volume) for volume in test if volume.slice_digests in by_slices]
+    if twins:
+        first, second = twins[0]
+        more = f" (and {len(twins) - 1} more)" if twins[1:] else ""
+        message = (
+            f"{first.id} of subject {first.subject}, which is drawn, and {second.id} of subject {second.subject}, "
+            f"which is scored, have the same slices{more}: one scan that was ingested twice, from another folder or "
+            f"under another name. A head would be scored on what it was trained on. Take one away: samkit remove "
+            f"{second.id}"
+        )
+        raise InputError(message)
 
 
 def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: TrainOptions) -> None:

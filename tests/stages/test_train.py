@@ -23,7 +23,7 @@ from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.train import train, train_together
 from samkit.stages.training.plan import TrainOptions, draw_of, labelled_volumes, split_of
-from samkit.store.errors import MissingEmbeddings, UsageError
+from samkit.store.errors import InputError, MissingEmbeddings, UsageError
 from samkit.store.splits import Split
 from samkit.store.workspace import Workspace
 
@@ -584,6 +584,17 @@ def test_a_split_that_another_command_made_meanwhile_is_the_one_that_is_used(tmp
     assert set(run.settings.drawn) == set(theirs.pool)
 
 
+def test_a_scan_that_is_there_under_two_subjects_is_not_drawn_and_scored(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=2)
+    twin = next(iter(workspace.volumes.values()))
+    for name in list(workspace.volumes):
+        if name != twin.id:
+            workspace.remove_volumes([name])
+    add_volume(workspace, "moved", twin.image[:], twin.read_label())
+    with pytest.raises(InputError, match=r"have the same slices: one scan that was ingested twice.* samkit remove"):
+        trained(workspace, embed(workspace, tiny), subjects=1)
+
+
 def test_what_is_refused_makes_no_split(tmp_path, tiny):
     workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
     embeddings = embed(workspace, tiny)
@@ -596,12 +607,14 @@ def test_what_is_refused_makes_no_split(tmp_path, tiny):
 
 
 def a_small_body(path):
-    """A workspace of two subjects of the same pixels: what a head is scored on is what it was trained on."""
+    """A workspace of two subjects of the same pixels but one: what a head is scored on is what it was trained on."""
     phantom = draw_subject(3, shape=(6, 64, 64), spacing_mm=(20.0, 5.0, 5.0))
     image = np.clip(phantom.image / np.percentile(phantom.image, 99.5), 0, 1).astype(np.float16)[:, None]
     workspace = Workspace.create(path, dict(phantom.label_names))
     for subject in ("one", "two"):
         add_volume(workspace, subject, image, phantom.label)
+        image = image.copy()
+        image[0, 0, 0, 0] += np.float16(1e-3)  # or it would be refused as one scan that is there twice
     return workspace
 
 
