@@ -751,11 +751,18 @@ def report_command(
 
 
 @app.command("status")
-def status_command(*, workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> int:
+def status_command(
+    *,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="List the volumes, too: ids, subjects, sizes, label values.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
     """Say what exists, what is missing or stale, how large it is, and what to type next."""
     from .commands.status import run_status
 
-    return run_status(workspace, as_json=as_json)
+    return run_status(workspace, volumes=volumes, as_json=as_json)
 
 
 @app.command("verify")

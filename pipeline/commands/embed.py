@@ -43,7 +43,7 @@ from ..plan import plan_embedding
 from ..shards import map_shards
 from ..workers import ONE_PROCESSOR, Workers
 from .costs import check_room, row_bytes_of, say_changes, say_cost, say_other_recipes, say_plan
-from .hints import first_training, workspace_flag
+from .hints import after_embedding, workspace_flag
 from .repair import drop_unreadable_records, retire_damaged
 from .rows import EVERY_SLICE, RowChoice, choose_rows, every_slice
 from .weights import remember_weights, weights_file_of, weights_of
@@ -112,7 +112,7 @@ def run_embed(
         if repair:
             retire_damaged(workspace, recipe)
         if not dry_run and _derive(workspace, recipe, chosen.keys(recipe.input_px)):
-            return _say_next(workspace_path, workspace.embeddings(recipe.id))
+            return _say_next(workspace, workspace.embeddings(recipe.id))
         weights_file = weights_of(recipe, weights, trained=kept.trained)
         encoder = load_recipe(recipe, weights_file, here)
     else:
@@ -150,7 +150,7 @@ def run_embed(
             console.complain(f"{counted(failure.rows, done.noun)} not embedded: {failure.reason}")
         console.say("next: mend what is named above, then the same command: it goes on with what is missing")
         return SOME_FAILED
-    return _say_next(workspace_path, done.embeddings)
+    return _say_next(workspace, done.embeddings)
 
 
 def _say_goes_on(recipe: Recipe) -> None:
@@ -159,8 +159,8 @@ def _say_goes_on(recipe: Recipe) -> None:
     console.say(f"goes on with recipe {recipe.id}, rows in {recipe.storage_precision} (others: {others})")
 
 
-def _say_next(workspace_path: str, embeddings: Embeddings) -> int:
-    console.say(f"next: {first_training(embeddings)}{workspace_flag(workspace_path)}")
+def _say_next(workspace: Workspace, embeddings: Embeddings) -> int:
+    console.say(f"next: {after_embedding(workspace, embeddings)}")
     return DONE
 
 

@@ -6,12 +6,26 @@ import shlex
 
 from ...store.embeddings import Embeddings
 from ...store.places import DEFAULT_WORKSPACE
+from ...store.workspace import Workspace
 from ..plan import FULL
+
+# One to be trained on, one to be scored.
+_FEWEST_SUBJECTS = 2
 
 
 def workspace_flag(path: object) -> str:
     """Return the flag that finds a workspace, with a space before it: nothing for the default one."""
     return "" if str(path) == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(str(path))}"
+
+
+def after_embedding(workspace: Workspace, embeddings: Embeddings) -> str:
+    """Return what to type when every slice has a row: a training, or what that needs before it."""
+    flag = workspace_flag(workspace.path)
+    if len(workspace.labelled_subjects) < _FEWEST_SUBJECTS:
+        return (
+            f"samkit ingest --labels-from FOLDER{flag}: a head needs two labelled subjects, to be trained on and scored"
+        )
+    return f"{first_training(embeddings)}{flag}"
 
 
 def first_training(embeddings: Embeddings) -> str:

@@ -27,7 +27,7 @@ def run_remove(workspace_path: str, volume_ids: Sequence[str], *, recipes: Seque
     if not (volume_ids or recipes or runs):
         message = (
             "name what is to go: ids of volumes, --recipe with the id of a recipe, --run with the id of a run. "
-            f"samkit status{workspace_flag(workspace_path)} and samkit report list them; nothing was removed."
+            f"samkit status --volumes{workspace_flag(workspace_path)} lists them; nothing was removed."
         )
         raise UsageError(message)
     _check_volumes(workspace, volume_ids)

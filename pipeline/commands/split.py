@@ -61,7 +61,7 @@ def run_split(workspace_path: str, name: str | None, rule: SplitRule, *, as_json
             message = (
                 f"the split {name!r} stands, with {counted(len(standing.pool), 'subject')} to draw from and "
                 f"{len(standing.test)} to score on, and is not made anew: runs were compared by it. Choose another "
-                f"name: samkit split {name}-2"
+                f"name in the same command: {name}-2, say"
             )
             raise UsageError(message)
         standing = workspace.keep_split(wanted)

@@ -12,24 +12,30 @@ from ...heads.tiling import Tile, cover
 from ...store.local import LocalPlace
 from ...store.places import place_of
 from ...store.runs import NO_ENCODER, stale_because
+from ...store.slices import Volume
 from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..console import counted
 from ..exit_codes import DONE
 from ..plan import FULL, IDENTITY
-from .hints import first_training, workspace_flag
+from .hints import after_embedding, workspace_flag
 
 # A line names so many views, and counts the rest.
 _NAMED = 5
 
 
-def run_status(workspace_path: str, *, as_json: bool) -> int:
-    """Say what exists, what is missing or stale, and how large it is."""
+def run_status(workspace_path: str, *, volumes: bool = False, as_json: bool) -> int:
+    """Say what exists, what is missing or stale, and how large it is; with ``volumes``, also each volume."""
     workspace = open_workspace(workspace_path)
     status = status_of(workspace)
+    if volumes:
+        status["volumes"] = [_told(volume) for volume in workspace.volumes.values()]
     if as_json:
         console.say(json.dumps(status, indent=1))
         return DONE
+    if volumes:
+        columns = ["volume", "subject", "modality", "slices", "rows x columns", "mm", "label values"]
+        console.table("Volumes", columns, [_row(told) for told in status["volumes"]], numbers_from=None)
     dataset = status["dataset"]
     console.say(
         f"{workspace.path}: {counted(dataset['volumes'], 'volume')} of {counted(dataset['subjects'], 'subject')}, "
@@ -66,6 +72,36 @@ def run_status(workspace_path: str, *, as_json: bool) -> int:
         console.table("Runs", ["run", "alias", "embeddings", "stale"], rows, numbers_from=None)
     console.say(f"next: {status['next']}")
     return DONE
+
+
+def _told(volume: Volume) -> dict[str, Any]:
+    record = volume.record
+    slices, channels, rows, columns = record.shape
+    return {
+        "id": volume.id,
+        "subject": volume.subject,
+        "modality": record.modality,
+        "slices": slices,
+        "channels": channels,
+        "rows": rows,
+        "columns": columns,
+        "spacing_mm": record.spacing_mm,
+        "label_values": list(record.label_values) if volume.labelled else None,
+    }
+
+
+def _row(told: Mapping[str, Any]) -> list[str]:
+    spacing = " x ".join(f"{side:.3g}" for side in told["spacing_mm"] or ()) or "unknown"
+    values = told["label_values"]
+    return [
+        told["id"],
+        told["subject"],
+        told["modality"] or "?",
+        str(told["slices"]),
+        f"{told['rows']} x {told['columns']}",
+        spacing,
+        "no label" if values is None else ",".join(map(str, values)) or "background alone",
+    ]
 
 
 def say_next(workspace_path: str) -> None:
@@ -149,8 +185,8 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
         following = f"samkit embed{flag}"
     elif not whole:
         following = f"{_going_on(embeddings[-1])}{flag}"
-    elif not runs:
-        following = f"{first_training(whole[-1])}{flag}"
+    elif all(run["stale"] for run in runs):
+        following = after_embedding(workspace, whole[-1])
     else:
         following = f"samkit report{flag}"
     return {

@@ -1,5 +1,9 @@
 """What `samkit status` counts of embeddings: a bank of views is told, and neither missing nor out of place."""
 
+import json
+
+import nibabel as nib
+import numpy as np
 import pytest
 from examples.tiny_sam import TINY
 from examples.views import keep_rows
@@ -8,6 +12,27 @@ from examples.workspaces import add_volume, boxes, embed, workspace_of_boxes
 from samkit.pipeline.commands.status import bank_lines, run_status, status_of
 from samkit.store.keys import RowKey
 from samkit.store.workspace import open_workspace
+
+
+def test_volumes_are_listed_where_they_are_asked_for(samkit, job):
+    assert "Volumes" not in samkit("status", *job.flag).said
+    told = json.loads(samkit("status", "--volumes", "--json", *job.flag).out)["volumes"]
+    volumes = open_workspace(job.workspace).volumes
+    assert [one["id"] for one in told] == list(volumes)
+    assert [one["label_values"] for one in told] == [list(volume.record.label_values) for volume in volumes.values()]
+    said = samkit("status", "--volumes", *job.flag).said
+    assert all(name in said for name in volumes)
+
+
+def test_what_comes_next_without_labels_is_labels(samkit, tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        voxels = np.random.default_rng(number).normal(100, 20, (20, 20, 3)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"images/{number}.nii.gz")
+    flag = ("--workspace", tmp_path / "w")
+    assert samkit("ingest", tmp_path / "images", *flag).code == 0
+    for command in (("embed", "--size", "64"), ("status",)):
+        assert f"next: samkit ingest --labels-from FOLDER --workspace {tmp_path / 'w'}" in samkit(*command, *flag).said
 
 
 @pytest.fixture(scope="module")

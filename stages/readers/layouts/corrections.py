@@ -112,8 +112,8 @@ def find_labels(folder: Path, options: LayoutOptions, volumes: Mapping[str, Know
     if pairing is None or not (pairing.candidates or pairing.refused):
         message = (
             f"{options.shown_root or folder}: nothing here that samkit reads as a label: NIfTI, NRRD, h5 with "
-            f"`label`, or pictures, named as the volumes (`samkit status` lists them), or DICOM-SEG and RTSTRUCT of "
-            f"their series."
+            f"`label`, or pictures, named as the volumes (`samkit status --volumes` lists them), or DICOM-SEG and "
+            f"RTSTRUCT of their series."
         )
         raise InputError(message)
     matcher = _Matcher(
@@ -248,7 +248,7 @@ class _Matcher:
 
     def of_nobody(self, path: Path) -> str:
         """Say why a label is of no volume, and how it would be of one."""
-        rename = "name it as the volume (or the id and _seg); `samkit status` lists the ids"
+        rename = "name it as the volume (or the id and _seg); `samkit status --volumes` lists the ids"
         if not self.by_called:
             return f"no volume of the workspace is called {stem(path)}: {rename}"
         rename += ", samkit ingest IMAGES --dry-run --id-map FILE tells which is whose"
