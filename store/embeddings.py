@@ -198,11 +198,21 @@ class Embeddings:
             data = b""
         if hashlib.sha256(data).hexdigest() != self.attachments[name]:
             message = (
-                f"{path}: missing, or not what was kept there. Restore it from a copy, or remove the folder "
-                f"{self.folder.name} and run `samkit embed`."
+                f"{path}: missing, or not what was kept there. Run `samkit embed --recipe {self.recipe.id}`, which "
+                f"writes it again as the encoder has it, or restore it from a copy."
             )
             raise DamagedStore(message)
         return data
+
+    def mend_attachments(self, attachments: Mapping[str, bytes]) -> None:
+        """Write files beside the recipe again that are damaged, where what is given is what was kept there."""
+        for name, data in attachments.items():
+            if self.attachments.get(name) != hashlib.sha256(data).hexdigest():
+                continue
+            try:
+                self.attachment(name)
+            except DamagedStore:
+                (self.folder / name).publish(data)
 
     # -- reading -----------------------------------------------------------------------------------
 

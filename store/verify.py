@@ -114,15 +114,27 @@ def _check_embeddings(workspace: Workspace, folder: Place) -> Iterator[Checked]:
         yield Checked(part="journal record", name=path.rpartition("/")[2].partition(".")[0], fault=fault)
     try:
         embeddings = Embeddings.open(folder, workspace.volumes, leave_out=unreadable)
-        for name in embeddings.attachments:
-            embeddings.attachment(name)
-        _ = embeddings.compute
     except SamkitError as error:
         yield Checked(part="embeddings", name=folder.name, fault=str(error))
         return
-    yield Checked(part="embeddings", name=folder.name)
+    faults: list[str | None] = [*_faults_beside(embeddings)]
+    for one in faults or [None]:
+        yield Checked(part="embeddings", name=folder.name, fault=one)
     for record in embeddings.journal.records.values():
         yield Checked(part="shard", name=record.shard, fault=embeddings.fault_of(record))
+
+
+def _faults_beside(embeddings: Embeddings) -> Iterator[str]:
+    """Yield what is wrong with each file that lies beside a recipe."""
+    for name in embeddings.attachments:
+        try:
+            embeddings.attachment(name)
+        except DamagedStore as error:
+            yield str(error)
+    try:
+        _ = embeddings.compute
+    except DamagedStore as error:
+        yield str(error)
 
 
 def _fault_of_split(place: Place) -> str | None:

@@ -298,10 +298,12 @@ class Workspace:
     def create_embeddings(
         self, recipe: Recipe, *, trained: bool, attachments: Mapping[str, bytes] | None = None
     ) -> Embeddings:
-        """Open the embeddings of a recipe, writing ``recipe.json`` if it is a new one."""
+        """Open the embeddings of a recipe, writing ``recipe.json`` if it is new, and what is damaged beside it."""
         folder = self.path / "embeddings" / recipe.folder_name
         if (folder / "recipe.json").exists():
-            return Embeddings.open(folder, self.volumes)
+            kept = Embeddings.open(folder, self.volumes)
+            kept.mend_attachments(attachments or {})
+            return kept
         return Embeddings.create(folder, recipe, self.volumes, trained=trained, attachments=attachments)
 
     def recipe_folders(self, name: str) -> list[Place]:

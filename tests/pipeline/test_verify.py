@@ -116,6 +116,18 @@ def test_a_damaged_index_is_told_by_every_command_and_nothing_is_written(samkit,
     assert files_of(job.workspace) == before
 
 
+def test_damage_beside_a_recipe_hides_none_of_its_rows_and_embed_mends_both(samkit, job):
+    decoder = only(job.workspace.glob("embeddings/*/decoder.safetensors"))
+    before = decoder.read_bytes()
+    flip(decoder, 0.5)
+    flip(only(job.workspace.glob("embeddings/*/features/*/0.*")))
+    ended = samkit("verify", "--json", *job.flag)
+    assert [fault["part"] for fault in json.loads(ended.out)["damaged"]] == ["embeddings", "shard"]
+    assert samkit(*EMBED, "--repair", *job.flag).code == 0
+    assert samkit("verify", *job.flag).code == 0
+    assert decoder.read_bytes() == before
+
+
 def test_repair_leaves_healthy_rows_alone(samkit, job, files_of):
     before = files_of(job.workspace)
     ended = samkit(*EMBED, "--repair", *job.flag)
