@@ -22,6 +22,7 @@ from ..grid import Grid, plan_grid
 from ..trainers import train_cells
 from .hints import workspace_flag
 from .pretrain import pretrain_missing
+from .train import warn_of_classes_not_shown
 
 
 def run_experiment(
@@ -55,6 +56,7 @@ def run_experiment(
             f"other alone"
         )
     _say_draws_alike([one.draw for one in planned])
+    warn_of_classes_not_shown(workspace, [one.draw for one in planned])
     if dry_run:
         return DONE
     failed: list[str] = []

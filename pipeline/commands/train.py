@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ...heads.base import SolvedHead, check_options, find_head
 from ...heads.feeding import tiling_of
 from ...heads.recipes import FitOptions
-from ...heads.sampling import FRAMES, NO_DRAW, listed_subjects, removed_subjects, scored_subjects
+from ...heads.sampling import FRAMES, NO_DRAW, Draw, listed_subjects, removed_subjects, scored_subjects
 from ...heads.seen import Sees
 from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
@@ -18,6 +18,7 @@ from ...stages.reporting.table import tabulate
 from ...stages.train import train_together
 from ...stages.training.plan import (
     TrainOptions,
+    classes_not_shown,
     draw_of,
     drawn_volumes,
     embeddings_for,
@@ -30,7 +31,7 @@ from ...store.embeddings import Embeddings
 from ...store.errors import UsageError
 from ...store.runs import Run
 from ...store.slices import Volume
-from ...store.workspace import open_workspace
+from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..console import counted
 from ..exit_codes import DONE
@@ -102,6 +103,9 @@ def run_train(
         if wanted.counted == FRAMES:
             trained_on = f"{volumes}, in the first draw of {of_subjects}"
     console.say(f"{head} on {_described(embeddings)}: {trained_on}, scored on {counted(len(scored), 'test subject')}")
+    if not head_class.zero_shot:
+        every = [draw_of(workspace, parted, replace(wanted, fit=fits[0], draw=number)) for number in range(draws)]
+        warn_of_classes_not_shown(workspace, every)
     if head_class.sees.squares:
         console.say(f"{head}: the encoder runs in every step, live; rows that are embedded are not read")
     if head_class.sees is Sees.FEATURES_AND_BOXES:
@@ -139,6 +143,19 @@ def run_train(
     flag = workspace_flag(workspace_path)
     console.say(f"next: samkit report{flag}, or samkit predict {runs[0].id} --output masks{flag}")
     return DONE
+
+
+def warn_of_classes_not_shown(workspace: Workspace, draws: Iterable[Draw]) -> None:
+    """Say which draws lack a class: a head is scored on it all the same."""
+    told = {}
+    for draw in draws:
+        if draw.subjects and (classes := classes_not_shown(workspace, draw)):
+            told[draw.count, draw.number] = (
+                f"draw {draw.number} of {draw.count}: no voxel of {', '.join(classes)} is labelled in "
+                f"{listed_subjects(draw.training)}; a head cannot learn what it is not shown"
+            )
+    for message in told.values():
+        console.warn(message)
 
 
 def _trained_on(run: Run) -> str:

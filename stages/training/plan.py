@@ -242,6 +242,12 @@ def training_volumes(workspace: Workspace, draw: Draw) -> list[Volume]:
     return [volume for volume in drawn_volumes(workspace, draw) if volume.subject in draw.training]
 
 
+def classes_not_shown(workspace: Workspace, draw: Draw) -> list[str]:
+    """Return the classes of which no volume that a head is fitted to has a voxel: it cannot learn them."""
+    shown = {value for volume in training_volumes(workspace, draw) for value in volume.record.label_values}
+    return [name for value, name in workspace.label_names.items() if value not in shown]
+
+
 def settings_of(
     workspace: Workspace,
     embeddings: Embeddings | None,

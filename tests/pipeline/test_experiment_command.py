@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 import samkit as package
@@ -86,6 +88,20 @@ def test_the_baseline_without_an_encoder_is_a_head_like_any_other(samkit, job):
     ended = samkit("experiment", "--heads", "unet,ridge", "--volumes", "1", "--draws", "1", "--steps", "1", *job.flag)
     assert ended.code == 0
     assert {run.alias for run in package.open_workspace(job.workspace).runs.values()} >= {"unet@1#0", "ridge@1#0"}
+
+
+def test_draws_that_lack_a_class_are_named(samkit, job, tmp_path):
+    (tmp_path / "labels").mkdir()
+    for path in sorted((job.data / "labelsTr").iterdir())[1:]:
+        label = nib.load(path)
+        voxels = np.asanyarray(label.dataobj).copy()
+        voxels[voxels == 2] = 0
+        nib.save(nib.Nifti1Image(voxels, label.affine), tmp_path / "labels" / path.name)
+    assert samkit("ingest", "--labels-from", tmp_path / "labels", *job.flag).code == 0
+    name = package.open_workspace(job.workspace).label_names[2]
+    for command in (("train-head", "ridge"), ("experiment", "--heads", "ridge")):
+        said = samkit(*command, "--volumes", "1", "--draws", "6", *job.flag).said
+        assert re.search(rf"draw \d of 1: no voxel of {name} is labelled in \w+; a head cannot learn", said)
 
 
 @pytest.mark.parametrize(
