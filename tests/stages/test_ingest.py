@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def pictures_of(folder: Path, values: int) -> Path:
         voxels = np.arange(6 * 6 * 2).reshape(6, 6, 2) % values
         nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.eye(4)), folder / kind / f"{folder.name}.nii.gz")
     return folder
+
+
+def test_label_maps_that_were_taken_for_images_are_told_with_what_to_type(samkit, tmp_path):
+    pictures_of(tmp_path / "x", 3)
+    (tmp_path / "x/images").rename(tmp_path / "x/one")
+    (tmp_path / "x/labels").rename(tmp_path / "x/two")
+    assert samkit("ingest", tmp_path / "x").code == 0
+    ended = samkit("ingest", "--labels-from", tmp_path / "x/two")
+    assert ended.code == 1
+    command = re.search(r"samkit (remove v\w+), then the same command again", ended.said)[1]
+    assert samkit(*command.split()).code == 0
+    assert samkit("ingest", "--labels-from", tmp_path / "x/two").code == 0
+    (volume,) = package.open_workspace().volumes.values()
+    assert volume.record.label_values == (1, 2)
 
 
 # -- more classes ------------------------------------------------------------------------------------

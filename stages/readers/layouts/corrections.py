@@ -132,7 +132,21 @@ def find_labels(folder: Path, options: LayoutOptions, volumes: Mapping[str, Know
     matches += [(row.shown, matcher.of_orphan(row)) for row in pairing.refused if row.is_label]
     refused = [*options.already_refused, *((shown, reason) for shown, (_, reason) in matches if reason)]
     refused += [(image.shown, image.reason or "") for image in pairing.candidates if image.has_several_labels]
+    if matches and not refused and all(label is None for _, (label, _) in matches):
+        raise InputError(_mere_images(options.shown_root or folder, found.sources, matcher))
     return _one_each([label for _, (label, _) in matches if label is not None], refused, matcher, pairing)
+
+
+def _mere_images(folder: Path, sources: Sequence[SourceFiles], matcher: _Matcher) -> str:
+    """Say that no file is a label, and which were taken for images when they were ingested."""
+    ids = [matcher.by_identity[source.identity] for source in sources if source.identity in matcher.by_identity]
+    listed = " ".join(ids[:_LISTED])
+    more = f" (and {len(ids) - _LISTED} more)" if len(ids) > _LISTED else ""
+    return (
+        f"{folder}: no label, as far as names tell: {len(ids)} of its {len(sources)} files are volumes of the "
+        f"workspace themselves. If these are label maps that were taken for images: samkit remove {listed}{more}, then "
+        f"the same command again"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """Images in one folder, labels in another, paired by stem: Medical Segmentation Decathlon, nnU-Net, images and labels.
 
     imagesTr, labelsTr, imagesTs     Antonelli et al. 2022 (Decathlon); nnU-Net's raw data, versions 1 and 2
-    images, labels (or masks)        any scans or pictures
+    images, labels (or masks, ...)   any scans or pictures
 
 nnU-Net's files carry a channel (``_0000``) that labels do without; the Decathlon keeps channels in a fourth axis.
 """
@@ -22,9 +22,11 @@ from .files import Measured, candidate_of, case_and_channel, files_of, kind_of, 
 
 __all__ = ["described", "images_and_labels", "training_folders"]
 
-_OF_TWO_FOLDERS = (
-    "labels are taken from labels/, and those in masks/ are left aside; to take those instead, bring them afterwards "
-    "with --labels-from, or keep one of the two folders"
+# What folders of a pair are called, in capitals too; the first of those that are there.
+_IMAGES = ("images", "image", "imgs", "img", "scans")
+_LABELS = (
+    *("labels", "label", "masks", "mask", "segmentations", "segmentation", "segs", "seg", "gts", "gt", "annotations"),
+    *("ground_truth", "groundtruth"),
 )
 
 
@@ -64,12 +66,13 @@ def training_folders(tree: Tree, options: LayoutOptions) -> Pairing | None:
 
 def images_and_labels(tree: Tree, options: LayoutOptions) -> Pairing | None:
     """``images`` and ``labels`` (or ``masks``), paired by stem, with or without ``_0000`` after the image's."""
-    root = tree.root
-    if not (root / "images").is_dir():
+    image_folders, label_folders = (_called(tree, words) for words in (_IMAGES, _LABELS))
+    # "scans" alone, say, is a folder like any other.
+    if not image_folders or (image_folders[0].name != "images" and not label_folders):
         return None
-    image_files = tree.under(root / "images")
+    image_files = tree.under(image_folders[0])
     images = _scans(image_files)
-    folders = {name: there for name in ("labels", "masks") if _scans(there := tree.under(root / name))}
+    folders = {folder: there for folder in label_folders if _scans(there := tree.under(folder))}
     label_files = next(iter(folders.values()), [])
     labels = _scans(label_files)
     if not images and not labels:
@@ -85,7 +88,25 @@ def images_and_labels(tree: Tree, options: LayoutOptions) -> Pairing | None:
         channelled=_channelled(images, labels),
         tests={},
         rest=_rest(tree, [image_files, label_files], {*images, *labels}, None),
-        notes=() if len(folders) < 2 else (_OF_TWO_FOLDERS,),
+        notes=_of_several_folders(list(folders)),
+    )
+
+
+def _called(tree: Tree, words: Sequence[str]) -> list[Path]:
+    """Return the folders directly in the root that have one of some names, in the order of these."""
+    there = {place.relative_to(tree.root).parts[0] for place in tree.folders if place != tree.root}
+    found = [(words.index(name.casefold()), name) for name in there if name.casefold() in words]
+    return [tree.root / name for _, name in sorted(found)]
+
+
+def _of_several_folders(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Say which labels are taken where several folders hold some."""
+    if len(folders) < 2:
+        return ()
+    first, *others = (f"{folder.name}/" for folder in folders)
+    return (
+        f"labels are taken from {first}, and those in {' and '.join(others)} are left aside; to take those instead, "
+        f"bring them afterwards with --labels-from, or keep one of the folders",
     )
 
 

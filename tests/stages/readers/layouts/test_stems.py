@@ -332,6 +332,17 @@ class TestImagesAndLabels:
         assert {source.reader for source in found.sources} == {"picture"}
         assert row(found, "images/a.jpg").size == "4 x 3"
 
+    @pytest.mark.parametrize(
+        ("images", "labels"), [("Images", "Labels"), ("img", "seg"), ("imgs", "gts"), ("scans", "Segmentations")]
+    )
+    def test_other_words_for_the_two_folders_are_understood(self, tmp_path: Path, images: str, labels: str):
+        nifti(tmp_path / images / "a.nii.gz", tmp_path / labels / "a.nii.gz")
+        assert pairs(find(tmp_path, ids="stem")) == {"a": "a.nii.gz"}
+
+    def test_scans_without_a_folder_of_labels_are_loose(self, tmp_path: Path):
+        nifti(tmp_path / "scans/a.nii.gz", tmp_path / "b.nii.gz")
+        assert find(tmp_path).layout == "NIfTI files"
+
     def test_of_labels_and_masks_the_labels_are_taken_and_a_note_says_so(self, tmp_path: Path):
         nifti(tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz", tmp_path / "masks/a.nii.gz")
         found = find(tmp_path, ids="stem")
