@@ -9,6 +9,7 @@ from statistics import mean
 from ...heads.metrics import ScoredVolume
 from ...stages.check import score_ceiling
 from ...stages.encoders.base import find_encoder
+from ...stages.encoders.pixels import check_size
 from ...stages.encoders.sam import SamModel
 from ...store.errors import InputError, UsageError
 from ...store.slices import Volume
@@ -35,9 +36,7 @@ def input_size(encoder_name: str, size: int | None) -> int:
         )
         raise UsageError(message)
     input_px = encoder.default_px if size is None else size
-    if input_px <= 0 or input_px % _PIXELS_PER_CELL:
-        message = f"--size {input_px}: the side of the input is a positive multiple of {_PIXELS_PER_CELL} pixels."
-        raise UsageError(message)
+    check_size(encoder.name, input_px, _PIXELS_PER_CELL)
     return input_px
 
 

@@ -37,6 +37,9 @@ from ..processes import SourceReaders
 from .hints import workspace_flag
 from .scratch import scratch_beside
 
+# A message names so many volumes, and counts the rest.
+_NAMED = 5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestReport:
@@ -232,10 +235,12 @@ def _told(results: Sequence[Taken | Refused], layout: str, workspace: str, repor
         f"{unlabelled} without a label), {len(refused)} refused"
     )
     if taken and unlabelled == len(taken):
+        new = [result.id for result in taken if result.change == "new"]
+        more = f" (and {len(new) - _NAMED} more)" if len(new) > _NAMED else ""
+        mistake = f"samkit remove {' '.join(new[:_NAMED])}{workspace_flag(workspace)}{more}"
         console.warn(
-            f"none of these has a label, and heads are trained on labelled volumes. Labels elsewhere: --labels-from "
-            f"FOLDER. Taken by mistake: samkit remove {taken[0].id}{' ...' if len(taken) > 1 else ''}"
-            f"{workspace_flag(workspace)}"
+            "none of these has a label, and heads are trained on labelled volumes. Labels elsewhere: --labels-from "
+            "FOLDER." + (f" Taken by mistake: {mistake}" if new else "")
         )
     if taken:
         console.say(f"next: samkit embed{workspace_flag(workspace)}")

@@ -33,6 +33,9 @@ _STANDARD_DEVIATION = (58.395, 57.12, 57.375)
 # The side that SAM-LST's and AutoSAM's slices had before the network enlarged them.
 _DETOUR_PX = 224
 
+# Eight times SAM's own: 512 x 512 cells, of which each looks at each.
+_LARGEST_PX = 8192
+
 _NUMBER = r"-?[0-9.]+(?:e-?[0-9]+)?"
 _SPELLED = re.compile(
     rf"(bilinear|bicubic);(longest-side|square);scale=({_NUMBER});mean=({_NUMBER}(?:,{_NUMBER}){{2}});"
@@ -117,13 +120,19 @@ def pixel_rule(pixel_normalisation: str) -> PixelRule:
 
 
 def check_size(encoder: str, input_px: int, patch_px: int) -> None:
-    """Refuse a side of the square that is no positive multiple of the encoder's patch.
+    """Refuse a side of the square that is no positive multiple of the encoder's patch, or that no memory holds.
 
     Raises
     ------
     UsageError
         With the nearest size that there is.
     """
+    if input_px > _LARGEST_PX:
+        message = (
+            f"--size {input_px}: at most {_LARGEST_PX} pixels, as attention needs memory for each pair of cells. "
+            f"Planes that are larger than the input are cut by --tiles."
+        )
+        raise UsageError(message)
     if input_px < patch_px or input_px % patch_px:
         nearest = max(patch_px, round(input_px / patch_px) * patch_px)
         message = f"--size {input_px}: {encoder} takes multiples of {patch_px} pixels. Try --size {nearest}."

@@ -323,6 +323,11 @@ def test_a_size_that_is_no_multiple_of_the_patch_is_refused_with_the_nearest():
         check_size("x", 500, 14)
 
 
+def test_a_size_that_no_memory_holds_is_refused_with_what_is_for_large_planes():
+    with pytest.raises(UsageError, match=r"--size 100000: at most 8192 pixels.* --tiles"):
+        check_size("x", 100_000, 16)
+
+
 # Rules that are spelled out --------------------------------------------------------------------------------------
 
 
