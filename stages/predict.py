@@ -15,7 +15,6 @@ from ..heads.feeding import tiling_of
 from ..heads.inference import segment_volume
 from ..heads.metrics import CUBIC_MM_PER_ML, ScoredVolume, judge
 from ..store.embeddings import Embeddings
-from ..store.errors import InputError
 from ..store.provenance import code_version
 from ..store.runs import Run
 from ..store.slices import Volume
@@ -25,9 +24,6 @@ from .readers.geometry import Orientation
 from .readers.mask_writer import MaskFile, write_mask
 from .readers.seg_writer import Algorithm
 from .training.ways import way_of, windows_of
-
-# A message names so many volumes, and counts the rest.
-_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,30 +109,26 @@ def predict_volume(
 # -- whether a head fits ---------------------------------------------------------------------------
 
 
-def check_ingested_alike(run: Run, volumes: Iterable[Volume]) -> None:
-    """Refuse volumes whose slices were made in another way than those that the head was trained on.
-
-    Raises
-    ------
-    InputError
-        With both ways, the first volumes, and what to do.
-    """
+def ingested_otherwise(run: Run, volumes: Iterable[Volume]) -> dict[str, str]:
+    """Return why a head is not to be shown volumes whose slices were made in another way than its own, by their ids."""
     recipe, *others = ingest_recipes_of(run)
     expected = way_of(recipe)
     known = [expected, *map(way_of, others)]
-    unlike = [(volume, way) for volume in volumes if (way := way_of(volume.ingest_recipe)) not in known]
-    if not unlike:
-        return
-    way = unlike[0][1]
-    same = [volume.id for volume, other in unlike if other == way]
+    return {
+        volume.id: _unlike(run, recipe, expected, way)
+        for volume in volumes
+        if (way := way_of(volume.ingest_recipe)) not in known
+    }
+
+
+def _unlike(run: Run, recipe: Mapping[str, Any], expected: Mapping[str, str], way: Mapping[str, str]) -> str:
     differing = [name for name in expected if expected[name] != way[name]]
-    message = (
-        f"{_first(same)}: ingested with {_told(way, differing)}, and run {run.id} was trained on slices with "
-        f"{_told(expected, differing)}: the head would see other grey values or planes than it knows. Nothing was "
-        f"written. Train on the slices as they are now: samkit train-head {run.settings.head} "
-        f"--volumes {run.settings.subjects}, or ingest the source again as the run's was{_flags(recipe)}."
+    return (
+        f"ingested with {_told(way, differing)}, and run {run.id} was trained on slices with "
+        f"{_told(expected, differing)}: the head would see other grey values or planes than it knows. Train on the "
+        f"slices as they are now: samkit train-head {run.settings.head} --volumes {run.settings.subjects}, or ingest "
+        f"the source again as the run's was{_flags(recipe)}"
     )
-    raise InputError(message)
 
 
 def ingest_recipes_of(run: Run) -> list[Mapping[str, Any]]:
@@ -165,9 +157,3 @@ def _flags(recipe: Mapping[str, Any]) -> str:
 def _slices_of(content: str) -> str:
     """Return the part of `Volume.content` that stands for the slices."""
     return content.split("/", maxsplit=1)[0]
-
-
-def _first(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more

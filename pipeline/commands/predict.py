@@ -29,7 +29,7 @@ from ...stages.mask_files import (
     masks_of_volumes,
     warning_of_shear,
 )
-from ...stages.predict import Predicted, check_ingested_alike, ingest_recipes_of, predict_volume
+from ...stages.predict import Predicted, ingest_recipes_of, ingested_otherwise, predict_volume
 from ...stages.readers.intensity import IntensityRule
 from ...stages.readers.labels import LabelChoice, unmatched
 from ...stages.readers.layouts import Found, LayoutOptions
@@ -128,7 +128,11 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     """Write masks for the workspace's volumes; all that can be said against it is said before the first."""
     head = load_head(run.folder).to(find_device(options.device))
     volumes = list(workspace.volumes.values())
-    check_ingested_alike(run, volumes)
+    refused = ingested_otherwise(run, volumes)
+    if len(refused) == len(volumes):
+        message = f"{counted(len(refused), 'volume')}: {next(iter(refused.values()))}. Nothing was written."
+        raise InputError(message)
+    volumes = [volume for volume in volumes if volume.id not in refused]
     if asks_reference(run.settings.head, run.settings.head_config):
         for volume in volumes:
             check_promptable(head, volume)
@@ -151,7 +155,7 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     unfinished.finish()
     _warn_of_shear(masks, volumes)
     _tell_predictions(run, done)
-    return DONE
+    return _tell_refused([Refused(shown=name, reason=reason) for name, reason in refused.items()])
 
 
 def _predict_found(
@@ -226,6 +230,10 @@ def _predict_found(
             unfinished.finish()
             _warn_of_shear(masks, volumes)
             _tell_predictions(run, done, shown=shown)
+    return _tell_refused(refused)
+
+
+def _tell_refused(refused: Sequence[Refused]) -> int:
     if refused:
         told = [[result.shown, result.reason] for result in refused]
         console.table("Refused", ["source", "why"], told, numbers_from=None)

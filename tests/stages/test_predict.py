@@ -478,9 +478,19 @@ def test_volumes_ingested_in_another_way_are_refused_before_the_first_mask(samki
     assert ended.code == 1
     assert "window 400/40, intensity window" in ended.said
     assert "window none, intensity percentiles" in ended.said
-    assert "and 2 more" in ended.said
+    assert "5 volumes: ingested" in ended.said
     assert "samkit train-head linear --volumes 1" in ended.said
     assert not (tmp_path / "m").exists()
+
+
+def test_a_volume_ingested_in_another_way_costs_its_own_mask_alone(samkit, trained, tmp_path):
+    shutil.copytree(trained[1], tmp_path / "w")
+    other = new_scan(tmp_path)
+    assert samkit("ingest", other, "--window", "400/40", "--workspace", tmp_path / "w").code == 0
+    ended = samkit("predict", "latest", "-o", tmp_path / "m", "--workspace", tmp_path / "w")
+    assert ended.code == 3, ended.said
+    assert "ingested with window 400/40, intensity window, and run" in ended.said
+    assert len(list((tmp_path / "m").glob("*.nii.gz"))) == len(package.open_workspace(trained[1]).volumes)
 
 
 def test_a_volume_without_embeddings_is_refused_before_the_first_mask(samkit, trained, tmp_path):
