@@ -213,9 +213,9 @@ _LEAST = {"learning-rate": sys.float_info.min, "steps": 1, "weight-decay": 0}
 
 
 def swept(fit: FitOptions, sweeps: Sequence[str]) -> tuple[FitOptions, ...]:
-    """Return a fit with every combination of the values that are named.
+    """Return a fit with every combination of the values that are named, each once.
 
-    >>> [(one.learning_rate, one.steps) for one in swept(FitOptions(), ["learning-rate=1e-3,1e-2", "steps=50"])]
+    >>> [(one.learning_rate, one.steps) for one in swept(FitOptions(), ["learning-rate=1e-3,1e-2,1e-3", "steps=50"])]
     [(0.001, 50), (0.01, 50)]
 
     Parameters
@@ -233,7 +233,7 @@ def swept(fit: FitOptions, sweeps: Sequence[str]) -> tuple[FitOptions, ...]:
         name, _, values = text.partition("=")
         check_name("sweep", name, list(_SWEPT))
         try:
-            choices[name] = [_SWEPT[name](value) for value in values.split(",")]
+            choices[name] = list(dict.fromkeys(_SWEPT[name](value) for value in values.split(",")))
         except ValueError:
             choices[name] = []
         if not choices[name] or not all(_LEAST[name] <= value < math.inf for value in choices[name]):
