@@ -97,25 +97,28 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
 
 
 def _beside(data: str, rounds: dict[str, Any]) -> Iterator[str]:
-    """Tell how far the best head on each kind of features lies from what sees no features, on the same draws.
+    """Tell how far the best head on each kind of features lies from what sees none, and from one on untrained ones.
 
     Which is the best is read from the development round, on the final subjects too.
     """
     judged = _by_features(rounds.get(ROUNDS[0], {}).get(data, {}))
     best = {features: max(keys, key=keys.__getitem__) for features, keys in judged.items()}
+    # Each with what begins from nothing, and what was trained with the same architecture untrained.
+    pairs = [(features, "none") for features in best if features != "none"] + [("nano", "seeded")]
     for name, told in rounds.items():
         scored = told.get(data, {})
-        without = best.get("none")
-        for features, key in best.items():
-            if without is None or key == without or not {key, without} <= scored.keys():
+        for features, other in pairs:
+            key, without = best.get(features), best.get(other)
+            if key is None or without is None or not {key, without} <= scored.keys():
                 continue
             amounts = "; ".join(
                 f"from {counted}, {_difference(scored[key][count], scored[without][count])}"
                 for count, counted in zip(COUNTS, ("one subject", "five"), strict=True)
             )
+            beside = f"`{_named(without)[1]}`" + ("" if other == "none" else f" on {NAMES[other]}")
             yield (
-                f"`{_named(key)[1]}` on {NAMES[features]} less `{_named(without)[1]}` ({data}, {name}), on the same "
-                f"draws and test subjects, with the 95 % interval of other draws and other test subjects: {amounts}."
+                f"`{_named(key)[1]}` on {NAMES[features]} less {beside} ({data}, {name}), on the same draws and test "
+                f"subjects, with the 95 % interval of other draws and other test subjects: {amounts}."
             )
 
 

@@ -65,6 +65,13 @@ def test_the_best_head_of_the_development_round_is_compared_on_final_subjects_to
     assert "mean of each tenth of the steps: from one subject, 0.40; from five, 0.40." in text
 
 
+def test_the_best_head_on_nano_is_compared_with_the_best_on_features_of_a_seed(card):
+    measured(card, "development", **{BEST: scored(0.6), "seeded cnn, as it was": scored(0.45)})
+    text = card.proof()
+    assert "`hybrid` on `nano` less `cnn` on the same, numbers from a seed (acdc, development)" in text
+    assert "from one subject, +15.0 (+15.0 to +15.0); from five, +15.0" in text
+
+
 def test_boxes_stand_beside_their_ellipses(card):
     measured(card, "final", **{"nano boxes": {"RV": 0.7, "LV": 0.8}, "ellipses": {"RV": 0.6, "LV": 0.6}})
     assert "Dice 75.0 %, the ellipses inscribed in the boxes 60.0 %. By class: RV 70 (60), LV 80 (60)." in card.proof()
