@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -18,6 +19,7 @@ from .intake.labels import DatasetLabels, as_before, decide_labels
 from .intake.volume import as_source, read_source, relabel_volume, workspace_at
 from .readers.base import SourceFiles
 from .readers.layouts import Found, FoundLabels
+from .readers.windows import Window
 
 # Every commit is a file of the index, and of the packs of one-slice volumes; every two seconds keeps a kill cheap.
 _SECONDS_BETWEEN_COMMITS = 2.0
@@ -70,7 +72,7 @@ def ingest(
     if there is None:
         Workspace.check_place(place)
     options = as_before(there, options)
-    known = _Known({} if there is None else dict(there.volumes))
+    known = _Known({} if there is None else dict(there.volumes), {source.id for source in found.sources})
     choice = decide_labels(there, DatasetLabels(choice=found.labels, sources=found.sources), options, place)
     job = IngestJob(
         place=place,
@@ -103,6 +105,8 @@ def ingest(
                         f"overlap"
                     )
                     taken = replace(taken, notes=(*taken.notes, twins))
+                if taken.change in ("new", "new pixels") and (unlike := known.shown_otherwise(result.record)):
+                    taken = replace(taken, notes=(*taken.notes, unlike))
                 known.add(Volume(place, keeper.keep(result.record, result.pixels), choice.names))
             yield taken
     finally:
@@ -251,10 +255,26 @@ class _Keeper:
             self.workspace.set_label_names(self._names, instead_of=self._names_before)
 
 
-class _Known:
-    """The volumes of the workspace, and those taken so far, by what tells that a source is one of them."""
+def _windows_of(record: VolumeRecord) -> str:
+    return ",".join(str(Window.from_json(window)) for window in record.ingest_recipe["windows"]) or "none"
 
-    def __init__(self, volumes: Mapping[str, Volume]) -> None:
+
+class _Known:
+    """The volumes of the workspace, and those taken so far, by what tells that a source is one of them.
+
+    Parameters
+    ----------
+    volumes
+        Of the workspace.
+    coming
+        Ids of the sources, which may be ingested in another way now.
+    """
+
+    def __init__(self, volumes: Mapping[str, Volume], coming: Collection[str]) -> None:
+        self._windows: dict[str | None, set[str]] = defaultdict(set)
+        for volume in volumes.values():
+            if volume.id not in coming:
+                self._windows[volume.record.modality].add(_windows_of(volume.record))
         self.by_id: dict[str, Volume] = {}
         self.by_identity: dict[str, Volume] = {}
         self.by_slices: dict[tuple[str, ...], Volume] = {}
@@ -266,6 +286,16 @@ class _Known:
         self.by_id[volume.id] = volume
         self.by_identity[volume.record.identity] = volume
         self.by_slices.setdefault(volume.slice_digests, volume)
+
+    def shown_otherwise(self, record: VolumeRecord) -> str | None:
+        """Say that all volumes of a modality that were here before are shown in other windows."""
+        here, own = self._windows[record.modality], _windows_of(record)
+        if not here or own in here:
+            return None
+        return (
+            f"its window is {own}, and that of the other volumes of its modality here {' or '.join(sorted(here))}: a "
+            f"head would see both. Ingest these alike, or into another --workspace"
+        )
 
     def refusal(self, source: SourceFiles) -> Refused | None:
         """Refuse a source that is in the workspace under another id, or whose id cannot be one."""

@@ -67,7 +67,7 @@ def pictures_of(folder: Path, values: int) -> Path:
     """Write a volume whose label has so many values, with background."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
-        voxels = np.arange(6 * 6 * 2).reshape(6, 6, 2) % values
+        voxels = np.arange(6 * 6 * 2).reshape(6, 6, 2) % values * (100 if kind == "images" else 1)
         nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.eye(4)), folder / kind / f"{folder.name}.nii.gz")
     return folder
 
@@ -84,6 +84,15 @@ def test_label_maps_that_were_taken_for_images_are_told_with_what_to_type(samkit
     assert samkit("ingest", "--labels-from", tmp_path / "x/two").code == 0
     (volume,) = package.open_workspace().volumes.values()
     assert volume.record.label_values == (1, 2)
+
+
+def test_another_window_than_that_of_the_volumes_there_is_told(samkit, tmp_path):
+    assert samkit("ingest", pictures_of(tmp_path / "first", 3), "--window", "300/40").code == 0
+    assert "a head would see both" not in samkit("ingest", tmp_path / "first", "--window", "400/40").said
+    other = pictures_of(tmp_path / "second", 3)
+    told = "its window is none, and that of the other volumes of its modality here 400/40: a head would see both"
+    assert told in samkit("ingest", other).said
+    assert "a head would see both" not in samkit("ingest", other, "--window", "400/40").said
 
 
 # -- more classes ------------------------------------------------------------------------------------
