@@ -24,6 +24,7 @@ from ...stages.readers.layouts import (
     Triaged,
     find_labels,
     find_sources,
+    header_reads,
 )
 from ...store.errors import UsageError
 from ...store.local import LocalPlace
@@ -37,6 +38,8 @@ from ..processes import SourceReaders
 from .hints import workspace_flag
 from .scratch import scratch_beside
 
+# Whose labels' headers say a size that `--dry-run` can look at.
+_SIZED = frozenset({"nifti", "itk", "picture"})
 # A message names so many volumes, and counts the rest.
 _NAMED = 5
 
@@ -179,6 +182,10 @@ def _judged(found: Found, options: IngestOptions) -> Found:
         if row.decision == "refused" or source is None:
             return row
         reasons = []
+        if source.series is None and not row.size:
+            reasons.append("its header cannot be read: it is damaged, or no file of what its name says")
+        if source.label is not None and source.label.reader in _SIZED and not header_reads(source.label.paths[0]):
+            reasons.append("the header of its label cannot be read")
         if options.require_labels and source.label is None:
             reasons.append("no label, and --require-labels asks for one")
         grey = source.series is None or source.series.samples == 1

@@ -69,6 +69,17 @@ class TestTriage:
         assert "--require-labels asks for one" in said
         assert "0 would be taken, 2 refused" in said
 
+    def test_a_dry_run_refuses_files_and_labels_whose_header_cannot_be_read(self, samkit, write_pair, tmp_path):
+        data = tmp_path / "data"
+        for seed, name in enumerate("ab"):
+            write_pair(data, name, seed=seed)
+        (data / "imagesTr/b.nii.gz").write_bytes(b"")
+        (data / "labelsTr/a.nii.gz").write_bytes(b"text")
+        said = samkit("ingest", data, "--dry-run").said
+        assert "its header cannot be read: it is damaged, or no file of what its name says" in said
+        assert "the header of its label cannot be read" in said
+        assert "0 would be taken, 2 refused" in said
+
     @pytest.mark.parametrize("window", [(), WINDOW])
     def test_a_dry_run_and_the_run_judge_a_colour_map_among_cts_alike(self, samkit, tmp_path, window):
         CATALOGUE["rgb by pixel"](tmp_path / "scans", 0)

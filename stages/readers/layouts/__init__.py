@@ -35,6 +35,7 @@ corrections       labels for volumes that are there already -> `find_labels`
 
 from .base import LayoutOptions
 from .corrections import FoundLabels, KnownVolume, find_labels
+from .files import header_reads
 from .find import Found, IdMapRow, Triaged, find_sources
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "Triaged",
     "find_labels",
     "find_sources",
+    "header_reads",
 ]

@@ -32,6 +32,7 @@ __all__ = [
     "case_and_channel",
     "chosen_volume",
     "files_of",
+    "header_reads",
     "kind_of",
     "label_of",
     "measured",
@@ -125,6 +126,11 @@ def measured(path: Path) -> Measured:
         return _measured_picture(path)
     except _DAMAGE:
         return Measured()
+
+
+def header_reads(path: Path) -> bool:
+    """Tell whether the header of a file says a size."""
+    return bool(measured(path).shape)
 
 
 def same_grid(one: Path, other: Path) -> bool:
