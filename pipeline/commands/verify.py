@@ -49,6 +49,8 @@ def run_verify(
     if damaged and not as_json:
         rows = [[fault.part, fault.name, fault.fault or ""] for fault in damaged]
         console.table("Damaged", ["what", "name", "fault and remedy"], rows, numbers_from=None, whole=("what",))
+        if flag := workspace_flag(workspace_path):
+            console.say(f"add{flag} to the commands in the table")
     if not as_json:
         parts = ", ".join(counted(looked[part], part) for part in ("volume", "shard", "run"))
         console.say(f"{parts} read: {counted(len(damaged), 'fault') if damaged else 'all as they were written'}")

@@ -59,6 +59,12 @@ def test_every_file_of_a_run_is_covered(samkit, job):
     assert samkit("verify", *job.flag).code == 0
 
 
+def test_the_commands_of_the_remedies_are_told_their_workspace(samkit, job):
+    flip(only(job.workspace.glob("embeddings/*/features/*/0.*")))
+    assert f"add --workspace {job.workspace} to the commands in the table" in samkit("verify", *job.flag).said
+    assert "to the commands in the table" not in samkit("verify", "--json", *job.flag).said
+
+
 def test_the_answer_for_scripts_lists_what_is_damaged(samkit, job):
     flip(only(job.workspace.glob("embeddings/*/features/*/0.*")))
     ended = samkit("verify", "--json", *job.flag)
