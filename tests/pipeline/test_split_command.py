@@ -113,7 +113,7 @@ class TestShowing:
     ("flags", "told"),
     [
         (["--seed", "1"], r"samkit split NAME"),
-        (["default", "--test-share", "0.5"], r"the split 'default' stands.*samkit split default-2"),
+        (["default", "--test-share", "0.5"], r"the split 'default' stands.*in the same command: default-2"),
         (["mine", "--test-share", "1.5"], r"--test-share 1.5"),
         (["mine", "--fold", "0"], r"Add --from"),
         (["mine", "--stratify", "scanner"], r"FILE.csv:COLUMN"),
