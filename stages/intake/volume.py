@@ -92,9 +92,8 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
         files={},
     )
     change = change_of(record, there, options)
-    if (
-        kept_recipe is not None and kept_recipe["apart"] and kept is None
-    ):  # after `change_of`, which tells another source of this id first
+    # After `change_of`, which tells another source of this id first.
+    if kept_recipe is not None and kept_recipe["apart"] and kept is None:
         raise GeometryMismatch(_other_grid(source))
     if change == "new pixels" and there is not None:
         differences = recipe_differences(there.ingest_recipe, dict(record.ingest_recipe))
