@@ -68,7 +68,7 @@ class Variant:
 VARIANTS = (
     Variant(name="as in the study", head=UNet, setting=SETTING),
     Variant(name="twice the steps", head=UNet, setting=replace(SETTING, steps=TIMES * SETTING.steps)),
-    # Two and a half times the seconds: where there are labels enough to need the parameters.
+    # Dear: only where there are labels enough to need the parameters.
     Variant(name="twice the channels", head=WiderUNet, setting=SETTING, counts=(max(COUNTS),)),
 )
 

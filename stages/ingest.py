@@ -19,7 +19,7 @@ from .intake.labels import DatasetLabels, as_before, decide_labels
 from .intake.volume import as_source, read_source, relabel_volume, workspace_at
 from .readers.base import SourceFiles
 from .readers.layouts import Found, FoundLabels
-from .readers.windows import Window
+from .training.ways import way_of
 
 # Every commit is a file of the index, and of the packs of one-slice volumes; every two seconds keeps a kill cheap.
 _SECONDS_BETWEEN_COMMITS = 2.0
@@ -255,10 +255,6 @@ class _Keeper:
             self.workspace.set_label_names(self._names, instead_of=self._names_before)
 
 
-def _windows_of(record: VolumeRecord) -> str:
-    return ",".join(str(Window.from_json(window)) for window in record.ingest_recipe["windows"]) or "none"
-
-
 class _Known:
     """The volumes of the workspace, and those taken so far, by what tells that a source is one of them.
 
@@ -274,7 +270,7 @@ class _Known:
         self._windows: dict[str | None, set[str]] = defaultdict(set)
         for volume in volumes.values():
             if volume.id not in coming:
-                self._windows[volume.record.modality].add(_windows_of(volume.record))
+                self._windows[volume.record.modality].add(way_of(volume.ingest_recipe)["window"])
         self.by_id: dict[str, Volume] = {}
         self.by_identity: dict[str, Volume] = {}
         self.by_slices: dict[tuple[str, ...], Volume] = {}
@@ -289,7 +285,7 @@ class _Known:
 
     def shown_otherwise(self, record: VolumeRecord) -> str | None:
         """Say that all volumes of a modality that were here before are shown in other windows."""
-        here, own = self._windows[record.modality], _windows_of(record)
+        here, own = self._windows[record.modality], way_of(record.ingest_recipe)["window"]
         if not here or own in here:
             return None
         return (

@@ -129,11 +129,11 @@ def _faults_beside(embeddings: Embeddings) -> Iterator[str]:
     for name in embeddings.attachments:
         try:
             embeddings.attachment(name)
-        except DamagedStore as error:
+        except SamkitError as error:
             yield str(error)
     try:
         _ = embeddings.compute
-    except DamagedStore as error:
+    except SamkitError as error:
         yield str(error)
 
 

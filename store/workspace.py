@@ -283,8 +283,8 @@ class Workspace:
             there = ", ".join(kept.folder.name for kept in self.recipes().values())
             wanted = "nothing has been embedded" if name is None else f"no embeddings of {name!r}"
             others = f"; there are: {there}" if there else ""
-            is_encoder = name is not None and "--" not in name and not re.fullmatch("[0-9a-f]{12}", name)
-            message = f"{self.path}: {wanted}{others}. Run `samkit embed{f' --encoder {name}' if is_encoder else ''}`."
+            which = "" if name is None else " --encoder ENCODER"  # what was named may be a recipe, or a misspelling
+            message = f"{self.path}: {wanted}{others}. Run `samkit embed{which}`."
             raise MissingEmbeddings(message)
         return found
 

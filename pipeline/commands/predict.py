@@ -129,7 +129,7 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     head = load_head(run.folder).to(find_device(options.device))
     volumes = list(workspace.volumes.values())
     refused = ingested_otherwise(run, volumes)
-    if len(refused) == len(volumes):
+    if refused and len(refused) == len(volumes):
         message = f"{counted(len(refused), 'volume')}: {next(iter(refused.values()))}. Nothing was written."
         raise InputError(message)
     volumes = [volume for volume in volumes if volume.id not in refused]

@@ -493,6 +493,14 @@ def test_a_volume_ingested_in_another_way_costs_its_own_mask_alone(samkit, train
     assert len(list((tmp_path / "m").glob("*.nii.gz"))) == len(package.open_workspace(trained[1]).volumes)
 
 
+def test_a_workspace_whose_volumes_were_all_removed_gets_no_mask(samkit, trained, tmp_path):
+    shutil.copytree(trained[1], tmp_path / "w")
+    assert samkit("remove", *package.open_workspace(trained[1]).volumes, "--workspace", tmp_path / "w").code == 0
+    ended = samkit("predict", "latest", "-o", tmp_path / "m", "--workspace", tmp_path / "w")
+    assert ended.code == 0, ended.said
+    assert "no masks were written" in ended.said
+
+
 def test_a_volume_without_embeddings_is_refused_before_the_first_mask(samkit, trained, tmp_path):
     shutil.copytree(trained[1], tmp_path / "w")
     write_nifti_pair(tmp_path / "d", "zz", draw_subject(40, shape=SHAPE, spacing_mm=SPACING_MM))

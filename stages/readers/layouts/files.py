@@ -268,8 +268,8 @@ def candidate_of(
     patient
         By default the stem, ACDC's ``_frameNN`` left out.
     patient_secret
-        By default `patient`. Where it is empty, and the file one of a case or a volume of a 4-D file, what names these:
-        one case is one subject, whichever of its channels and moments is taken.
+        By default `patient`. Where it is empty and the file holds several volumes, the file: it is one subject,
+        whichever of them is taken.
     chosen
         Which options chose the file among others of its case; the one that chooses within it is added.
     size
