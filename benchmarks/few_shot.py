@@ -64,7 +64,7 @@ HEADS = {
     "nano": ("prototype", "ridge", "probe", "linear", "autosam", "cnn", "hybrid"),
     "nano-512": ("ridge",),
     "seeded": ("ridge", "probe", "linear", "autosam", "hybrid"),
-    "pixels": ("ridge", "probe", "linear"),
+    "pixels": ("ridge", "probe", "linear", "autosam"),
     "none": ("unet",),
 }
 # Hippocampus has planes of some 50 pixels, which twice the encoder's size would only magnify.
@@ -165,14 +165,21 @@ def main() -> None:
     kept = Kept.of(asked)
     with _folder(asked.folder) as folder:
         for data in asked.data:
+            left = [one for one in asked.features if one not in WITHOUT[data]]
+            todo = {features: kept.todo(data, fits(features, asked)) for features in left}
+            boxes = [features for features in left if kept.lacks_boxes(data, features)]
+            if not boxes and not any(todo.values()):
+                continue
+            if not DATA[data].is_dir():
+                say(f"{data}: not at {DATA[data]}, and nothing else can stand for it; what is kept is shown")
+                continue
             study = Study.of(folder / data, data, asked)
-            for features in asked.features:
-                todo = [] if features in WITHOUT[data] else kept.todo(data, study.fits(features))
-                for fit in todo:
+            for features in left:
+                for fit in todo[features]:
                     started = time.perf_counter()
                     found = study.scores(fit)
                     kept.add(data, found, time.perf_counter() - started)
-                if kept.lacks_boxes(data, features):
+                if features in boxes:
                     started = time.perf_counter()
                     kept.add(data, study.boxes(features), time.perf_counter() - started)
     kept.show()
@@ -200,12 +207,13 @@ class Kept:
         """
         about = {
             "draws": asked.draws,
+            **({} if asked.whole else {"counts": asked.counts}),
             "views": VIEWS,
             "weights_sha256": file_sha256(asked.weights),
             "precision": resolve_precision("auto", torch.device("cpu")),
         }
         name = f"few_shot_{asked.round}" if asked.whole else f"few_shot_{asked.round}.local"
-        there = _read(name) if asked.whole else {}
+        there = _read(name)
         other = [key for key, value in about.items() if there and there.get(key) != value]
         if other:
             remedy = "" if asked.round == "final" else " To begin anew, move the file away."
@@ -242,9 +250,8 @@ class Kept:
 
     def add(self, data: str, found: dict[str, Any], seconds: float) -> None:
         """Add what was scored to what stands there by now: another part may have ended meanwhile."""
-        if self.asked.whole:
-            meanwhile = type(self).of(self.asked)
-            self.numbers, self.seconds = meanwhile.numbers, meanwhile.seconds
+        meanwhile = type(self).of(self.asked)
+        self.numbers, self.seconds = meanwhile.numbers, meanwhile.seconds
         scored = self.numbers.setdefault(data, {})
         if self.asked.round != "tries":
             # Of a head that is scored again, because what it computes has changed, or which setting is its best.
@@ -327,6 +334,16 @@ def chosen(head: str, asked: argparse.Namespace) -> Setting:
     return max(settings, key=reached)
 
 
+def fits(features: str, asked: argparse.Namespace) -> list[Fit]:
+    """Return what is trained on a kind of features."""
+    return [
+        Fit(features=features, head=head, setting=setting)
+        for head in HEADS[features]
+        if head in asked.heads
+        for setting in (SETTINGS[head] if asked.round == "tries" else (chosen(head, asked),))
+    ]
+
+
 @contextmanager
 def _folder(asked: Path | None) -> Iterator[Path]:
     if asked is not None:
@@ -369,15 +386,6 @@ class Study:
         workspace = open_workspace(place)
         assert workspace.labelled_subjects == {*pool, *test}
         return cls(data=data, workspace=workspace, split=workspace.keep_split(split), asked=asked)
-
-    def fits(self, features: str) -> list[Fit]:
-        """Return what is trained on a kind of features."""
-        return [
-            Fit(features=features, head=head, setting=setting)
-            for head in HEADS[features]
-            if head in self.asked.heads
-            for setting in (SETTINGS[head] if self.asked.round == "tries" else (chosen(head, self.asked),))
-        ]
 
     def scores(self, fit: Fit) -> dict[str, Any]:
         """Train and score a head with a setting; return all numbers."""

@@ -28,7 +28,9 @@ BENCHMARKS = (
 def main() -> None:
     """Run them; stop at the first that fails."""
     for name in BENCHMARKS:
-        subprocess.run([sys.executable, str(Path(__file__).parent / f"{name}.py")], check=True)
+        ended = subprocess.run([sys.executable, str(Path(__file__).parent / f"{name}.py")], check=False)
+        if ended.returncode:  # it has said why
+            sys.exit(ended.returncode)
 
 
 if __name__ == "__main__":

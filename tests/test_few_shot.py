@@ -142,6 +142,31 @@ def test_a_part_of_the_draws_does_not_stand_for_the_round(few_shot):
     assert kept(few_shot, "development").numbers == {}
 
 
+def test_parts_of_a_round_with_fewer_draws_join(few_shot):
+    for head in ("linear", "cnn"):
+        round_ = kept(few_shot, "development", draws=1, whole=False)
+        round_.add("acdc", {f"nano {head}, one pass": SCORED}, 1.0)
+    there = kept(few_shot, "development", draws=1, whole=False)
+    assert list(there.numbers["acdc"]) == ["nano linear, one pass", "nano cnn, one pass"]
+
+
+def test_a_round_with_fewer_draws_is_not_mixed_with_one_of_other_weights(few_shot, tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(b"other")
+    kept(few_shot, "development", draws=1, whole=False).add("acdc", {"nano linear, one pass": SCORED}, 1.0)
+    with pytest.raises(SystemExit, match="with other weights_sha256"):
+        kept(few_shot, "development", draws=1, whole=False, weights=tmp_path / "other.safetensors")
+
+
+def test_without_the_patients_the_kept_scores_are_shown_and_nothing_is_scored(few_shot, monkeypatch, tmp_path, capsys):
+    kept(few_shot, "development").add("acdc", {f"nano prototype, {few_shot.IN_ONE_PASS}": SCORED}, 1.0)
+    monkeypatch.setattr(few_shot, "DATA", dict.fromkeys(few_shot.DATA, tmp_path / "nowhere"))
+    monkeypatch.setattr("sys.argv", ["few_shot.py", "--heads", "prototype", "--features", "nano"])
+    few_shot.main()
+    told = capsys.readouterr()
+    assert "hippocampus: not at" in told.out + told.err
+    assert "prototype, one pass" in told.out + told.err
+
+
 def test_boxes_are_asked_once(few_shot):
     assert kept(few_shot).lacks_boxes("acdc", "nano")
     kept(few_shot).add("acdc", {"nano boxes": {"LV": 0.8}}, 1.0)
