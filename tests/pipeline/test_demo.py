@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import samkit as package
+from samkit.heads.averages import mean_over_classes
+from samkit.heads.metrics import ScoredVolume
 from samkit.pipeline.demo import run_demo
 from samkit.store.errors import UsageError
 
@@ -22,6 +24,19 @@ def test_a_small_demo_does_the_whole_job(tmp_path, capsys):
     assert nib.load(mask).shape == (44, 48, 4)
     assert len(package.open_workspace(tmp_path / "workspace").runs) == 13
     assert np.isfinite(nib.load(mask).affine).all()
+
+
+@pytest.mark.soak
+def test_five_labelled_volumes_of_the_demo_are_enough_for_its_organs(tmp_path):
+    run_demo(tmp_path)
+    runs = package.open_workspace(tmp_path / "workspace").runs.values()
+    reached = {
+        run.settings.head: mean_over_classes([ScoredVolume.from_json(volume) for volume in run.scores]).dice
+        for run in runs
+        if run.settings.subjects == 5
+    }
+    assert set(reached) == {"ridge", "linear", "hybrid", "autosam"}
+    assert all(dice > 0.8 for dice in reached.values()), reached
 
 
 def test_the_demo_leaves_a_folder_with_other_files_alone(tmp_path):

@@ -41,6 +41,8 @@ def test_a_wheel_holds_exactly_one_top_level_name(names):
         "samkit/pipeline/cli.py",
         "samkit/stages/readers/nifti.py",
         "samkit/stages/encoders/sam.py",
+        "samkit/stages/encoders/nano.safetensors",
+        "samkit/stages/encoders/nano.md",
         "samkit/stages/synthesis/files.py",
         "samkit/stages/reporting/page.html.jinja",
         "samkit/store/FORMAT.md",
