@@ -1,8 +1,9 @@
-"""What the embedded encoder learns from a batch of random pictures.
+"""What the embedded encoder learns from a batch of random pictures, and then its mask decoder.
 
 Five questions, all answered from the one embedding that is kept afterwards:
 
-prompted   which mask does a click, a box, or a correction mean? As SAM was trained.
+prompted   which mask does a click, a box, or a correction mean? As SAM was trained, but asked of the decoder alone, in
+           steps after the encoder's; of the encoder too where `ObjectiveWeights.prompted` is above 0.
 dense      at each cell of the logit grid: what kind of part is this, where in its part does it lie, is a border here?
 picture    how bright is each cell of the logit grid? Without it an embedding forgets where exactly an organ ends.
 likeness   which part of one subject is it, by comparison with the parts of another subject of the scene? However much
@@ -10,7 +11,7 @@ likeness   which part of one subject is it, by comparison with the parts of anot
 solved     the same of a linear head that was solved on the other subject: what a head on the cache does, in one step.
 
 The first trains the mask decoder, which heads start from. The others ask every cell of every picture, so that a step
-teaches the encoder more; their own weights are thrown away.
+teaches the encoder more; their own weights are thrown away, but for the decoder's up-scaling, which they share.
 
 Shapes: B scenes, L subjects of each, N prompted masks, P parts, H W pixels, G cells along the logit grid.
 """
@@ -41,7 +42,7 @@ _WHOLE_SOLIDS = 0.15
 # How often a part is prompted for beside an organ, by its kind. Drawn evenly, one mask in sixteen was a ring, which is
 # hard, and one in three a layer of the body or a patch without a form, which no reader would put a box around.
 _PROMPTED_FOR = {
-    Kind.OUTSIDE: 0.0,
+    Kind.OUTSIDE: 0.0,  # part 0 of every scene: nobody's mask
     Kind.BODY: 0.3,
     Kind.BODY_LAYER: 0.3,
     Kind.ORGAN: 1.0,
@@ -238,7 +239,6 @@ def draw_masks(batch: PictureBatch, count: int, random: torch.Generator) -> tupl
     flat = first.flatten(1).long()
     seen = torch.zeros_like(batch.kinds).scatter_add_(1, flat, torch.ones_like(flat)) >= _SMALLEST_PART * flat.shape[1]
     wanted = seen * torch.tensor([_PROMPTED_FOR[kind] for kind in Kind], device=seen.device)[batch.kinds]
-    wanted[:, 0] = 0  # what lies outside of everything is nobody's mask
     some = torch.nonzero(wanted.any(dim=1))[:, 0]
     if len(some) == 0:
         return some, first[:0] > 0

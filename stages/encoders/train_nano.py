@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -56,6 +57,8 @@ _TRANSFORMERS = ("image_encoder.blocks", "mask_decoder.transformer")
 _WITH_MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 _MINUTES_BETWEEN_CHECKPOINTS = 3.0
 _PRECISIONS = ("float32", "bfloat16")
+# What shells take for Ctrl-C.
+_STOPPED = 130
 _LEAST = {
     "steps": 1,
     "decoder_steps": 0,
@@ -64,6 +67,7 @@ _LEAST = {
     "batch_size": 1,
     "subjects": 1,
     "fine_every": 0,
+    "seed": 0,
 }
 
 
@@ -97,11 +101,11 @@ class TrainingOptions:
             if getattr(self, name) < least:
                 message = f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least}."
                 raise UsageError(message)
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf or self.seed < 0:
-            message = (
-                f"--learning-rate {self.learning_rate:g}, a weight decay of {self.weight_decay:g}, --seed {self.seed}: "
-                f"give a rate above 0, a decay and a seed of 0 or more."
-            )
+        if not 0 < self.learning_rate < math.inf:
+            message = f"--learning-rate {self.learning_rate:g}: a number above 0."
+            raise UsageError(message)
+        if not 0 <= self.weight_decay < math.inf:
+            message = f"a weight decay of {self.weight_decay:g}: 0 or more."
             raise UsageError(message)
         if self.precision not in _PRECISIONS:
             message = f"--precision {self.precision}: one of {', '.join(_PRECISIONS)}."
@@ -147,7 +151,7 @@ class NanoTraining:
     Raises
     ------
     UsageError
-        When the folder holds a training with other options.
+        When the folder holds a training with other options, or a checkpoint that cannot be read.
     FitDiverged
         By `run`, at the first loss that is not finite.
     """
@@ -275,10 +279,17 @@ class NanoTraining:
         LocalPlace(self.folder / "log.jsonl").publish("".join(f"{json.dumps(one)}\n" for one in self.log).encode())
         _log.info("%s", json.dumps(line))
 
+    @property
+    def _decided_by(self) -> dict[str, Any]:
+        """All that decides the weights, by name."""
+        options = self.options.to_json()
+        objective = options.pop("objective")
+        return {"model": self.model.name, **options, **objective}
+
     def _keep(self) -> None:
         """Replace the checkpoint, whole or not at all."""
         state = {
-            "options": self.options.to_json(),
+            "options": self._decided_by,
             "step": self.step,
             "seconds": self.seconds,
             "log": self.log,
@@ -292,11 +303,20 @@ class NanoTraining:
         self._checkpoint.publish(written.getvalue())
 
     def _go_on(self) -> None:
-        state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
-        if state["options"] != self.options.to_json():
+        try:
+            state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             message = (
-                f"{self.folder} holds a training with other options: {state['options']}; asked for: "
-                f"{self.options.to_json()}. Name another folder, or give the same options to go on."
+                f"{self._checkpoint}: cannot be read: {str(error).splitlines()[0] if str(error) else 'empty'}. "
+                f"Move it away, and the same command trains from the beginning."
+            )
+            raise UsageError(message) from error
+        there, asked = state["options"], self._decided_by
+        other = [f"{name} {there.get(name)}, not {asked[name]}" for name in asked if there.get(name) != asked[name]]
+        if other:
+            message = (
+                f"{self.folder} holds a training with other options: {'; '.join(other)}. "
+                f"Name another folder, or give the same options to go on."
             )
             raise UsageError(message)
         self._module.load_state_dict(state["module"])
@@ -370,8 +390,8 @@ def learning_rate_at(step: int, options: TrainingOptions) -> float:
 def _optimisers(module: nn.Module, options: TrainingOptions) -> tuple[torch.optim.Optimizer, ...]:
     """Return Muon for the matrices of the transformers, and AdamW for all else.
 
-    Source: Muon, Jordan et al. (github.com/KellerJordan/Muon), in torch; its steps are as long as AdamW's would be, as
-    in Liu et al. (arXiv 2502.16982), and were tried here: in 300 steps it comes as far as AdamW in 500.
+    Source: Muon, Jordan et al. (github.com/KellerJordan/Muon), in torch, with steps as long as AdamW's would be (Liu
+    et al., arXiv 2502.16982) before `_MUON_RATE`. Tries of both are in the card.
     """
     matrices = [
         layer.weight
@@ -411,6 +431,12 @@ def main() -> int:
     except SamkitError as error:
         _log.error("%s", error)
         return 1
+    except KeyboardInterrupt:
+        _log.error(
+            "stopped; the same command goes on from the last checkpoint, %g minutes old at most",
+            _MINUTES_BETWEEN_CHECKPOINTS,
+        )
+        return _STOPPED
     return 0
 
 
@@ -429,7 +455,7 @@ def _asked() -> tuple[Path, TrainingOptions, str]:
     parser.add_argument("--batch-size", type=int, default=standard.batch_size, help="scenes a step")
     parser.add_argument("--subjects", type=int, default=standard.subjects, help="of each scene")
     parser.add_argument(
-        "--fine-every", type=int, default=standard.fine_every, help="of the steps at twice the pictures' size; 0: none"
+        "--fine-every", type=int, default=standard.fine_every, help="one step in so many at twice the size; 0: none"
     )
     parser.add_argument("--learning-rate", type=float, default=standard.learning_rate)
     parser.add_argument("--seed", type=int, default=standard.seed)

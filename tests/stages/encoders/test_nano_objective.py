@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from samkit.heads.prompting import PromptedDecoder, boxes_around, jittered, points_on
+from samkit.heads.prompting import PointKind, PromptedDecoder, boxes_around, jittered, points_on
 from samkit.heads.sam_modules import MaskDecoder, PromptEncoder, TwoWayTransformer
 from samkit.stages.encoders.nano_objective import (
     ObjectiveWeights,
@@ -25,7 +25,7 @@ from samkit.stages.encoders.nano_objective import (
     prototype_loss,
     solved_loss,
 )
-from samkit.stages.synthesis.pictures import Pictures
+from samkit.stages.synthesis.pictures import PictureBatch, Pictures
 from samkit.stages.synthesis.shapes import Kind
 
 
@@ -259,6 +259,94 @@ def asked(weights):
 
 def embeddings():
     return torch.randn(6, 2, 32, 4, 4, generator=random()).requires_grad_()
+
+
+class Answering(torch.nn.Module):
+    """A decoder whose answers are given, mask by mask; it keeps what it was asked."""
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers, self.asked = [*answers], []
+
+    def forward(self, embeddings_NChw, prompts, previous_NGG=None):
+        self.asked.append((prompts, previous_NGG))
+        logits = self.answers.pop(0)
+        return logits, torch.zeros(logits.shape[:2])
+
+
+def one_square(count=4):
+    """A scene that shows one part, a square of 16 pixels (4 cells of the logit grid), and where it is on that grid."""
+    parts = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    parts[..., 16:32, 24:40] = 1
+    batch = PictureBatch(
+        images=torch.zeros(1, 1, 64, 64),
+        parts=parts,
+        kinds=torch.tensor([[Kind.OUTSIDE, Kind.ORGAN]]),
+        solids=torch.tensor([[0, 1]]),
+    )
+    return batch, (parts[:, 0, ::4, ::4] == 1).expand(count, -1, -1)
+
+
+def prompted(first, second, count=4):
+    batch, _ = one_square(count)
+    questions = asked(ObjectiveWeights(prompted=1.0))
+    questions.decoder = Answering(first, second)
+    return questions.prompted(torch.zeros(1, 32, 4, 4), batch, count, random()), questions.decoder.asked
+
+
+def sure(masks_NGG, answers=4):
+    """Logits that say a mask and hardly anything else, the same in each of some answers."""
+    return torch.where(masks_NGG[:, None], 30.0, -30.0).repeat(1, answers, 1, 1)
+
+
+def corrections(found_NGG):
+    """Of the second prompts after an answer: each click's cell, and whether it says inside."""
+    _, target = one_square()
+    _, (_, (prompts, _)) = prompted(sure(found_NGG), sure(target))
+    return ((prompts.points[:, -1] - 1.5) / 4).long().tolist(), prompts.kinds[:, -1].tolist()
+
+
+def test_a_correction_clicks_inside_where_the_answer_missed_the_mask():
+    _, target = one_square()
+    half = target.clone()
+    half[:, :6] = False  # rows 4 and 5 of 4 to 7 are missed
+    cells, kinds = corrections(half)
+    assert all(4 <= row < 6 and 6 <= column < 10 for column, row in cells)
+    assert kinds == 4 * [PointKind.INSIDE]
+
+
+def test_a_correction_clicks_outside_where_the_answer_goes_beyond_the_mask():
+    _, target = one_square()
+    more = target.clone()
+    more[:, 12:] = True
+    cells, kinds = corrections(more)
+    assert all(row >= 12 for _, row in cells)
+    assert kinds == 4 * [PointKind.OUTSIDE]
+
+
+def test_a_correction_is_asked_with_the_answer_before_it():
+    _, target = one_square()
+    first = sure(target)
+    first[:, 1:] *= -1  # of a click the best of the three counts, of a box the first answer
+    first[1::2, 2] *= -1
+    _, (_, (_, before)) = prompted(first, sure(target))
+    assert torch.equal(before > 0, target)
+
+
+def test_of_a_box_the_first_answer_counts_and_of_a_click_the_best_of_the_others():
+    _, target = one_square()
+    first, second = (torch.randn(4, 4, 16, 16, generator=random(seed)) for seed in (1, 2))
+    told, _ = prompted(first, second)
+    losses, reached = mask_losses(first, target), intersection_over_union(first, target)
+    of_box = [losses[number, 0] for number in (0, 2)]
+    of_click = [min(losses[number, 1:]) + 0.2 * losses[number, 0] for number in (1, 3)]
+    corrected, after = mask_losses(second, target)[:, 0], intersection_over_union(second, target)[:, 0]
+    # The decoder's guesses of its own IoU are all 0.
+    expected = sum(of_box + of_click) / 4 + reached.square().mean() + corrected.mean() + after.square().mean()
+    torch.testing.assert_close(told["prompted"], expected)
+    torch.testing.assert_close(told["box_iou"], reached[0::2, 0].mean())
+    torch.testing.assert_close(told["click_iou"], (max(reached[1, 1:]) + max(reached[3, 1:])) / 2)
+    torch.testing.assert_close(told["corrected_iou"], after.mean())
 
 
 def test_losses_are_finite_and_reach_the_embedding(batch):

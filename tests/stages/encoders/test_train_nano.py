@@ -132,9 +132,29 @@ def test_a_training_that_ended_is_not_trained_again(whole):
     assert (whole.folder / "log.jsonl").read_text() == before
 
 
-def test_other_options_do_not_go_on_with_it(whole):
-    with pytest.raises(UsageError, match="a training with other options"):
-        training(whole.folder, replace(OPTIONS, learning_rate=1e-4))
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"learning_rate": 1e-4}, r"other options: learning_rate 0\.001, not 0\.0001\."),
+        ({"objective": ObjectiveWeights(solved=2.0)}, r"other options: solved 1\.0, not 2\.0\."),
+    ],
+)
+def test_other_options_do_not_go_on_with_it(whole, change, told):
+    with pytest.raises(UsageError, match=told):
+        training(whole.folder, replace(OPTIONS, **change))
+
+
+def test_another_architecture_does_not_go_on_with_it(whole):
+    with pytest.raises(UsageError, match="other options: model tiny, not wider"):
+        NanoTraining(whole.folder, OPTIONS, CPU, replace(TINY, name="wider", width=64))
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.0])
+def test_a_checkpoint_that_cannot_be_read_is_said_to_be_one(whole, tmp_path, kept):
+    written = (whole.folder / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(written[: int(kept * len(written))])
+    with pytest.raises(UsageError, match=r"checkpoint\.pt: cannot be read.*Move it away"):
+        training(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_ends_it_and_is_not_kept(tmp_path):
@@ -152,10 +172,10 @@ def test_a_loss_that_is_not_finite_ends_it_and_is_not_kept(tmp_path):
         ({"steps": 0}, "--steps 0"),
         ({"decoder_masks": 1}, "--decoder-masks 1: at least 8"),
         ({"decoder_batches": 0}, "--decoder-batches 0: at least 1"),
-        ({"learning_rate": -1.0}, "--learning-rate -1,"),
-        ({"learning_rate": math.nan}, "--learning-rate nan,"),
-        ({"weight_decay": -0.1}, "a weight decay of -0.1,"),
-        ({"seed": -1}, "--seed -1: give a rate above 0"),
+        ({"learning_rate": -1.0}, "--learning-rate -1: a number above 0"),
+        ({"learning_rate": math.nan}, "--learning-rate nan: a number above 0"),
+        ({"weight_decay": -0.1}, "a weight decay of -0.1: 0 or more"),
+        ({"seed": -1}, "--seed -1: at least 0"),
         ({"precision": "float16"}, "--precision float16: one of float32, bfloat16"),
         ({"subjects": 1}, "--likeness 0"),
     ],
@@ -187,22 +207,45 @@ def test_bfloat16_computes_the_same_losses_to_its_rounding(tmp_path):
         assert rounded[name] == pytest.approx(exact[name], rel=0.03), name
 
 
-def test_it_learns_the_pictures(tmp_path):
+NOTHING = ObjectiveWeights(prompted=0.0, dense=0.0, picture=0.0, likeness=0.0, solved=0.0)
+
+
+def told_by_step(folder, options):
+    """What each step of a training told."""
+    run = training(folder, options)
+    told, learn = [], run._learn
+    run._learn = lambda batches: told.append(learn(batches)) or told[-1]
+    run.run()
+    return told
+
+
+def mean_of(name, told):
+    return sum(one[name] for one in told) / len(told)
+
+
+@pytest.mark.parametrize("question", ["dense", "picture", "likeness", "solved"])
+def test_the_encoder_learns_each_question_by_itself(tmp_path, question):
+    objective = replace(NOTHING, **{question: 1.0})
+    options = replace(OPTIONS, steps=80, decoder_steps=0, batch_size=4, fine_every=0, objective=objective)
+    told = told_by_step(tmp_path, options)
+    assert mean_of("loss", told[-20:]) < 0.9 * mean_of("loss", told[:20])
+
+
+def test_the_decoder_learns_what_a_click_and_a_box_mean(tmp_path):
     options = replace(
         OPTIONS,
-        steps=60,
-        decoder_steps=0,
+        steps=1,
+        decoder_steps=80,
+        decoder_batches=1,
+        decoder_masks=16,
         batch_size=4,
-        subjects=1,
-        objective=ObjectiveWeights(prompted=0, likeness=0, solved=0),
+        fine_every=0,
+        learning_rate=4e-3,
     )
-    run = training(tmp_path, options)
-    told = []
-    learn = run._learn
-    run._learn = lambda batch: told.append(learn(batch)) or told[-1]
-    run.run()
-    first, last = (sum(one["loss"] for one in part) / 10 for part in (told[:10], told[-10:]))
-    assert last < 0.85 * first
+    told = told_by_step(tmp_path, options)
+    for answer in ("box_iou", "click_iou", "corrected_iou"):
+        assert mean_of(answer, told[1:11]) < 0.1
+        assert mean_of(answer, told[-20:]) > 0.3
 
 
 def test_every_second_step_sees_larger_pictures_of_fewer_scenes(tmp_path):
