@@ -1,8 +1,8 @@
 """Whether compressing features would pay: how much smaller each codec makes them, and how much slower they are read.
 
-Noise does not compress and real features are smooth, so they are the encoder's own: nano at 1024 pixels (untrained,
-seeded) on drawn anatomy or ACDC's slices, 256 x 64 x 64 float16. Beside them rows drawn smooth, as a trained encoder's
-may be: coarse random patterns, interpolated, with a twentieth of noise. zarr reads all of them, one row a chunk.
+Noise does not compress and features of neighbouring cells are alike, so they are an encoder's own: `nano`, with its
+weights, at 1024 pixels on ACDC's slices or, without those, drawn anatomy, 256 x 64 x 64 float16. Beside them rows drawn
+smoother than those: coarse random patterns, interpolated, with a twentieth of noise. zarr reads all, one row a chunk.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from measure import SAMKIT, SUBJECTS, cost_of, keep, sample
 
+from samkit.stages.encoders.digests import file_sha256
+from samkit.stages.encoders.nano import NANO
 from samkit.store.embeddings import Embeddings
 from samkit.store.keys import RowKey
 from samkit.store.precision import STORAGE_PRECISIONS, stored_row_bytes
@@ -72,7 +74,8 @@ def main() -> None:
     columns = ["kept as", "error, median", "error, worst", "Dice %", "size x float16", "rows/s x float16", "rows/s"]
     title = f"{len(keys)} rows of nano at {SIZE} px, batches of {BATCH}; Dice of linear at 256 px, {DRAWN} subjects"
     numbers |= {"dice_in_bfloat16": in_half, "drawn": DRAWN, "draws": DRAWS, "steps": STEPS}
-    keep("precision", title, columns, rows, {"rows": len(keys), "size_px": SIZE, **numbers})
+    about = {"weights_sha256": file_sha256(NANO.own_weights), "rows": len(keys), "size_px": SIZE}
+    keep("precision", title, columns, rows, {**about, **numbers})
 
 
 def _dice(workspace: Workspace, computed: str, stored: str) -> float:

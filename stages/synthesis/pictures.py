@@ -24,7 +24,7 @@ __all__ = ["PictureBatch", "Pictures"]
 
 # How far subjects of one scene differ, at most; see `draw_subject`.
 _MOST_UNLIKE = 0.25
-# Of the subjects, seen by another scanner than the one before.
+# Of the subjects after a scene's first, seen by another scanner than the one before.
 _OTHER_SCANNER_SHARE = 0.2
 
 
