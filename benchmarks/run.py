@@ -21,6 +21,7 @@ BENCHMARKS = (
     "class_copies",
     "head_steps",
     "adapter_steps",
+    "pictures",
     "few_shot",
 )
 
