@@ -71,12 +71,13 @@ def ingest(
     there = open_workspace(place) if Workspace.is_at(place) else None
     if there is None:
         Workspace.check_place(place)
-    options = as_before(there, options)
+    typed, options = options, as_before(there, options)
     known = _Known({} if there is None else dict(there.volumes), {source.id for source in found.sources})
     choice = decide_labels(there, DatasetLabels(choice=found.labels, sources=found.sources), options, place)
     job = IngestJob(
         place=place,
         options=options,
+        typed=typed,
         choice=choice,
         overlap=options.overlap or found.overlap or "refuse",
         file_names=found.label_names or {},
@@ -137,13 +138,14 @@ def relabel(workspace: Workspace, found: FoundLabels, options: IngestOptions) ->
     """
     for shown, reason in found.refused:
         yield Refused(shown=shown, reason=reason)
-    options = as_before(workspace, options)
+    typed, options = options, as_before(workspace, options)
     records = {volume_id: workspace.volumes[volume_id].record for volume_id, _, _ in found.pairs}
     sources = [as_source(records[volume_id], label, shown) for volume_id, label, shown in found.pairs]
     choice = decide_labels(workspace, DatasetLabels(choice=found.labels, sources=sources), options, workspace.path)
     job = IngestJob(
         place=workspace.path,
         options=options,
+        typed=typed,
         choice=choice,
         overlap=options.overlap or found.overlap or "refuse",
         file_names=found.label_names or {},

@@ -292,6 +292,13 @@ def _with_labels_as_in(run: Run, found: Found, source: Path) -> Found:
 
     A score would compare a liver with a spleen.
     """
+    if run.record.get("other_label_recipes") and any(one.label is not None for one in found.sources):
+        console.warn(
+            f"the labels that {run.id} was trained on were taken in several ways (--labels), and nothing says which "
+            f"fits those of {source}; nothing is scored against them. Volumes of the workspace are scored: samkit "
+            f"predict {run.id}, without a source"
+        )
+        return replace(found, sources=[replace(one, label=None) for one in found.sources])
     choice = _label_choice_of(run)
     names = found.label_names or {}
     if choice.selects:

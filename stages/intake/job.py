@@ -68,7 +68,10 @@ class IngestJob:
     """What is the same for all sources of a command; it goes to the processes that read them."""
 
     place: Place
+    #: As typed, where not typed with the label rules of the workspace's volumes.
     options: IngestOptions
+    #: As typed.
+    typed: IngestOptions
     choice: LabelChoice
     overlap: Overlap
     #: What the dataset calls the values in its label files.

@@ -17,11 +17,8 @@ from ...store.slices import Volume, VolumeRecord
 from ...store.workspace import Workspace
 from ..readers.base import LabelMap, SourceFiles, SourceGrid, read_label
 from ..readers.geometry import Orientation, fit_label
-from ..readers.labels import LabelChoice, chosen_labels, count_values, names_taken, unmatched
+from ..readers.labels import MOST_CLASSES, LabelChoice, chosen_labels, count_values, names_taken, unmatched
 from .job import IngestJob, IngestOptions
-
-# Class indices are bytes, and 255 marks what lies outside a slice.
-_LARGEST_CLASS_COUNT = 254
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,18 +79,20 @@ def decide_labels(there: Workspace | None, found: DatasetLabels, options: Ingest
         # The whole dataset again may give its numbers names, or add values, until a run was trained on what they were.
         again = {volume.record.identity for volume in volumes} <= {source.identity for source in found.sources}
         names = choice.names
-        grown = all(value in names and name in (names[value], str(value)) for value, name in kept.items())
+        # A value of a label that was refused is no class of any volume.
+        occurring = {value for volume in volumes for value in volume.record.label_values}
+        grown = all(
+            value in names and name in (names[value], str(value)) for value, name in kept.items() if value in occurring
+        )
         untouched = there is None or len(there.runs) == 0
         # More classes beside those there are: what was taken before has none of them, or it would have been refused.
         selects = choice.selects or (earlier is not None and earlier.selects)
         more = not selects and kept.items() <= names.items()
         if kept and names != kept and not (untouched and (more or (again and grown))):
-            raise InputError(_other_labels(place, kept, names, found, options, classes_added=more))
+            raise InputError(_other_labels(place, kept, names, found, options, earlier=earlier, classes_added=more))
     check_that_labels_occur(options.labels, found.sources)
-    if len(choice.names) > _LARGEST_CLASS_COUNT:
-        message = (
-            f"{len(choice.names)} label values: samkit takes up to {_LARGEST_CLASS_COUNT}. Are these instance numbers?"
-        )
+    if len(choice.names) > MOST_CLASSES:
+        message = f"{len(choice.names)} label values: samkit takes up to {MOST_CLASSES}. Are these instance numbers?"
         raise InputError(message)
     return choice
 
@@ -119,10 +118,32 @@ def as_before(there: Workspace | None, options: IngestOptions) -> IngestOptions:
     )
 
 
+def as_its_own(job: IngestJob, there: VolumeRecord | None) -> IngestJob:
+    """Return a job with the label rules that a volume of the workspace was taken by, where none were typed.
+
+    Two batches may number one structure apart, each with a choice of its own.
+    """
+    recipe = None if there is None else there.ingest_recipe["labels"]
+    if recipe is None or recipe["apart"] or job.typed.labels is not None:
+        return job
+    choice, typed = LabelChoice.from_json(recipe["choice"]), job.typed
+    if choice.names != job.choice.names:
+        return job
+    options = replace(
+        job.options,
+        label_threshold=recipe["threshold"] if typed.label_threshold is None else typed.label_threshold,
+        resample_labels=typed.resample_labels or recipe["resampled"],
+    )
+    return replace(job, choice=choice, overlap=typed.overlap or recipe["overlap"], options=options)
+
+
 def _earlier_recipe(volumes: Sequence[Volume]) -> Mapping[str, Any] | None:
-    """Return how the labels of the newest labelled volume of the workspace were taken."""
-    recipes = (volume.ingest_recipe["labels"] for volume in reversed(volumes))
-    return next((recipe for recipe in recipes if recipe is not None), None)
+    """Return how the labels of the newest labelled volume of the workspace were taken.
+
+    A correction by ``--labels-from`` speaks for itself alone, unless all labels came that way.
+    """
+    recipes = [recipe for volume in reversed(volumes) if (recipe := volume.ingest_recipe["labels"]) is not None]
+    return next((recipe for recipe in recipes if not recipe["apart"]), recipes[0] if recipes else None)
 
 
 def _earlier_choice(volumes: Sequence[Volume]) -> LabelChoice | None:
@@ -156,9 +177,12 @@ def _other_labels(
     found: DatasetLabels,
     options: IngestOptions,
     *,
+    earlier: LabelChoice | None = None,
     classes_added: bool = False,
 ) -> str:
-    name_all = shlex.quote(",".join(f"{value}={name}" for value, name in kept.items()))
+    # Names of values would take others than a choice that selects and renumbers.
+    known = earlier if earlier is not None and earlier.names == kept else LabelChoice.of_names(kept)
+    name_all = shlex.quote(str(known))
     other = _own_workspace(options.shown)
     if found.without_images:
         here = "" if str(place) == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(str(place))}"
@@ -197,7 +221,9 @@ def _values_in_labels(found: DatasetLabels, options: IngestOptions) -> list[int]
         except SamkitError:
             continue
         if isinstance(label, LabelMap):
-            values.update(count_values(label.values))
+            own = set(count_values(label.values))
+            if len(own) <= MOST_CLASSES + 1:  # else an image, or instance numbers: that file is refused later
+                values |= own
     return sorted(values - {0})
 
 

@@ -19,7 +19,7 @@ from ..readers.geometry import Orientation, choose_orientation, display_spacing_
 from ..readers.intensity import Normaliser, choose_intensities
 from .changes import change_of, predecessor_of, recipe_differences
 from .job import IngestJob, IngestOptions, IngestTask, Read, Refused, Taken
-from .labels import fitting_label, label_files, label_recipe
+from .labels import as_its_own, fitting_label, label_files, label_recipe
 
 
 def read_source(job: IngestJob, task: IngestTask) -> Read | Refused:
@@ -39,6 +39,7 @@ def read_source(job: IngestJob, task: IngestTask) -> Read | Refused:
 
 
 def _read(job: IngestJob, task: IngestTask) -> Read:
+    job = as_its_own(job, task.there)
     source, options = task.source, job.options
     scan = read_image(source)
     orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)

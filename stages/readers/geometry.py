@@ -529,6 +529,6 @@ def _mismatch(
         f"{place}: the label lies {displacement:.3g} voxels from its image at the farthest corner, in whatever order "
         f"of axes; up to {_WARNING_VOXELS} is taken. Image: shape {image_shape}, {image_codes}, {image_spacing} mm, "
         f"origin {image_origin} mm; label: shape {label_shape}, {label_codes}, {label_spacing} mm, origin "
-        f"{label_origin} mm. {cause} If the two lie right in patient space, add --resample-labels (nearest neighbour); "
-        f"if the voxels correspond by index, write the label with its image's affine."
+        f"{label_origin} mm. {cause} If the two lie right in patient space, ingest with --resample-labels (nearest "
+        f"neighbour); if the voxels correspond by index, write the label with its image's affine."
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "MOST_CLASSES",
     "ChosenLabels",
     "LabelChoice",
     "LabelClass",
@@ -52,6 +53,9 @@ Overlap = Literal["refuse", "first", "last"]
 
 # A label stored with scl_slope comes back as 2.00007 or 6.9999 (TorchIO#220, nibabel#1001): round, and check.
 WHOLE_TOLERANCE = 1e-3
+
+MOST_CLASSES = 254
+"""Class indices are bytes, and 255 marks what lies outside a slice."""
 
 _LARGEST_VALUE = 2**32 - 1
 _COUNTED_BY_TABLE = (np.dtype(np.uint8), np.dtype(np.uint16))
@@ -561,6 +565,11 @@ def _emptiness(*, present: Iterable[int], left_out: Iterable[str]) -> tuple[str,
 
 
 def _nameless(place: str, values: Sequence[int], names: Mapping[int, str]) -> str:
+    if len(values) > MOST_CLASSES:
+        return (
+            f"{place}: the label has {len(values)} values that have no name here, and {MOST_CLASSES} classes are the "
+            f"most there can be. Is it an image, or does it number instances?"
+        )
     named = [f"{value}={name}" for value, name in names.items()] + [f"{value}=NAME" for value in values[:3]]
     return (
         f"{place}: the label has the value(s) {', '.join(map(str, values[:8]))}, which have no name here "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...store.slices import Volume
@@ -27,7 +27,7 @@ def windows_of(recipe: Mapping[str, Any]) -> tuple[Window, ...]:
     return tuple(Window.from_json(window) for window in recipe["windows"])
 
 
-def recorded_ways(training: Sequence[Volume], others: Iterable[Volume]) -> dict[str, Any]:
+def recorded_ways(training: Sequence[Volume], others: Collection[Volume]) -> dict[str, Any]:
     """Return how volumes were ingested, as a run keeps it, so that new sources are ingested alike.
 
     Parameters
@@ -36,12 +36,14 @@ def recorded_ways(training: Sequence[Volume], others: Iterable[Volume]) -> dict[
         Those that a head was trained on. One with windows speaks for all: the same command gives windows to CT and
         leaves them aside for MR.
     others
-        The workspace's. They are asked which volume of a 4-D file was chosen, where the first say nothing of it.
+        The workspace's. They are asked which volume of a 4-D file was chosen, and how labels were taken, where the
+        first say nothing of it.
 
     Returns
     -------
     dict
         ``ingest_recipe``: of one of them. ``other_ingest_recipes``: of one volume for each further way there is.
+        ``other_label_recipes``: each further way in which labels were taken, corrections by ``--labels-from`` left out.
     """
     chosen: dict[str, Any] = {}
     for volume in (*training, *others):
@@ -51,4 +53,28 @@ def recorded_ways(training: Sequence[Volume], others: Iterable[Volume]) -> dict[
         if way_of(volume.ingest_recipe) not in map(way_of, ways):
             ways.append(volume.ingest_recipe)
     first, *rest = ways
-    return {"ingest_recipe": {**first, "volume": chosen}, "other_ingest_recipes": rest}
+    label_recipes = _label_recipes(training, others)
+    return {
+        "ingest_recipe": {**first, "volume": chosen, "labels": label_recipes[0] if label_recipes else None},
+        "other_ingest_recipes": rest,
+        "other_label_recipes": label_recipes[1:],
+    }
+
+
+def _label_recipes(training: Iterable[Volume], others: Iterable[Volume]) -> list[Mapping[str, Any]]:
+    """Return in how many ways labels were taken; one that was corrected speaks for itself, unless all came that way."""
+    own, everywhere = _taken_labels(training), _taken_labels(others)
+    for recipes in (own, everywhere):
+        beside_images = [recipe for recipe in recipes if not recipe["apart"]]
+        if beside_images:
+            return beside_images
+    return own
+
+
+def _taken_labels(volumes: Iterable[Volume]) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for volume in volumes:
+        recipe = volume.ingest_recipe["labels"]
+        if recipe is not None and recipe not in found:
+            found.append(recipe)
+    return found

@@ -512,6 +512,82 @@ class TestLabelsFrom:
         assert samkit("ingest").code == 2
 
 
+class TestLabelsOfUnlikeBatches:
+    """The organ is 2 in the dataset, and 1 in what a colleague sends."""
+
+    @pytest.fixture
+    def dataset(self, tmp_path, samkit, write_pair) -> Path:
+        for seed, name in enumerate(("a", "b", "c")):
+            write_pair(tmp_path / "d", name, seed=seed, label_value=2)
+        assert samkit("ingest", tmp_path / "d", "--ids", "stem", "--labels", "organ=2").code == 0
+        return tmp_path / "d"
+
+    def test_a_correction_by_another_choice_leaves_the_labels_of_other_volumes_as_they_are(
+        self, samkit, dataset, tmp_path, write_pair
+    ):
+        write_pair(tmp_path / "corrected", "c", seed=5)
+        corrected = tmp_path / "corrected/labelsTr"
+        assert samkit("ingest", "--labels-from", corrected, "--labels", "organ=1").code == 0
+        before = {name: volume.record.label_digest for name, volume in volumes().items()}
+        write_pair(dataset, "new", seed=6, label_value=2)
+        finished = samkit("ingest", dataset, "--ids", "stem")
+        assert finished.code == 0, finished.said
+        after = {name: volume.record.label_digest for name, volume in volumes().items()}
+        assert after.items() > before.items()
+        assert volumes()["new"].read_label().any()
+
+    def test_the_rules_of_a_correction_are_not_those_of_what_comes_later(self, samkit, dataset, tmp_path, write_pair):
+        moved = np.diag([-1.5, -1.5, 5.0, 1.0])
+        moved[0, 3] = 4.0
+        write_pair(tmp_path / "corrected", "c", seed=2, label_value=2, affine=moved)
+        corrected = tmp_path / "corrected/labelsTr"
+        assert samkit("ingest", "--labels-from", corrected, "--resample-labels").code == 0
+        write_pair(tmp_path / "late", "new", seed=6, label_value=2)
+        write_pair(tmp_path / "late", "off", seed=6, label_value=2, affine=moved)
+        (tmp_path / "late/labelsTr/off.nii.gz").replace(tmp_path / "late/labelsTr/new.nii.gz")
+        (tmp_path / "late/imagesTr/off.nii.gz").unlink()
+        finished = samkit("ingest", tmp_path / "late", "--ids", "stem")
+        assert finished.code == 3
+        assert "--resample-labels" in finished.said
+
+    def test_each_batch_is_taken_again_as_it_was_taken(self, samkit, dataset, tmp_path, write_pair):
+        write_pair(tmp_path / "more", "new", seed=6, label_value=1)
+        assert samkit("ingest", tmp_path / "more", "--ids", "stem", "--labels", "organ=1").code == 0
+        assert "3 unchanged" in samkit("ingest", dataset, "--ids", "stem").said
+        assert "1 unchanged" in samkit("ingest", tmp_path / "more", "--ids", "stem").said
+
+    def test_the_advice_for_more_of_the_dataset_takes_the_same_values(self, samkit, dataset, tmp_path, write_pair):
+        write_pair(tmp_path / "more", "new", seed=6, label_value=2)
+        finished = samkit("ingest", tmp_path / "more", "--ids", "stem", "--labels", "1=a,2=b")
+        assert finished.code == 1
+        assert "--labels organ=2" in finished.said
+
+
+class TestLabelsThatAreNone:
+    def test_values_of_a_label_that_was_refused_need_no_name(self, samkit, tmp_path, write_pair):
+        write_pair(tmp_path / "d", "a", seed=0)
+        off = np.diag([-1.5, -1.5, 5.0, 1.0])
+        off[0, 3] = 5.0
+        write_pair(tmp_path / "d", "b", seed=1)
+        write_pair(tmp_path / "off", "b", seed=1, label_value=7, affine=off)
+        (tmp_path / "off/labelsTr/b.nii.gz").replace(tmp_path / "d/labelsTr/b.nii.gz")
+        assert samkit("ingest", tmp_path / "d", "--ids", "stem").code == 3
+        finished = samkit("ingest", tmp_path / "d", "--ids", "stem", "--labels", "1=organ")
+        assert finished.code == 3  # the same one is refused
+        assert volumes()["a"].label_names == {1: "organ"}
+
+    def test_an_image_in_place_of_a_label_is_refused_by_name(self, samkit, tmp_path, write_pair):
+        for seed, name in enumerate(("a", "b")):
+            write_pair(tmp_path / "d", name, seed=seed)
+        many = np.arange(20 * 16 * 4, dtype=np.int16).reshape(20, 16, 4)
+        nib.save(nib.Nifti1Image(many, np.diag([-1.5, -1.5, 5.0, 1.0])), tmp_path / "d/labelsTr/b.nii.gz")
+        finished = samkit("ingest", tmp_path / "d", "--ids", "stem")
+        assert finished.code == 3
+        assert "the label has 1278 values that have no name here" in " ".join(finished.said.split())
+        assert set(volumes()) == {"a"}
+        assert volumes()["a"].label_names == {1: "1"}
+
+
 class TestCorrectedLabelsOfHashedVolumes:
     """Images of a hospital, whose file names may be those of patients; corrected labels called as they are."""
 

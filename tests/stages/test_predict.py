@@ -1025,6 +1025,47 @@ def test_labels_of_files_are_chosen_as_those_of_the_run_were(samkit, trained, tm
     assert len(scores[0]) >= 10
 
 
+def drawn_of_latest(workspace: Path) -> str:
+    (drawn,) = list(package.open_workspace(workspace).runs.values())[-1].settings.drawn
+    return drawn
+
+
+@pytest.fixture
+def corrected(samkit, write_pair, tmp_path) -> Path:
+    """A run on a volume whose organ is 2 in the dataset and 1 in a correction of its label."""
+    for seed, name in enumerate("abcde"):
+        write_pair(tmp_path / "d", name, seed=seed, label_value=2)
+    workspace = train(tmp_path, tmp_path / "d", "--ids", "stem", "--labels", "organ=2")
+    write_pair(tmp_path / "corrected", drawn_of_latest(workspace), seed=9)
+    labels = tmp_path / "corrected/labelsTr"
+    flag = ("--workspace", workspace)
+    assert samkit("ingest", "--labels-from", labels, "--labels", "organ=1", *flag).code == 0
+    assert samkit("train-head", "linear", "--volumes", "1", "--steps", "60", *flag).code == 0
+    return workspace
+
+
+def test_a_correction_of_a_drawn_label_does_not_choose_the_labels_of_files(samkit, corrected, tmp_path):
+    ingested, files = both_ways(samkit, corrected, tmp_path / "d", tmp_path / "m", "--ids", "stem")
+    drawn = drawn_of_latest(corrected)
+    scores = [dict(re.findall(r"(\w)\.nii\.gz organ [\d.]+ ml ([\d.]+)", said)) for said in (ingested, files)]
+    assert {*scores[0]} == {*scores[1]} == {*"abcde"}
+    assert {name for name in "abcde" if scores[0][name] != scores[1][name]} == {drawn}  # whose files are not corrected
+
+
+def test_nothing_is_scored_where_the_runs_labels_were_taken_in_several_ways(samkit, write_pair, tmp_path):
+    for seed, name in enumerate("abcde"):
+        write_pair(tmp_path / "d", name, seed=seed, label_value=2)
+        write_pair(tmp_path / "more", name * 2, seed=10 + seed)
+    flag = ("--workspace", tmp_path / "w")
+    assert samkit("ingest", tmp_path / "d", "--ids", "stem", "--labels", "organ=2", *flag).code == 0
+    assert samkit("ingest", tmp_path / "more", "--ids", "stem", "--labels", "organ=1", *flag).code == 0
+    samkit("embed", "--size", "64", *flag)
+    assert samkit("train-head", "linear", "--volumes", "7", "--steps", "2", *flag).code == 0
+    said = samkit("predict", "latest", tmp_path / "d", "--output", tmp_path / "m", *flag).said
+    assert "were taken in several ways" in " ".join(said.split())
+    assert "Dice" not in said.split("Masks of")[1]
+
+
 def test_labels_that_have_nothing_of_the_run_cost_the_score_and_not_the_mask(samkit, trained, tmp_path):
     workspace = train(tmp_path, trained[0], "--labels", "low=1|2,high=3|4")
     (tmp_path / "other/imagesTr").mkdir(parents=True)
