@@ -269,10 +269,10 @@ class _Known:
     """
 
     def __init__(self, volumes: Mapping[str, Volume], coming: Collection[str]) -> None:
-        self._windows: dict[str | None, set[str]] = defaultdict(set)
+        self._ways: dict[str | None, list[dict[str, str]]] = defaultdict(list)
         for volume in volumes.values():
             if volume.id not in coming:
-                self._windows[volume.record.modality].add(way_of(volume.ingest_recipe)["window"])
+                self._ways[volume.record.modality].append(way_of(volume.ingest_recipe))
         self.by_id: dict[str, Volume] = {}
         self.by_identity: dict[str, Volume] = {}
         self.by_slices: dict[tuple[str, ...], Volume] = {}
@@ -286,14 +286,21 @@ class _Known:
         self.by_slices.setdefault(volume.slice_digests, volume)
 
     def shown_otherwise(self, record: VolumeRecord) -> str | None:
-        """Say that all volumes of a modality that were here before are shown in other windows."""
-        here, own = self._windows[record.modality], way_of(record.ingest_recipe)["window"]
-        if not here or own in here:
+        """Say that all volumes of a modality that were here before are shown otherwise: in other windows or planes."""
+        here, own = self._ways[record.modality], way_of(record.ingest_recipe)
+        told: list[str] = []
+        for name, value in own.items():
+            if name == "intensity" and told:  # follows from the window
+                continue
+            others = {way[name] for way in here}
+            if others and value not in others:
+                told.append(
+                    f"its {name} is {value}, and that of the other volumes of its modality here "
+                    f"{' or '.join(sorted(others))}"
+                )
+        if not told:
             return None
-        return (
-            f"its window is {own}, and that of the other volumes of its modality here {' or '.join(sorted(here))}: a "
-            f"head would see both. Ingest these alike, or into another --workspace"
-        )
+        return f"{'; '.join(told)}: a head would see both. Ingest these alike, or into another --workspace"
 
     def refusal(self, source: SourceFiles) -> Refused | None:
         """Refuse a source that is in the workspace under another id, or whose id cannot be one."""

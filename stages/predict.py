@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .readers.dicom_series import Series
 from .readers.geometry import Orientation
 from .readers.mask_writer import MaskFile, write_mask
 from .readers.seg_writer import Algorithm
-from .training.ways import way_of, windows_of
+from .training.ways import told_way, way_of, windows_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,10 +124,10 @@ def ingested_otherwise(run: Run, volumes: Iterable[Volume]) -> dict[str, str]:
 def _unlike(run: Run, recipe: Mapping[str, Any], expected: Mapping[str, str], way: Mapping[str, str]) -> str:
     differing = [name for name in expected if expected[name] != way[name]]
     return (
-        f"ingested with {_told(way, differing)}, and run {run.id} was trained on slices with "
-        f"{_told(expected, differing)}: the head would see other grey values or planes than it knows. Train on the "
+        f"ingested with {told_way(way, differing)}, and run {run.id} was trained on slices with "
+        f"{told_way(expected, differing)}: the head would see other grey values or planes than it knows. Train on the "
         f"slices as they are now: samkit train-head {run.settings.head} --volumes {run.settings.subjects}, or ingest "
-        f"the source again as the run's was{_flags(recipe)}"
+        f"the source again as the run's was{_flags(recipe, differing)}"
     )
 
 
@@ -137,18 +137,22 @@ def ingest_recipes_of(run: Run) -> list[Mapping[str, Any]]:
     return [run.record["ingest_recipe"], *run.record.get("other_ingest_recipes", ())]
 
 
-def _told(way: Mapping[str, str], names: Iterable[str]) -> str:
-    return ", ".join(f"{name} {way[name]}" for name in names)
-
-
-def _flags(recipe: Mapping[str, Any]) -> str:
+def _flags(recipe: Mapping[str, Any], differing: Collection[str]) -> str:
     """Return how to ingest as a recipe says, to follow "ingest the source again as the run's was"."""
     windows = windows_of(recipe)
-    axis = f"--axis {recipe['axis']}" if recipe["axis"] else ""
-    if not windows:
-        return f", without --window{' and with ' if axis else ''}{axis}"
-    scale = f"--window {windows[0]}" if len(windows) == 1 else f"--channels {','.join(map(str, windows))}"
-    return f": {scale} {axis}".rstrip()
+    added, left_out = [], []
+    if windows:
+        added.append(f"--window {windows[0]}" if len(windows) == 1 else f"--channels {','.join(map(str, windows))}")
+    else:
+        left_out += ["--window"] * ("window" in differing)
+        added += [f"--intensity {recipe['intensities'][0]['rule']}"] * ("intensity" in differing)
+    if recipe["axis"]:
+        added.append(f"--axis {recipe['axis']}")
+    elif "axis" in differing:
+        left_out.append("--axis")
+    flags = [f"without {' and '.join(left_out)}"] if left_out else []
+    flags += [f"with {' '.join(added)}"] if added else []
+    return f", {' and '.join(flags)}" if flags else ""
 
 
 # -- parts -----------------------------------------------------------------------------------------

@@ -320,7 +320,10 @@ def stale_because(run: Run, volumes: Mapping[str, Volume]) -> str | None:
         if now != content:
             what = "slices" if now.split("/")[0] != content.split("/")[0] else "label"
             return f"the {what} of {volume_id} changed"
-    return None
+    # Who is whose may have been corrected since: by --subject, say.
+    drawn = {volumes[volume_id].subject for volume_id in run.settings.drawn_volumes}
+    both = sorted(drawn & {volumes[volume_id].subject for volume_id in run.settings.scored_volumes})
+    return f"it was trained on {both[0]} and scored on it, as subjects are now" if both else None
 
 
 def check_name(kind: str, name: str, known: Sequence[str]) -> None:

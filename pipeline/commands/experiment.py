@@ -12,7 +12,7 @@ from ...heads.sampling import Draw, listed_subjects
 from ...stages.encoders.devices import find_device
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.reporting.table import tabulate
-from ...stages.training.plan import TrainOptions
+from ...stages.training.plan import TrainOptions, split_of
 from ...store.errors import UsageError
 from ...store.workspace import open_workspace
 from .. import console
@@ -22,7 +22,7 @@ from ..grid import Grid, plan_grid
 from ..trainers import train_cells
 from .hints import workspace_flag
 from .pretrain import pretrain_missing
-from .train import warn_of_classes_not_shown
+from .train import warn_of_classes_not_shown, warn_of_other_ways
 
 
 def run_experiment(
@@ -56,7 +56,9 @@ def run_experiment(
             f"other alone"
         )
     _say_draws_alike([one.draw for one in planned])
-    warn_of_classes_not_shown(workspace, [one.draw for one in planned])
+    draws = {(one.draw.count, one.draw.number): one.draw for one in planned}  # heads share them
+    warn_of_classes_not_shown(workspace, draws.values())
+    warn_of_other_ways(workspace, split_of(workspace, grid.split), draws.values())
     if dry_run:
         return DONE
     failed: list[str] = []

@@ -24,6 +24,7 @@ from ...stages.training.plan import (
     embeddings_for,
     labelled_volumes,
     plan_run,
+    scored_otherwise,
     split_of,
     training_volumes,
 )
@@ -31,6 +32,7 @@ from ...store.embeddings import Embeddings
 from ...store.errors import UsageError
 from ...store.runs import Run
 from ...store.slices import Volume
+from ...store.splits import Split
 from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..console import counted
@@ -106,6 +108,7 @@ def run_train(
     if not head_class.zero_shot:
         every = [draw_of(workspace, parted, replace(wanted, fit=fits[0], draw=number)) for number in range(draws)]
         warn_of_classes_not_shown(workspace, every)
+        warn_of_other_ways(workspace, parted, every)
     if head_class.sees.squares:
         console.say(f"{head}: the encoder runs in every step, live; rows that are embedded are not read")
     if head_class.sees is Sees.FEATURES_AND_BOXES:
@@ -156,6 +159,16 @@ def warn_of_classes_not_shown(workspace: Workspace, draws: Iterable[Draw]) -> No
             )
     for message in told.values():
         console.warn(message)
+
+
+def warn_of_other_ways(workspace: Workspace, split: Split, draws: Iterable[Draw]) -> None:
+    """Say in how many draws test volumes are unlike all that a head is fitted to: it is scored on them all the same."""
+    told = [why for draw in draws if draw.subjects and (why := scored_otherwise(workspace, split, draw)) is not None]
+    if told:
+        console.warn(
+            f"in {counted(len(told), 'draw')}: {told[0]}. A head does not know such slices, and predict would refuse "
+            f"them: ingest all volumes alike, or give those that are unlike a workspace of their own"
+        )
 
 
 def _trained_on(run: Run) -> str:

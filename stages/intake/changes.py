@@ -46,6 +46,15 @@ def change_of(new: VolumeRecord, there: Volume | None, options: IngestOptions) -
             f"case is there once: ingest this into another --workspace, or take it in its place with --replace."
         )
         raise IdentifierTaken(message)
+    otherwise = recipe_differences(dict(old.ingest_recipe), dict(new.ingest_recipe))
+    if old.identity != new.identity and not same_pixels and otherwise and not options.replace:
+        message = (
+            f"the volume id {new.id!r} already belongs to another source in this workspace, which was ingested "
+            f"otherwise ({'; '.join(otherwise)}). If it is the same scan, ingest it as that was; if they are two "
+            f"patients, one of them with --ids hash, or into another --workspace. To take this one in its place, add "
+            f"--replace."
+        )
+        raise IdentifierTaken(message)
     if old.identity != new.identity and not same_pixels and not options.replace:
         message = (
             f"the volume id {new.id!r} already belongs to another source in this workspace, with other pixels. Two "

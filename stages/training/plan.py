@@ -25,6 +25,7 @@ from ...store.splits import DEFAULT_SPLIT, Split
 from ...store.workspace import Workspace
 from ..encoders.base import find_encoder
 from .beginnings import live_encoder_of, mask_decoder_of, read_cnn_weights, read_pretrained
+from .ways import told_way, way_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,6 +249,23 @@ def classes_not_shown(workspace: Workspace, draw: Draw) -> list[str]:
     return [name for value, name in workspace.label_names.items() if value not in shown]
 
 
+def scored_otherwise(workspace: Workspace, split: Split, draw: Draw) -> str | None:
+    """Say how test volumes were ingested in a way that no volume was which a head is fitted to; None where none was.
+
+    `stages.predict.ingested_otherwise` refuses to show such to the head.
+    """
+    known = [way_of(volume.ingest_recipe) for volume in training_volumes(workspace, draw)]
+    test = _test_volumes(workspace, split)
+    others = [way for volume in test if (way := way_of(volume.ingest_recipe)) not in known]
+    if not known or not others:
+        return None
+    differing = [name for name, value in others[0].items() if value != known[0][name]]
+    return (
+        f"{len(others)} of {len(test)} test volumes were ingested with {told_way(others[0], differing)}, and what a "
+        f"head is fitted to with {told_way(known[0], differing)}"
+    )
+
+
 def settings_of(
     workspace: Workspace,
     embeddings: Embeddings | None,
@@ -293,7 +311,7 @@ def _parts(
     """Return the draw and the volumes to be scored, all of them embedded: refused before the minutes of fitting."""
     draw = NO_DRAW if head_class.zero_shot else draw_of(workspace, split, options)
     test = _test_volumes(workspace, split)
-    _check_apart(drawn_volumes(workspace, draw), test)
+    _check_no_twins(workspace, drawn_volumes(workspace, draw), test)
     if embeddings is not None and head_class.sees.features:
         tiling = tiling_of(embeddings, options.tiles)
         check_embedded(embeddings, test, what="test", tiling=tiling)
@@ -303,26 +321,41 @@ def _parts(
     return draw, test
 
 
-def _check_apart(drawn: Sequence[Volume], test: Sequence[Volume]) -> None:
-    """Refuse to score a scan that is drawn, too: it is there twice, under two subjects.
+def _check_no_twins(workspace: Workspace, drawn: Sequence[Volume], test: Sequence[Volume]) -> None:
+    """Refuse a scan that is there twice, under two subjects, among what is drawn and what is scored.
+
+    Drawn and scored, a head would be scored on what it was trained on; drawn twice or scored twice, it would count as
+    two subjects.
 
     Raises
     ------
     InputError
-        With both, and what to do.
+        With all of them, and what to do: what no run was trained or scored on is taken away, which makes none stale.
     """
-    by_slices = {volume.slice_digests: volume for volume in drawn}
-    twins = [(by_slices[volume.slice_digests], volume) for volume in test if volume.slice_digests in by_slices]
-    if twins:
-        first, second = twins[0]
-        more = f" (and {len(twins) - 1} more)" if twins[1:] else ""
-        message = (
-            f"{first.id} of subject {first.subject}, which is drawn, and {second.id} of subject {second.subject}, "
-            f"which is scored, have the same slices{more}: one scan that was ingested twice, from another folder or "
-            f"under another name. A head would be scored on what it was trained on. Take one away: samkit remove "
-            f"{second.id}"
-        )
-        raise InputError(message)
+    alike: dict[tuple[str, ...], list[Volume]] = {}
+    for volume in (*drawn, *test):
+        alike.setdefault(volume.slice_digests, []).append(volume)
+    twins = [volumes for volumes in alike.values() if len({volume.subject for volume in volumes}) > 1]
+    if not twins:
+        return
+    used = {
+        volume_id
+        for run in workspace.runs.values()
+        for volume_id in (*run.settings.drawn_volumes, *run.settings.scored_volumes)
+    }
+    first, second = twins[0][:2]
+    drawn_ids = {volume.id for volume in drawn}
+    of_either = ["drawn" if volume.id in drawn_ids else "scored" for volume in (first, second)]
+    # The first one that runs know stays; of scans that none knows, the first.
+    gone = [volume.id for volumes in twins for volume in sorted(volumes, key=lambda one: one.id not in used)[1:]]
+    more = f" (and {len(twins) - 1} more such scans)" if twins[1:] else ""
+    message = (
+        f"{first.id} of subject {first.subject}, which is {of_either[0]}, and {second.id} of subject {second.subject}, "
+        f"which is {of_either[1]}, have the same slices{more}: one scan that was ingested twice, from another folder "
+        f"or under another name. It would count as two subjects, or a head be scored on what it was trained on. Keep "
+        f"one: samkit remove {' '.join(gone)}"
+    )
+    raise InputError(message)
 
 
 def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: TrainOptions) -> None:

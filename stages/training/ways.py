@@ -22,6 +22,11 @@ def way_of(recipe: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def told_way(way: Mapping[str, str], names: Iterable[str]) -> str:
+    """Return some of what was decided: ``axis sagittal, window 400/40``."""
+    return ", ".join(f"{name} {way[name]}" for name in names)
+
+
 def windows_of(recipe: Mapping[str, Any]) -> tuple[Window, ...]:
     """Return the windows of an ingest recipe, one a channel; none where values were scaled otherwise."""
     return tuple(Window.from_json(window) for window in recipe["windows"])

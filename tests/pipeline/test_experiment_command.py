@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -17,8 +18,6 @@ GRID = ("experiment", "--heads", "ridge,prototype,linear", "--volumes", "1,2", "
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, finished):
     """A grid that one worker trained."""
-    import shutil
-
     from samkit.pipeline.cli import run
 
     place = tmp_path_factory.mktemp("whole") / "workspace"
@@ -102,6 +101,19 @@ def test_draws_that_lack_a_class_are_named(samkit, job, tmp_path):
     for command in (("train-head", "ridge"), ("experiment", "--heads", "ridge")):
         said = samkit(*command, "--volumes", "1", "--draws", "6", *job.flag).said
         assert re.search(rf"draw \d of 1: no voxel of {name} is labelled in \w+; a head cannot learn", said)
+
+
+def test_test_volumes_in_other_planes_than_the_drawn_ones_are_told(samkit, job, tmp_path):
+    workspace = package.open_workspace(job.workspace)
+    (test,) = workspace.split("default").test
+    for kind in ("imagesTr", "labelsTr"):
+        (tmp_path / "one" / kind).mkdir(parents=True)
+        shutil.copy(job.data / kind / f"{test}.nii.gz", tmp_path / "one" / kind)
+    assert samkit("ingest", tmp_path / "one", "--axis", "sagittal", "--replace", *job.flag).code == 0
+    assert samkit("embed", "--size", "64", *job.flag).code == 0
+    for command in (("train-head", "ridge"), ("experiment", "--heads", "ridge,prototype")):
+        said = samkit(*command, "--volumes", "1", "--draws", "2", *job.flag).said
+        assert "in 2 draws: 1 of 1 test volumes were ingested with axis sagittal" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(

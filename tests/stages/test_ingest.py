@@ -95,6 +95,23 @@ def test_another_window_than_that_of_the_volumes_there_is_told(samkit, tmp_path)
     assert "a head would see both" not in samkit("ingest", other, "--window", "400/40").said
 
 
+def test_another_axis_than_that_of_the_volumes_there_is_told(samkit, tmp_path):
+    assert samkit("ingest", pictures_of(tmp_path / "first", 3), "--axis", "sagittal").code == 0
+    other = pictures_of(tmp_path / "second", 3)
+    told = "its axis is chosen by the file, and that of the other volumes of its modality here sagittal"
+    assert told in samkit("ingest", other).said
+    assert "a head would see both" not in samkit("ingest", other, "--axis", "sagittal").said
+
+
+def test_a_scan_that_is_there_in_other_planes_is_refused_as_that(samkit, tmp_path, write_pair):
+    write_pair(tmp_path / "d", "a")
+    assert samkit("ingest", tmp_path / "d", "--ids", "stem", "--axis", "sagittal").code == 0
+    (tmp_path / "d").rename(tmp_path / "moved")
+    ended = samkit("ingest", tmp_path / "moved", "--ids", "stem")
+    assert ended.code == 3
+    assert "ingested otherwise (axis sagittal -> through-plane)" in " ".join(ended.said.split())
+
+
 # -- more classes ------------------------------------------------------------------------------------
 
 

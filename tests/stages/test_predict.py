@@ -479,6 +479,7 @@ def test_volumes_ingested_in_another_way_are_refused_before_the_first_mask(samki
     assert "window 400/40, intensity window" in ended.said
     assert "window none, intensity percentiles" in ended.said
     assert "5 volumes: ingested" in ended.said
+    assert "as the run's was, without --window and with --intensity percentiles" in ended.said
     assert "samkit train-head linear --volumes 1" in ended.said
     assert not (tmp_path / "m").exists()
 
@@ -491,6 +492,14 @@ def test_a_volume_ingested_in_another_way_costs_its_own_mask_alone(samkit, train
     assert ended.code == 3, ended.said
     assert "ingested with window 400/40, intensity window, and run" in ended.said
     assert len(list((tmp_path / "m").glob("*.nii.gz"))) == len(package.open_workspace(trained[1]).volumes)
+
+
+def test_what_to_type_names_the_flag_by_which_a_volume_differs(samkit, trained, tmp_path):
+    shutil.copytree(trained[1], tmp_path / "w")
+    other = new_scan(tmp_path)
+    assert samkit("ingest", other, "--axis", "sagittal", "--workspace", tmp_path / "w").code == 0
+    ended = samkit("predict", "latest", "-o", tmp_path / "m", "--workspace", tmp_path / "w")
+    assert "ingest the source again as the run's was, without --axis" in ended.said
 
 
 def test_a_workspace_whose_volumes_were_all_removed_gets_no_mask(samkit, trained, tmp_path):
@@ -936,7 +945,7 @@ def test_volumes_of_other_channels_are_refused_with_what_to_type(samkit, on_ct, 
     ended = samkit("predict", "latest", "-o", tmp_path / "m", "--workspace", workspace)
     assert ended.code == 1
     assert "window 1500/-600, channels 1" in ended.said
-    assert "ingest the source again as the run's was: --channels 1500/-600,400/40,1800/400." in ended.said
+    assert "ingest the source again as the run's was, with --channels 1500/-600,400/40,1800/400." in ended.said
 
 
 def test_files_get_the_grey_values_of_the_run_where_it_was_trained_on_ct_and_mr(samkit, on_ct_and_mr, tmp_path):

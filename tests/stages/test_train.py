@@ -10,6 +10,7 @@ from examples.tiles import DISKS, embed_tiles, workspace_of_disks
 from examples.tiny_sam import TINY, checkpoint, tensors
 from examples.workspaces import LABEL_NAMES, add_volume, boxes, embed, workspace_of_boxes
 
+import samkit as package
 from samkit.heads.autosam import AutoSam
 from samkit.heads.base import find_head, load_head
 from samkit.heads.feeding import LabelledSlices
@@ -24,6 +25,7 @@ from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.train import train, train_together
 from samkit.stages.training.plan import TrainOptions, draw_of, labelled_volumes, split_of
 from samkit.store.errors import InputError, MissingEmbeddings, UsageError
+from samkit.store.runs import stale_because
 from samkit.store.splits import Split
 from samkit.store.workspace import Workspace
 
@@ -593,6 +595,40 @@ def test_a_scan_that_is_there_under_two_subjects_is_not_drawn_and_scored(tmp_pat
     add_volume(workspace, "moved", twin.image[:], twin.read_label())
     with pytest.raises(InputError, match=r"have the same slices: one scan that was ingested twice.* samkit remove"):
         trained(workspace, embed(workspace, tiny), subjects=1)
+
+
+def with_a_twin(path, tiny, of):
+    """A run that drew the whole pool, and a scan of the pool or of the test part once more, under a subject of its own.
+
+    Return the workspace, its embeddings and the split from before.
+    """
+    workspace = workspace_of_boxes(path, subjects=5)
+    split = split_of(workspace)
+    trained(workspace, embed(workspace, tiny), subjects=len(split.pool))
+    (twin,) = labelled_volumes(workspace, getattr(split, of)[:1])
+    add_volume(workspace, "moved", twin.image[:], twin.read_label())
+    return workspace, embed(workspace, tiny), split
+
+
+@pytest.mark.parametrize("of", ["pool", "test"])
+def test_of_a_scan_that_is_there_twice_the_one_goes_that_no_run_knows(tmp_path, tiny, of):
+    workspace, embeddings, split = with_a_twin(tmp_path / "workspace", tiny, of)
+    with pytest.raises(InputError, match=r"have the same slices.*Keep one: samkit remove moved$"):
+        trained(workspace, embeddings, subjects=len(split.pool) + 1)
+    workspace.remove_volumes(["moved"])
+    (run,) = workspace.runs.values()
+    assert stale_because(run, workspace.volumes) is None
+    trained(workspace, embeddings, subjects=len(split.pool))
+
+
+def test_a_run_is_stale_when_a_drawn_and_a_scored_volume_turn_out_to_be_of_one_subject(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=4)
+    run = trained(workspace, embed(workspace, tiny), subjects=1)
+    (drawn,), (scored,) = run.settings.drawn_volumes, run.settings.scored_volumes
+    assert stale_because(run, workspace.volumes) is None
+    workspace.commit_volumes([replace(workspace.volumes[scored].record, subject=drawn)])
+    told = stale_because(run, package.open_workspace(workspace.path).volumes)
+    assert told == f"it was trained on {drawn} and scored on it, as subjects are now"
 
 
 def test_what_is_refused_makes_no_split(tmp_path, tiny):
