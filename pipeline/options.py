@@ -91,7 +91,10 @@ WorkspaceOption = Annotated[
 ]
 SubjectOption = Annotated[
     str | None,
-    typer.Option(help="Regular expression for the patient in a file's name: its first group, or the whole match."),
+    typer.Option(
+        help="Regular expression for the patient in a file's name, or, with a / in it, in its folders and name: its "
+        "first group, or the whole match."
+    ),
 ]
 IdsOption = Annotated[
     Ids,

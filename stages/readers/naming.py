@@ -26,6 +26,7 @@ __all__ = [
     "keyed_hash",
     "natural_key",
     "patient_and_moment",
+    "patient_and_number",
     "series_hash",
     "stem",
 ]
@@ -48,8 +49,10 @@ _MOMENTS = (
     *("baseline", "bl", "follow-?up", "fu", "pre", "post", "ed", "es", "phase", "left", "right"),
     *("t1c", "t1ce", "t1gd", "t1w", "t2w", "flair", "dwi", "adc", "pd", "ct", "mr", "pet"),
     *("art", "arterial", "ven", "venous", "portal", "delayed"),
+    *("slice", "sl", "s", "z", "frame", "image", "img", "im"),
 )
-_MOMENT = re.compile(rf"(?P<patient>.*\d.*)[-_ ](?P<moment>(?:{'|'.join(_MOMENTS)})\d*)", re.IGNORECASE)
+_MOMENT = re.compile(rf"(?P<patient>.*\d.*)[-_ ](?P<moment>(?:{'|'.join(_MOMENTS)})[-_ ]?\d*)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?P<patient>.*\d.*)[-_ ](?P<number>\d+)")
 
 
 def stem(path: PurePath) -> str:
@@ -94,6 +97,18 @@ def patient_and_moment(text: str) -> tuple[str, str] | None:
     """
     found = _MOMENT.fullmatch(text)
     return (found["patient"], found["moment"]) if found else None
+
+
+def patient_and_number(text: str) -> tuple[str, str] | None:
+    """Split a stem that ends in a number of its own, which may be a slice's; None for any other.
+
+    Examples
+    --------
+    >>> patient_and_number("patient07_012"), patient_and_number("liver_7")
+    (('patient07', '012'), None)
+    """
+    found = _NUMBERED.fullmatch(text)
+    return (found["patient"], found["number"]) if found else None
 
 
 def keyed_hash(key: bytes, text: str) -> str:

@@ -90,7 +90,7 @@ class Candidate:
     label: LabelFiles | None = None
     reader: ReaderName
     stem: str
-    """The id, where stems are ids; what ``--subject`` is searched in."""
+    """The id, where stems are ids; what ``--subject`` is searched in, without a ``/`` in it."""
     stem_is_id: bool
     """Whether the layout is one whose stems are safe to keep."""
     patient: str | None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
 
 from ....store.errors import InputError, UsageError
@@ -19,6 +19,7 @@ from ..naming import (
     identity_of_text,
     natural_key,
     patient_and_moment,
+    patient_and_number,
     series_hash,
     stem,
 )
@@ -46,7 +47,7 @@ from .totalsegmentator import totalsegmentator
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["Found", "IdMapRow", "Triaged", "find_sources", "named", "paired"]
 
@@ -255,22 +256,39 @@ def _notes(pairing: Pairing, sources: Iterable[SourceFiles], options: LayoutOpti
 def _of_several_moments(candidates: Iterable[Candidate], sources: Iterable[SourceFiles]) -> Iterator[str]:
     """Say that subjects may be one patient by what their files are called: names of files are not told."""
     subject_of = {source.shown: source.subject for source in sources}
-    subjects: dict[tuple[Path, str], set[str]] = defaultdict(set)
-    moments: dict[tuple[Path, str], set[str]] = defaultdict(set)
-    for one in candidates:
-        split = patient_and_moment(one.stem) if one.series is None and one.shown in subject_of else None
-        if split is not None:
-            patient = one.image[0].parent, split[0]
-            subjects[patient].add(subject_of[one.shown])
-            moments[patient].add(split[1])
-    several = {patient: its for patient, its in subjects.items() if len(its) > 1}
-    if several:
-        endings = sorted({moment for patient in several for moment in moments[patient]}, key=natural_key)
+    files = [one for one in candidates if one.series is None and one.shown in subject_of]
+
+    def several(split: Callable[[str], tuple[str, str] | None]) -> dict[tuple[Path, str], list[str]]:
+        """Return the ends of the files of each patient who has several, each a subject of its own."""
+        ends: dict[tuple[Path, str], dict[str, str]] = defaultdict(dict)
+        for one in files:
+            if (parts := split(one.stem)) is not None:
+                ends[one.image[0].parent, parts[0]][subject_of[one.shown]] = parts[1]
+        return {patient: list(its.values()) for patient, its in ends.items() if len(its) > 1}
+
+    numbered = several(patient_and_number)
+    if len(numbered) < 2:  # one series of numbers counts patients
+        numbered = {}
+    alike = {**numbered, **several(patient_and_moment)}
+    if alike:
+        endings = sorted({end for its in alike.values() for end in its}, key=natural_key)
         listed = ", ".join(f"_{ending}" for ending in endings[:_LISTED]) + (", ..." if endings[_LISTED:] else "")
         yield (
-            f"{sum(map(len, several.values()))} files are called alike but for their ends ({listed}), and each is a "
+            f"{sum(map(len, alike.values()))} files are called alike but for their ends ({listed}), and each is a "
             f"subject of its own. Where these are files of one patient, who could be trained on and scored at once: "
             f"--subject '(.+)[-_]'"
+        )
+    in_folder: dict[Path, dict[str, str]] = defaultdict(dict)
+    for one in files:
+        in_folder[one.image[0].parent][one.stem] = subject_of[one.shown]
+    folders = [its for its in in_folder.values() if len({*its.values()}) > 1]
+    repeated = Counter(name for its in folders for name in its)
+    of_patients = sum(any(repeated[name] > 1 for name in its) for its in folders)
+    if of_patients:
+        yield (
+            f"{of_patients} folders hold several files each, called as those of other folders are, and each is a "
+            f"subject of its own. Where a folder is a patient's, who could be trained on and scored at once: "
+            f"--subject '([^/]+)/'"
         )
 
 
@@ -302,7 +320,9 @@ def _source(
         return None, reason
     patient = _subject(candidate, subject, options.id_key, volume_id, hashed=hashed)
     if patient is None:
-        return None, f"--subject {options.subject_regex!r} finds nothing in {candidate.stem!r}"
+        pattern = shlex.quote(options.subject_regex or "")
+        hint = "" if "/" in pattern else " (with a / in it, as in '([^/]+)/', it is searched in folders too)"
+        return None, f"--subject {pattern} finds nothing in {candidate.stem!r}{hint}"
     source = SourceFiles(
         id=volume_id,
         subject=patient,
@@ -354,7 +374,8 @@ def _subject(
 ) -> str | None:
     """Return the subject, or None where the user's expression finds nothing (or an empty text)."""
     if pattern is not None:
-        match = pattern.search(candidate.stem)
+        folders = PurePath(candidate.shown).parent
+        match = pattern.search((folders / candidate.stem).as_posix() if "/" in pattern.pattern else candidate.stem)
         found = (match.group(1) if pattern.groups else match.group(0)) if match else None
         if not found:
             return None

@@ -17,6 +17,7 @@ from samkit.stages.readers.naming import (
     keyed_hash,
     natural_key,
     patient_and_moment,
+    patient_and_number,
     stem,
 )
 from samkit.store.errors import UsageError
@@ -75,10 +76,22 @@ def test_only_a_frame_is_stripped():
         ("case_003", None),
         ("liver_t1", None),
         ("p07_x2", None),
+        ("patient00_slice000", ("patient00", "slice000")),
+        ("case_0001_slice_012", ("case_0001", "slice_012")),
+        ("p00_s1", ("p00", "s1")),
+        ("BraTS20_Training_001_z000", ("BraTS20_Training_001", "z000")),
     ],
 )
 def test_a_patient_and_which_file_of_his_it_is_are_told_by_the_end_of_a_name(stem_of_file, expected):
     assert patient_and_moment(stem_of_file) == expected
+
+
+@pytest.mark.parametrize(
+    ("stem_of_file", "expected"),
+    [("patient00_000", ("patient00", "000")), ("p00-1", ("p00", "1")), ("liver_7", None), ("p07", None)],
+)
+def test_a_patient_and_the_number_of_his_file_are_told_by_the_end_of_a_name(stem_of_file, expected):
+    assert patient_and_number(stem_of_file) == expected
 
 
 def test_numbers_in_names_sort_as_numbers():

@@ -34,6 +34,31 @@ class TestMoments:
         assert len({source.subject for source in found.sources}) == 1
         assert not any("called alike" in note for note in found.notes)
 
+    def test_pictures_of_slices_are_told(self, tmp_path: Path):
+        names = [f"p0{patient}_{number:03}" for patient in (1, 2) for number in (0, 1)]
+        picture(*(tmp_path / f"images/{name}.png" for name in names))
+        (note,) = (note for note in find(tmp_path).notes if "called alike" in note)
+        assert note.startswith("4 files are called alike but for their ends (_000, _001)")
+
+    def test_patients_who_are_counted_are_not_told(self, tmp_path: Path):
+        nifti(*(tmp_path / f"images/study2_{number:03}.nii.gz" for number in range(4)))
+        assert not any("called alike" in note for note in find(tmp_path).notes)
+
+    def test_folders_of_patients_are_told_with_what_to_type(self, tmp_path: Path):
+        nifti(*(tmp_path / f"anna{number}/{name}.nii.gz" for number in (1, 2) for name in ("t1", "t2")))
+        (note,) = (note for note in find(tmp_path).notes if "folders" in note)
+        assert note.startswith("2 folders hold several files each")
+        assert "--subject '([^/]+)/'" in note
+        assert "anna" not in note
+        found = find(tmp_path, subject_regex="([^/]+)/")
+        assert len({source.subject for source in found.sources}) == 2
+        assert len(found.sources) == 4
+        assert not any("folders" in note for note in found.notes)
+
+    def test_folders_of_unlike_files_are_not_told(self, tmp_path: Path):
+        nifti(*(tmp_path / f"{name}.nii.gz" for name in ("a/one", "a/two", "b/three", "b/four")))
+        assert not any("folders" in note for note in find(tmp_path).notes)
+
     def test_of_one_subject_already_are_not_told(self, tmp_path: Path):
         nifti(
             tmp_path / "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
@@ -174,6 +199,7 @@ class TestSubjects:
         assert pairs(found) == {"p07": None}
         assert found.refused[0][0] == "imagesTr/phantom.nii.gz"
         assert row(found, "imagesTr/phantom.nii.gz").decision == "refused"
+        assert found.refused[0][1].startswith("--subject 'p\\d+' finds nothing in 'phantom' (with a / in it")
 
     def test_a_match_is_hashed_where_ids_are(self, tmp_path: Path):
         nifti(tmp_path / "p07_a.nii.gz", tmp_path / "p07_b.nii.gz")
