@@ -77,6 +77,7 @@ def run_ingest(
                 console.say(f"  {note}")
         results = ingest_found(workspace, found, replace(options, shown=str(source)), readers)
         _write_private(found, report, results)
+        _warn_of_subjects(workspace, found, results)
     return _told(results, found.layout, workspace, report)
 
 
@@ -252,6 +253,22 @@ def _told(results: Sequence[Taken | Refused], layout: str, workspace: str, repor
     if taken:
         console.say(f"next: samkit embed{workspace_flag(workspace)}")
     return code
+
+
+def _warn_of_subjects(workspace: str, found: Found, results: Sequence[Taken | Refused]) -> None:
+    """Say that new files are subjects of their own beside volumes whose patients were named by ``--subject``."""
+    new = {result.id for result in results if isinstance(result, Taken) and result.change == "new"}
+    untold = {source.id for source in found.sources if not source.subject_is_typed} & new
+    if not untold:
+        return
+    volumes = open_workspace(workspace).volumes
+    typed = sum(volume.ingest_recipe.get("subject") == "typed" for volume in volumes.values())
+    if typed:
+        console.warn(
+            f"{counted(len(untold), 'new volume')} without --subject, which {typed} of the volumes here were ingested "
+            f"with: a patient of theirs could be trained on and scored. If these are called alike: the same command "
+            f"with --subject"
+        )
 
 
 # -- what must not go into the workspace -----------------------------------------------------------

@@ -44,6 +44,14 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     scan = read_image(source)
     orientation = choose_orientation(scan.affine, scan.grid.shape, options.axis)
     notes = [*source.notes, *scan.notes]
+    keeps_subject = _keeps_subject(task.there, source, options)
+    subject = task.there.subject if keeps_subject and task.there is not None else source.subject
+    if task.there is not None and task.there.subject != source.subject and task.there.identity == source.identity:
+        notes.append(
+            f"its subject {subject}, by --subject, is kept; --replace takes the one that it has without"
+            if keeps_subject
+            else f"subject {task.there.subject} -> {subject}"
+        )
     there = None if task.there is None else Volume(job.place, task.there, job.choice.names)
     kept_recipe = None if there is None else _recipe_of_kept_label(there, source, options)
     kept = None if there is None or kept_recipe is None else _kept_label(there, scan.grid, orientation, source.shown)
@@ -65,7 +73,7 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     slices, channels, rows, columns = image.shape
     record = VolumeRecord(
         id=source.id,
-        subject=source.subject,
+        subject=subject,
         modality=scan.modality,
         shape=(slices, channels, rows, columns),
         affine=None if scan.affine is None else _as_rows(orientation.affine(scan.affine, scan.grid.shape)),
@@ -80,6 +88,7 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
             "axis": options.axis,
             "channels": channels,
             "volume": dict(source.chosen),
+            **({"subject": "typed"} if source.subject_is_typed or keeps_subject else {}),
             "labels": None if label is None else (kept_recipe if kept is not None else label_recipe(job, apart=False)),
         },
         identity=source.identity,
@@ -124,6 +133,17 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     workspace_at(job.place, job.choice.names)
     folder, files = write_pixels(job.place, record.id, pixels, [*record.slice_digests, record.label_digest])
     return Read(taken=taken, record=replace(record, pixels=folder, files=files))
+
+
+def _keeps_subject(there: VolumeRecord | None, source: SourceFiles, options: IngestOptions) -> bool:
+    """Tell whether a volume stays with the subject that ``--subject`` gave it, as the flag is not typed now."""
+    return (
+        there is not None
+        and there.identity == source.identity
+        and there.ingest_recipe.get("subject") == "typed"
+        and not source.subject_is_typed
+        and not options.replace
+    )
 
 
 def _recipe_of_kept_label(there: Volume, source: SourceFiles, options: IngestOptions) -> Mapping[str, Any] | None:

@@ -203,6 +203,8 @@ class SourceFiles:
     """The volume's id, final: the file's stem in named research layouts, a keyed hash elsewhere."""
     subject: str
     """The patient it belongs to, final: never a name or an identifier from a header."""
+    subject_is_typed: bool = False
+    """Whether ``--subject`` says so."""
     image: tuple[Path, ...]
     """One file, or the files of a DICOM series in any order."""
     label: LabelFiles | None

@@ -112,6 +112,45 @@ def test_a_scan_that_is_there_in_other_planes_is_refused_as_that(samkit, tmp_pat
     assert "ingested otherwise (axis sagittal -> through-plane)" in " ".join(ended.said.split())
 
 
+# -- who is one patient --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def visits(tmp_path, samkit, write_pair) -> Path:
+    """Two visits of a patient, ingested as one subject."""
+    for seed, name in enumerate(("p00_visit0", "p00_visit1")):
+        write_pair(tmp_path / "d", name, seed=seed)
+    assert samkit("ingest", tmp_path / "d", "--ids", "stem", "--subject", "(p[0-9]+)_").code == 0
+    return tmp_path / "d"
+
+
+def subjects() -> dict[str, str]:
+    return {name: volume.subject for name, volume in package.open_workspace().volumes.items()}
+
+
+def test_a_subject_that_was_typed_stays_where_it_is_not_typed_again(samkit, visits):
+    said = samkit("ingest", visits, "--ids", "stem").said
+    assert "2 unchanged" in said
+    assert "its subject p00, by --subject, is kept" in said
+    assert subjects() == {"p00_visit0": "p00", "p00_visit1": "p00"}
+
+
+def test_a_subject_that_was_typed_goes_on_request(samkit, visits):
+    said = samkit("ingest", visits, "--ids", "stem", "--replace").said
+    assert "subject p00 -> p00_visit0" in said
+    assert subjects() == {"p00_visit0": "p00_visit0", "p00_visit1": "p00_visit1"}
+
+
+def test_new_files_without_a_subject_beside_some_with_are_told(samkit, visits, tmp_path, write_pair):
+    write_pair(tmp_path / "new", "p00_visit2", seed=7)
+    said = samkit("ingest", tmp_path / "new", "--ids", "stem").said
+    assert "1 new volume without --subject, which 2 of the volumes here were ingested with" in said
+    said = samkit("ingest", tmp_path / "new", "--ids", "stem", "--subject", "(p[0-9]+)_").said
+    assert "subject p00_visit2 -> p00" in said
+    assert "without --subject" not in said
+    assert set(subjects().values()) == {"p00"}
+
+
 # -- more classes ------------------------------------------------------------------------------------
 
 

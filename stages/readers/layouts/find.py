@@ -326,6 +326,7 @@ def _source(
     source = SourceFiles(
         id=volume_id,
         subject=patient,
+        subject_is_typed=subject is not None,
         image=candidate.image,
         label=None if candidate.label is None else with_hashes(candidate.label, options),
         reader=candidate.reader,
