@@ -240,8 +240,8 @@ def scored_subjects(split: Split, present: Collection[str]) -> tuple[str, ...]:
         message = (
             f"every test subject of split {split.name!r} was removed, or has no label now "
             f"({listed_subjects(split.test)}), so there is nothing to score on. Ingest them again: samkit ingest "
-            f"SOURCE. Only if they shall never come back, remove splits/{split.name}.json from the workspace: "
-            f"samkit train-head then parts the subjects anew, and later runs do not compare with earlier ones."
+            f"SOURCE. If they are here under other names (--subject), part the subjects as they are now: samkit split "
+            f"NAME, and train with --split NAME. Later runs do not compare with earlier ones then."
         )
         raise UsageError(message)
     return scored

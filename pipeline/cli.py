@@ -614,7 +614,7 @@ def experiment_command(
     from .grid import Grid
 
     grid = Grid(
-        heads=tuple(heads.split(",")),
+        heads=tuple(head.strip() for head in heads.split(",")),
         subjects=_whole_numbers("--volumes", volumes),
         counted=count.value,
         draws=draws,

@@ -105,7 +105,7 @@ def ingest(
                         else f"the same slices as {twin.id} of another subject: if it is one patient, train and test "
                         f"overlap"
                     )
-                    taken = replace(taken, notes=(*taken.notes, twins))
+                    taken = replace(taken, twin=twins)
                 if taken.change in ("new", "new pixels") and (unlike := known.shown_otherwise(result.record)):
                     taken = replace(taken, notes=(*taken.notes, unlike))
                 known.add(Volume(place, keeper.keep(result.record, result.pixels), choice.names))

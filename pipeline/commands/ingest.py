@@ -227,7 +227,7 @@ def _told(results: Sequence[Taken | Refused], layout: str, workspace: str, repor
                 result.change,
                 str(result.slices),
                 ",".join(map(str, result.label_values)) if result.labelled else "no label",
-                "; ".join(result.notes),
+                "; ".join([*result.notes, *([result.twin] if result.twin else [])]),
             ]
             for result in taken
         ]
@@ -244,11 +244,17 @@ def _told(results: Sequence[Taken | Refused], layout: str, workspace: str, repor
     )
     if taken and unlabelled == len(taken):
         new = [result.id for result in taken if result.change == "new"]
-        more = f" (and {len(new) - _NAMED} more)" if len(new) > _NAMED else ""
-        mistake = f"samkit remove {' '.join(new[:_NAMED])}{workspace_flag(workspace)}{more}"
+        more = f", and so the {len(new) - _NAMED} others" if len(new) > _NAMED else ""
+        mistake = f"samkit remove{workspace_flag(workspace)} {' '.join(new[:_NAMED])}{more}"
         console.warn(
             "none of these has a label, and heads are trained on labelled volumes. Labels elsewhere: --labels-from "
             "FOLDER." + (f" Taken by mistake: {mistake}" if new else "")
+        )
+    twins = sum(result.twin is not None for result in taken)
+    if twins:
+        console.warn(
+            f"{counted(twins, 'volume')} with the slices of another one here, see the notes: as when a folder that was "
+            f"moved is ingested again"
         )
     if taken:
         console.say(f"next: samkit embed{workspace_flag(workspace)}")

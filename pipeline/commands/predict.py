@@ -34,6 +34,7 @@ from ...stages.readers.intensity import IntensityRule
 from ...stages.readers.labels import LabelChoice, unmatched
 from ...stages.readers.layouts import Found, LayoutOptions
 from ...stages.readers.mask_writer import MaskFile, MaskFormat
+from ...stages.readers.naming import natural_key
 from ...stages.training.ways import way_of, windows_of
 from ...store.embeddings import Embeddings
 from ...store.errors import InputError, UnusableVoxels, UsageError
@@ -203,7 +204,7 @@ def _predict_found(
                 console.warn(f"{result.shown}: {note}")
         if shown:
             scratch = open_workspace(folder / "workspace")
-            volumes = list(scratch.volumes.values())
+            volumes = sorted(scratch.volumes.values(), key=lambda volume: natural_key(shown[volume.id]))
             _warn_of_several_windows(run, volumes)
             check_format_of_volumes(options.mask_format, volumes)
             # Now that all grids are known: the mask of a sheared one has another name.

@@ -67,7 +67,12 @@ def run_compare(workspace_path: str, one: str, other: str) -> int:
     sides = [_named(name, runs, told) for name in (one, other)]
     found = compare(*sides)
     if not found:
-        message = f"--compare {one} {other}: no draw of the same split is in both. Make it: samkit experiment"
+        heads = ",".join(dict.fromkeys(side[0].settings.head for side in sides))
+        amounts = ",".join(map(str, sorted({run.settings.subjects for side in sides for run in side})))
+        message = (
+            f"--compare {one} {other}: no draw of the same split is in both. Train them on the same: samkit experiment "
+            f"--heads {heads} --volumes {amounts} --draws 5"
+        )
         raise UsageError(message)
     rows = [
         [

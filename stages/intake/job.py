@@ -53,6 +53,8 @@ class Taken:
     label_values: tuple[int, ...]
     geometry_known: bool
     notes: tuple[str, ...]
+    #: What to tell of another volume of the workspace with the same slices.
+    twin: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ pixdim), in RAS+ and brought to millimetres where the header says metres or micr
 not rescaled stay what they are; all else is rescaled by scl_slope and scl_inter in float64 and kept as float32, so that
 a scan gives the same numbers as NIfTI and as DICOM. Files are read plane by plane, of a 4-D file the bytes of one
 volume, so that the result is all that is ever held.
-Only geometry leaves the header: no description, no extensions.
+Only geometry leaves the header: no description, but that a mask was predicted, and no extensions.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ _SPATIAL_UNITS = 0b111  # of xyzt_units; above it are those of time
 _IN_MM = {_METRES: 1000.0, _MICRONS: 0.001}
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT
 _NIFTI1_LARGEST = 32_767  # dim[] of NIfTI-1 is int16
+
+# In the header's description of a mask, so that it is not taken for a reference later.
+_PREDICTED = b"mask by samkit predict"
 
 _KEPT_TYPES = frozenset(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16"))
 # Deflate makes at most 258 bytes of 2 bits (RFC 1951): a header that promises more than that of its file lies.
@@ -136,7 +139,9 @@ def read_nifti_label(
         )
         raise UnusableVoxels(message)
     values = whole_planes(_rescaled_planes(stored), stored.shape, place=str(path), threshold=threshold)
-    return LabelMap(values=values, affine=stored.affine)
+    predicted = stored.header["descrip"].item() == _PREDICTED
+    notes = ("this label was written by samkit predict: no reference, unless somebody has corrected it",)
+    return LabelMap(values=values, affine=stored.affine, notes=notes if predicted else ())
 
 
 def affine_mm(image: Any, *, units: int = 0) -> Affine:  # noqa: ANN401 (of nibabel)
@@ -268,6 +273,7 @@ def _mask_header(values_ijk: npt.NDArray[Any], grid: SourceGrid) -> Any:  # noqa
     header = header_class()
     header.set_data_dtype(values_ijk.dtype)
     header.set_data_shape(grid.stored_shape)
+    header["descrip"] = _PREDICTED
     return header
 
 

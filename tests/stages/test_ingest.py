@@ -112,6 +112,20 @@ def test_a_scan_that_is_there_in_other_planes_is_refused_as_that(samkit, tmp_pat
     assert "ingested otherwise (axis sagittal -> through-plane)" in " ".join(ended.said.split())
 
 
+def test_masks_that_were_predicted_are_told_where_they_are_taken_for_labels(samkit, tmp_path, write_pair):
+    for seed, name in enumerate(("a", "b")):
+        write_pair(tmp_path / "d", name, seed=seed)
+    assert samkit("ingest", tmp_path / "d", "--ids", "stem").code == 0
+    assert samkit("embed", "--size", "64").code == 0
+    assert samkit("train-head", "ridge", "--volumes", "1").code == 0
+    (tmp_path / "study").mkdir()
+    shutil.copytree(tmp_path / "d/imagesTr", tmp_path / "study/images")
+    assert samkit("predict", "latest", "--output", tmp_path / "study/masks").code == 0
+    told = "this label was written by samkit predict"
+    assert told in samkit("ingest", tmp_path / "study", "--ids", "stem", "--workspace", "w").said
+    assert told not in samkit("ingest", tmp_path / "d", "--ids", "stem").said
+
+
 # -- who is one patient --------------------------------------------------------------------------------
 
 
@@ -671,7 +685,9 @@ def test_a_source_that_is_there_under_another_id_is_refused(samkit, data):
 def test_the_same_slices_under_another_subject_are_pointed_out(samkit, data):
     for kind in ("imagesTr", "labelsTr"):
         shutil.copy(data / kind / "a.nii.gz", data / kind / "z.nii.gz")
-    assert "the same slices as a of another subject" in samkit("ingest", data).said
+    said = samkit("ingest", data).said
+    assert "the same slices as a of another subject" in said
+    assert "1 volume with the slices of another one here" in said
 
 
 def test_a_volume_whose_pixels_were_lost_is_written_anew(samkit, data):

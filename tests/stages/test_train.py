@@ -1,5 +1,6 @@
 """A run repeats bitwise, learns, and never sees what it is scored on."""
 
+import os
 import time
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.train import train, train_together
 from samkit.stages.training.plan import TrainOptions, draw_of, labelled_volumes, split_of
-from samkit.store.errors import InputError, MissingEmbeddings, UsageError
+from samkit.store.errors import InputError, MissingEmbeddings, StoreError, UsageError
 from samkit.store.runs import stale_because
 from samkit.store.splits import Split
 from samkit.store.workspace import Workspace
@@ -224,8 +225,8 @@ def test_the_validation_score_of_a_network_on_slices_is_of_what_it_answers_in_wi
 
 def test_both_frames_of_a_subject_are_trained_on(tmp_path, tiny):
     workspace = workspace_of_boxes(tmp_path / "workspace", subjects=3)
-    for subject in split_of(workspace).pool:
-        add_volume(workspace, f"{subject}-second", *boxes(50), subject=subject)
+    for number, subject in enumerate(split_of(workspace).pool):
+        add_volume(workspace, f"{subject}-second", *boxes(50 + number), subject=subject)
     run = trained(workspace, embed(workspace, tiny))
     (drawn,) = run.settings.drawn
     assert run.record["training_volumes"] == [drawn, f"{drawn}-second"]
@@ -235,8 +236,8 @@ def test_both_frames_of_a_subject_are_trained_on(tmp_path, tiny):
 @pytest.fixture(scope="module")
 def in_frames(tmp_path_factory, tiny):
     workspace = workspace_of_boxes(tmp_path_factory.mktemp("frames") / "workspace", subjects=5)
-    for subject in split_of(workspace).pool:
-        add_volume(workspace, f"{subject}-second", *boxes(50), subject=subject)
+    for number, subject in enumerate(split_of(workspace).pool):
+        add_volume(workspace, f"{subject}-second", *boxes(50 + number), subject=subject)
     return workspace, embed(workspace, tiny)
 
 
@@ -629,6 +630,17 @@ def test_a_run_is_stale_when_a_drawn_and_a_scored_volume_turn_out_to_be_of_one_s
     workspace.commit_volumes([replace(workspace.volumes[scored].record, subject=drawn)])
     told = stale_because(run, package.open_workspace(workspace.path).volumes)
     assert told == f"it was trained on {drawn} and scored on it, as subjects are now"
+
+
+def test_nothing_is_fitted_where_it_could_not_be_kept(tmp_path, tiny, monkeypatch):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=2)
+    embeddings = embed(workspace, tiny)
+    kept = trained(workspace, embeddings, subjects=1)
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)  # as a file system that is read-only says
+    monkeypatch.setattr("samkit.stages.train.fit", None)  # not reached
+    with pytest.raises(StoreError, match=r"runs cannot be written to, and a run is kept there: nothing was fitted"):
+        trained(workspace, embeddings, subjects=1, seed=5)
+    assert trained(workspace, embeddings, subjects=1).id == kept.id  # what is there is read all the same
 
 
 def test_what_is_refused_makes_no_split(tmp_path, tiny):
