@@ -269,10 +269,12 @@ class _Known:
     """
 
     def __init__(self, volumes: Mapping[str, Volume], coming: Collection[str]) -> None:
-        self._ways: dict[str | None, list[dict[str, str]]] = defaultdict(list)
+        #: By modality and by what is decided of a recipe, what was.
+        self._ways: defaultdict[str | None, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         for volume in volumes.values():
             if volume.id not in coming:
-                self._ways[volume.record.modality].append(way_of(volume.ingest_recipe))
+                for name, value in way_of(volume.ingest_recipe).items():
+                    self._ways[volume.record.modality][name].add(value)
         self.by_id: dict[str, Volume] = {}
         self.by_identity: dict[str, Volume] = {}
         self.by_slices: dict[tuple[str, ...], Volume] = {}
@@ -287,20 +289,17 @@ class _Known:
 
     def shown_otherwise(self, record: VolumeRecord) -> str | None:
         """Say that all volumes of a modality that were here before are shown otherwise: in other windows or planes."""
-        here, own = self._ways[record.modality], way_of(record.ingest_recipe)
-        told: list[str] = []
-        for name, value in own.items():
-            if name == "intensity" and told:  # follows from the window
-                continue
-            others = {way[name] for way in here}
-            if others and value not in others:
-                told.append(
-                    f"its {name} is {value}, and that of the other volumes of its modality here "
-                    f"{' or '.join(sorted(others))}"
-                )
+        told = {
+            name: f"its {name} is {value}, and that of the other volumes of its modality here "
+            f"{' or '.join(sorted(others))}"
+            for name, value in way_of(record.ingest_recipe).items()
+            if (others := self._ways[record.modality][name]) and value not in others
+        }
+        if "window" in told:
+            told.pop("intensity", None)  # which follows from it
         if not told:
             return None
-        return f"{'; '.join(told)}: a head would see both. Ingest these alike, or into another --workspace"
+        return f"{'; '.join(told.values())}: a head would see both. Ingest these alike, or into another --workspace"
 
     def refusal(self, source: SourceFiles) -> Refused | None:
         """Refuse a source that is in the workspace under another id, or whose id cannot be one."""

@@ -143,9 +143,10 @@ def _flags(recipe: Mapping[str, Any], differing: Collection[str]) -> str:
     added, left_out = [], []
     if windows:
         added.append(f"--window {windows[0]}" if len(windows) == 1 else f"--channels {','.join(map(str, windows))}")
-    else:
-        left_out += ["--window"] * ("window" in differing)
-        added += [f"--intensity {recipe['intensities'][0]['rule']}"] * ("intensity" in differing)
+    if not windows and "window" in differing:
+        left_out.append("--window")
+    if not windows and "intensity" in differing:
+        added.append(f"--intensity {recipe['intensities'][0]['rule']}")
     if recipe["axis"]:
         added.append(f"--axis {recipe['axis']}")
     elif "axis" in differing:

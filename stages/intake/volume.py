@@ -48,7 +48,7 @@ def _read(job: IngestJob, task: IngestTask) -> Read:
     subject = task.there.subject if keeps_subject and task.there is not None else source.subject
     if task.there is not None and task.there.subject != source.subject and task.there.identity == source.identity:
         notes.append(
-            f"its subject {subject}, by --subject, is kept; --replace takes the one that it has without"
+            f"its subject {subject}, by --subject, is kept; --replace takes the one that it has without the flag"
             if keeps_subject
             else f"subject {task.there.subject} -> {subject}"
         )
