@@ -88,14 +88,14 @@ def run_experiment(
 
 def _say_draws_alike(draws: Sequence[Draw]) -> None:
     """Say which draws hold the same subjects: they tell less than as many different ones."""
-    numbers: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    by_drawn: dict[tuple[str, ...], dict[int, Draw]] = defaultdict(dict)
     for draw in draws:
-        numbers[tuple(sorted(draw.volumes or draw.subjects))].add(draw.number)
-    for drawn, alike in numbers.items():
+        by_drawn[tuple(sorted(draw.volumes or draw.subjects))][draw.number] = draw
+    for drawn, alike in by_drawn.items():
         if drawn and len(alike) > 1:
-            console.say(
-                f"draws {' and '.join(map(str, sorted(alike)))} of {len(drawn)} drew the same: {listed_subjects(drawn)}"
-            )
+            numbers = " and ".join(map(str, sorted(alike)))
+            each = alike[min(alike)].told_count
+            console.say(f"draws {numbers} ({each} each) drew the same: {listed_subjects(drawn)}")
 
 
 def _workers_for(device: str) -> int:

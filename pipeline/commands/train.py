@@ -154,7 +154,7 @@ def warn_of_classes_not_shown(workspace: Workspace, draws: Iterable[Draw]) -> No
     for draw in draws:
         if draw.subjects and (classes := classes_not_shown(workspace, draw)):
             told[draw.count, draw.number] = (
-                f"draw {draw.number} of {draw.count}: no voxel of {', '.join(classes)} is labelled in "
+                f"draw {draw.number} ({draw.told_count}): no voxel of {', '.join(classes)} is labelled in "
                 f"{listed_subjects(draw.training)}; a head cannot learn what it is not shown"
             )
     for message in told.values():

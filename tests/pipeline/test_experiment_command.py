@@ -66,8 +66,8 @@ def test_draws_of_the_same_subjects_are_told(samkit, job):
     ended = samkit(
         "experiment", "--heads", "ridge", "--volumes", "1,3", "--draws", "4", "--dry-run", *job.flag
     )  # of a pool of three
-    assert re.search(r"draws \d and \d.* of 1 drew the same: \w+", ended.said)
-    assert re.search(r"draws 0 and 1 and 2 and 3 of 3 drew the same: \w+, \w+, \w+", ended.said)
+    assert re.search(r"draws \d and \d.* \(1 subject each\) drew the same: \w+", ended.said)
+    assert re.search(r"draws 0 and 1 and 2 and 3 \(3 subjects each\) drew the same: \w+, \w+, \w+", ended.said)
 
 
 def test_heads_are_compared_with_the_best(samkit, whole):
@@ -100,7 +100,7 @@ def test_draws_that_lack_a_class_are_named(samkit, job, tmp_path):
     name = package.open_workspace(job.workspace).label_names[2]
     for command in (("train-head", "ridge"), ("experiment", "--heads", "ridge")):
         said = samkit(*command, "--volumes", "1", "--draws", "6", *job.flag).said
-        assert re.search(rf"draw \d of 1: no voxel of {name} is labelled in \w+; a head cannot learn", said)
+        assert re.search(rf"draw \d \(1 subject\): no voxel of {name} is labelled in \w+; a head cannot learn", said)
 
 
 def test_test_volumes_in_other_planes_than_the_drawn_ones_are_told(samkit, job, tmp_path):
