@@ -6,6 +6,7 @@ Conventions of the whole module:
   weighs as much as one with a single frame.
 - What a volume does not have (``None``, see `heads.metrics`) is left out of the mean and counted beside it;
   it never enters as 0, and a mean of nothing is ``None``.
+- Draws are told apart by what they drew, not by their numbers: of a small pool two may be the same, and count once.
 - Standard deviations are those of a sample, with n - 1.
 """
 
@@ -15,14 +16,29 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ..store.runs import Run
     from .metrics import ClassScore, DistanceUnit, ScoredVolume
 
-__all__ = ["ClassMean", "Measure", "Spread", "mean_accuracy", "mean_by_class", "mean_over_classes", "over_draws"]
+__all__ = [
+    "ClassMean",
+    "Drawn",
+    "Measure",
+    "Spread",
+    "drawn_by",
+    "mean_accuracy",
+    "mean_by_class",
+    "mean_over_classes",
+    "over_draws",
+    "unlike_draws",
+]
+
+Drawn: TypeAlias = tuple[tuple[str, str], ...]
+"""Volume and content of each that was drawn: what tells one draw from another."""
 
 Measure = Literal["dice", "iou", "accuracy", "hd95", "assd"]
 
@@ -106,13 +122,33 @@ def mean_accuracy(volumes: Iterable[ScoredVolume]) -> float | None:
     return mean
 
 
+def drawn_by(run: Run) -> Drawn:
+    """Return what a run's draw drew: equal for draws that are the same."""
+    return tuple(sorted(run.settings.drawn_volumes.items()))
+
+
+def unlike_draws(runs: Iterable[Run]) -> list[Run]:
+    """Return one run of each draw, in the order of their numbers: of those that drew the same the lowest number's.
+
+    Parameters
+    ----------
+    runs
+        Of one experiment.
+    """
+    found: dict[Drawn, Run] = {}
+    for run in sorted(runs, key=lambda run: run.settings.draw):
+        found.setdefault(drawn_by(run), run)
+    return list(found.values())
+
+
 def over_draws(means: Sequence[float | None], *, measure: Measure) -> Spread:
     """Reduce the mean of each draw to mean, standard deviation and worst.
 
     Parameters
     ----------
     means
-        One number a draw, as in ``[draw["liver"].dice for draw in draws]``; None where it is undefined.
+        One number a draw, of unlike ones (see `unlike_draws`), as in ``[draw["liver"].dice for draw in draws]``; None
+        where it is undefined.
     measure
         Says which end is the worst: the lowest of an overlap or an accuracy, the highest of a distance.
     """

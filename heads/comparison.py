@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from scipy import special
 
 from ..store.keys import content_id
 from ..store.runs import Run, RunSettings
+from .averages import Drawn, drawn_by, unlike_draws
 from .base import asks_reference, head_words
 from .metrics import ScoredVolume
 
@@ -35,8 +36,6 @@ _DICE = (0.0, 1.0)
 _DIFFERENCE = (-1.0, 1.0)
 
 Grid = NDArray[np.float64]
-# Volume and content of each that was drawn: what tells one draw from another.
-_Drawn: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class _Asked(NamedTuple):
@@ -120,21 +119,21 @@ def standings(runs: Iterable[Run], name: Callable[[Run], str] = typed_head) -> l
     Parameters
     ----------
     runs
-        No more than one of a name in each draw of a split. Those of different splits, or scored on other volumes, are
+        No more than one of a name, number of draw and split. Those of different splits, or scored on other volumes, are
         never compared, nor heads that are prompted from the reference with those that are not.
     name
         What a run's head is told by.
     """
-    groups: dict[tuple[_Asked, bool], dict[str, dict[_Drawn, Run]]] = defaultdict(lambda: defaultdict(dict))
+    groups: dict[tuple[_Asked, bool], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         # Whoever is told where things are by the reference is compared with others who are.
         prompted = asks_reference(run.settings.head, run.settings.head_config)
-        groups[_Asked.of(run.settings), prompted][name(run)][_drawn(run.settings)] = run
+        groups[_Asked.of(run.settings), prompted][name(run)].append(run)
     return [one for key in sorted(groups) for one in _standings(key[0], groups[key], prompted=key[1])]
 
 
-def _standings(asked: _Asked, heads: Mapping[str, Mapping[_Drawn, Run]], *, prompted: bool) -> list[Standing]:
-    scored = {head: _Scored.of(by_draw) for head, by_draw in heads.items()}
+def _standings(asked: _Asked, heads: Mapping[str, Sequence[Run]], *, prompted: bool) -> list[Standing]:
+    scored = {head: _Scored.of(runs) for head, runs in heads.items()}
     dice = {head: interval for head, of_head in scored.items() if (interval := of_head.dice()) is not None}
     if not dice:
         return []
@@ -183,16 +182,18 @@ def compare(one: Iterable[Run], other: Iterable[Run]) -> list[Comparison]:
     one, other
         No more than one run of a draw, number of subjects and split in each.
     """
-    sides: list[dict[_Asked, dict[_Drawn, Run]]] = []
+    sides: list[dict[_Asked, list[Run]]] = []
     for runs in (one, other):
-        groups: dict[_Asked, dict[_Drawn, Run]] = defaultdict(dict)
+        groups: dict[_Asked, list[Run]] = defaultdict(list)
         for run in runs:
-            groups[_Asked.of(run.settings)][_drawn(run.settings)] = run
+            groups[_Asked.of(run.settings)].append(run)
         sides.append(groups)
     found = []
     for asked in sorted(sides[0].keys() & sides[1].keys()):
-        draws = sides[0][asked].keys() & sides[1][asked].keys()
-        mine, theirs = (_Scored.of({draw: side[asked][draw] for draw in draws}) for side in sides)
+        of_one, of_other = ({drawn_by(run) for run in side[asked]} for side in sides)
+        mine, theirs = (
+            _Scored.of([run for run in side[asked] if drawn_by(run) in of_one & of_other]) for side in sides
+        )
         difference, shared, subjects = mine.less(theirs)
         dice = mine.dice(), theirs.dice()
         if difference is not None and dice[0] is not None and dice[1] is not None:
@@ -210,20 +211,16 @@ def compare(one: Iterable[Run], other: Iterable[Run]) -> list[Comparison]:
     return found
 
 
-def _drawn(settings: RunSettings) -> _Drawn:
-    return tuple(sorted(settings.drawn_volumes.items()))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Scored:
-    """What an experiment scored, by draw."""
+    """What an experiment scored, by draw, of unlike ones."""
 
-    volumes: Mapping[_Drawn, Sequence[ScoredVolume]]
+    volumes: Mapping[Drawn, Sequence[ScoredVolume]]
     subjects: tuple[str, ...]
 
     @classmethod
-    def of(cls, runs: Mapping[_Drawn, Run]) -> _Scored:
-        volumes = {draw: [ScoredVolume.from_json(one) for one in run.scores] for draw, run in runs.items()}
+    def of(cls, runs: Iterable[Run]) -> _Scored:
+        volumes = {drawn_by(run): [ScoredVolume.from_json(one) for one in run.scores] for run in unlike_draws(runs)}
         subjects = {volume.subject for scored in volumes.values() for volume in scored}
         return cls(volumes=volumes, subjects=tuple(sorted(subjects)))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from ..heads.averages import unlike_draws
 from ..heads.conventions import Convention, LabelledCase, mean_by
 from ..store.errors import DamagedStore
 from ..store.runs import Run
@@ -22,6 +23,7 @@ class ConventionRow:
     head: str
     #: How many subjects were drawn; of frames with that word.
     amount: str
+    #: Unlike ones.
     draws: int
     class_name: str
     dice: float
@@ -60,14 +62,15 @@ def tabulate_by(
 
 
 def _rows(convention: Convention, group: Sequence[Run], workspace: Workspace, name: str) -> Iterator[ConventionRow]:
-    by_draw = [mean_by(convention, _cases(run, workspace), dict(run.settings.label_names)) for run in group]
+    unlike = unlike_draws(group)
+    by_draw = [mean_by(convention, _cases(run, workspace), dict(run.settings.label_names)) for run in unlike]
     for means in zip(*by_draw, strict=True):
         dice = [one.dice for one in means]
         yield ConventionRow(
             encoder=group[0].settings.encoder,
             head=name,
             amount=group[0].settings.amount,
-            draws=len(group),
+            draws=len(unlike),
             class_name=means[0].class_name,
             dice=fmean(dice),
             dice_standard_deviation=stdev(dice) if len(dice) > 1 else None,

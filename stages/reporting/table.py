@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean_over_classes, over_draws
+from ...heads.averages import Measure, Spread, mean_accuracy, mean_by_class, mean_over_classes, over_draws, unlike_draws
 from ...heads.base import head_words
 from ...heads.metrics import ScoredVolume
 from ...heads.views import words_for
@@ -46,7 +46,8 @@ class Row:
     #: Labelled volumes drawn, in the first draw.
     volumes: int
     draws: int
-    #: Draws that drew other volumes than those before them: in a small pool two draws may be the same.
+    #: Draws that drew other volumes than those before them: in a small pool two draws may be the same. Every number of
+    #: the row is of these.
     unlike_draws: int
     class_name: str
     dice: Spread
@@ -57,16 +58,19 @@ class Row:
     distance_unit: str
     #: By voxel, background included; only in the row of the mean.
     accuracy: Spread | None
-    #: Volumes over all draws in which the head found nothing of a class that is there.
+    #: Volumes over these draws in which the head found nothing of a class that is there.
     prediction_empty: int
-    #: Volumes over all draws in which the head found a class that is not there.
+    #: Volumes over these draws in which the head found a class that is not there.
     false_positives: int
     #: Mean seconds to fit the head.
     fitting_seconds: float
     #: Of the process, the largest of the draws: what the machine needs for one run.
     peak_memory_bytes: int
     trainable_parameters: int
+    #: One a draw, of unlike ones.
     run_ids: tuple[str, ...]
+    #: Of draws that drew the same as one of those: they enter no number.
+    alike_run_ids: tuple[str, ...]
 
     @property
     def amount(self) -> str:
@@ -148,11 +152,7 @@ def tabulate(runs: Iterable[Run]) -> list[Row]:
         raise MissingRun(message)
     ordered = sorted(groups.values(), key=lambda group: _place_of(group[0].settings))
     told = _differences([group[0].settings for group in ordered])
-    return [
-        row
-        for group, settings in zip(ordered, told, strict=True)
-        for row in _rows(sorted(group, key=lambda run: run.settings.draw), settings)
-    ]
+    return [row for group, settings in zip(ordered, told, strict=True) for row in _rows(group, settings)]
 
 
 def told_heads(rows: Sequence[Row]) -> dict[str, str]:
@@ -161,7 +161,7 @@ def told_heads(rows: Sequence[Row]) -> dict[str, str]:
     return {
         run_id: row.told_head + (f" on {row.encoder} {row.recipe_id}" if several and row.on_recipe else "")
         for row in rows
-        for run_id in row.run_ids
+        for run_id in (*row.run_ids, *row.alike_run_ids)
     }
 
 
@@ -237,8 +237,10 @@ def _short(value: object) -> str:
 
 def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
     """Return the rows of one head at one number of subjects: each class, then the mean."""
-    first = group[0]
-    scored = [[ScoredVolume.from_json(volume) for volume in run.scores] for run in group]
+    unlike = unlike_draws(group)
+    first = unlike[0]
+    entered = tuple(run.id for run in unlike)
+    scored = [[ScoredVolume.from_json(volume) for volume in run.scores] for run in unlike]
     by_draw = [{**mean_by_class(volumes), ALL_CLASSES: mean_over_classes(volumes)} for volumes in scored]
     rows = []
     # By number, as labels are: runs from before scored their classes in the order of the numbers' text.
@@ -259,7 +261,7 @@ def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
                 counted=first.settings.counted,
                 volumes=len(first.settings.drawn_volumes),
                 draws=len(group),
-                unlike_draws=len({tuple(sorted(run.settings.drawn_volumes.items())) for run in group}),
+                unlike_draws=len(unlike),
                 class_name=name,
                 dice=spreads["dice"],
                 iou=spreads["iou"],
@@ -271,10 +273,11 @@ def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
                 else None,
                 prediction_empty=sum(mean.prediction_empty for mean in means),
                 false_positives=sum(mean.reference_empty for mean in means),
-                fitting_seconds=float(np.mean([run.record["seconds"]["fitting"] for run in group])),
-                peak_memory_bytes=max(run.record["peak_memory_bytes"] for run in group),
+                fitting_seconds=float(np.mean([run.record["seconds"]["fitting"] for run in unlike])),
+                peak_memory_bytes=max(run.record["peak_memory_bytes"] for run in unlike),
                 trainable_parameters=first.record["trainable_parameters"],
-                run_ids=tuple(run.id for run in group),
+                run_ids=entered,
+                alike_run_ids=tuple(run.id for run in group if run.id not in entered),
             )
         )
     return rows
@@ -286,7 +289,7 @@ def _flat(row: Row) -> dict[str, Any]:
         if name in (*_MEASURES, "accuracy"):
             for part in ("mean", "standard_deviation", "worst", "draws"):
                 flat[f"{name}_{part}"] = None if value is None else value[part]
-        elif name == "run_ids":
+        elif name in ("run_ids", "alike_run_ids"):
             flat[name] = " ".join(value)
         else:
             flat[name] = value

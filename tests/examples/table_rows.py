@@ -37,6 +37,7 @@ def row_of(head: str, encoder: str, recipe_id: str) -> Row:
         peak_memory_bytes=1,
         trainable_parameters=1,
         run_ids=(f"{head}-{recipe_id}",),
+        alike_run_ids=(),
     )
 
 

@@ -1,8 +1,10 @@
 """Means keep the order that is fair, and what is undefined is counted instead of averaged."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from samkit.heads.averages import mean_accuracy, mean_by_class, mean_over_classes, over_draws
+from samkit.heads.averages import mean_accuracy, mean_by_class, mean_over_classes, over_draws, unlike_draws
 from samkit.heads.metrics import ClassScore, ScoredVolume
 
 # Means -----------------------------------------------------------------------------------------------------------
@@ -97,6 +99,22 @@ def test_accuracy_is_averaged_in_subjects_first_and_skips_volumes_without_one():
 
 
 # Draws -----------------------------------------------------------------------------------------------------------
+
+
+def run_of(draw: int, drawn: str) -> SimpleNamespace:
+    """What tells one draw from another in a run."""
+    return SimpleNamespace(settings=SimpleNamespace(draw=draw, drawn_volumes={drawn: "content"}))
+
+
+def test_of_draws_that_drew_the_same_the_lowest_number_counts():
+    runs = [run_of(3, "a"), run_of(2, "b"), run_of(0, "a"), run_of(1, "c")]
+    assert [run.settings.draw for run in unlike_draws(runs)] == [0, 1, 2]
+
+
+def test_a_volume_with_another_content_is_another_draw():
+    first, second = run_of(0, "a"), run_of(1, "a")
+    second.settings.drawn_volumes["a"] = "other content"
+    assert unlike_draws([first, second]) == [first, second]
 
 
 def test_the_standard_deviation_over_draws_is_that_of_a_sample():

@@ -88,7 +88,7 @@ def test_a_difference_on_the_same_draws_is_seen_where_the_spread_hides_it():
     assert bootstrap(better).low < bootstrap(worse).high
 
 
-def run(head, dice, *, drawn="p1", subjects=1, split="default", **config):
+def run(head, dice, *, draw=0, drawn="p1", subjects=1, split="default", **config):
     """What a comparison looks at in a run."""
     settings = SimpleNamespace(
         head=head,
@@ -97,6 +97,7 @@ def run(head, dice, *, drawn="p1", subjects=1, split="default", **config):
         amount=f"{subjects}",
         split=split,
         split_digest=split,
+        draw=draw,
         drawn_volumes={drawn: "content"},
         scored_volumes=dict.fromkeys(dice, "content"),
     )
@@ -128,8 +129,15 @@ def test_a_head_is_compared_on_the_draws_that_it_shares_with_the_best_and_keeps_
 
 
 def test_draws_that_drew_the_same_count_once():
-    (found,) = standings([run("ridge", {"a": 0.2}), run("ridge", {"a": 0.2})])
+    (found,) = standings([run("ridge", {"a": 0.2}), run("ridge", {"a": 0.2}, draw=1)])
     assert found.draws == 1
+
+
+def test_of_draws_that_drew_the_same_the_first_counts_whichever_was_trained_first():
+    first, second = run("linear", {"a": 0.2}), run("linear", {"a": 0.6}, draw=1)
+    other = run("linear", {"a": 0.4}, draw=2, drawn="p2")
+    (found,) = standings([second, other, first])
+    assert found.dice.mean == pytest.approx(0.3)
 
 
 def test_draws_of_one_number_that_drew_others_are_not_paired():

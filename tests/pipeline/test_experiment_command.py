@@ -70,6 +70,16 @@ def test_draws_of_the_same_subjects_are_told(samkit, job):
     assert re.search(r"draws 0 and 1 and 2 and 3 \(3 subjects each\) drew the same: \w+, \w+, \w+", ended.said)
 
 
+def test_draws_of_the_same_subjects_count_once_in_the_table_as_in_the_comparison(samkit, job):
+    grid = ("--heads", "ridge,prototype", "--volumes", "1", "--draws", "5")  # of a pool of three
+    said = samkit("experiment", *grid, *job.flag).said
+    assert "unlike" in said
+    table, comparison = said.split("behind the best head, on the same draws")
+    for head in ("ridge", "prototype"):
+        (mean,) = re.findall(rf"{head} +all classes +1 +1 +5 \(\d unlike\) +([\d.]+)", table)
+        assert re.findall(rf"{head} +1 +\d +\d +([\d.]+)", comparison) == [mean]
+
+
 def test_heads_are_compared_with_the_best(samkit, whole):
     said = samkit(*GRID, "--workspace", str(whole)).said
     assert "behind the best head, on the same draws and test subjects" in said
