@@ -187,6 +187,7 @@ def table(
 
 def results_table(rows: Sequence[Row]) -> None:
     """Print the tables of results, one an encoder's recipe: class by class, then the mean."""
+    from ..stages.reporting.table import told_test_sets
     from ..store.runs import NO_ENCODER
 
     def percent(value: float | None) -> str:
@@ -231,6 +232,8 @@ def results_table(rows: Sequence[Row]) -> None:
             numbers_from=2,
             whole=("head", "class"),
         )
+    if told := told_test_sets(rows):
+        warn(told)
 
 
 def _fitting_columns(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[int]:

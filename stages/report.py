@@ -23,7 +23,7 @@ from .reporting.cases import Case, PicturedVolume, cases_of
 from .reporting.costs import encoding_cost
 from .reporting.figures import distributions, gates, label_efficiency, training_curves
 from .reporting.spectra import spectrum
-from .reporting.table import LeftOut, Row, reportable, table_csv, tabulate, told_heads
+from .reporting.table import LeftOut, Row, reportable, table_csv, tabulate, told_heads, told_test_sets
 
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its black.
 _CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
@@ -68,6 +68,7 @@ def _page(workspace: Workspace, runs: Sequence[Run], left_out: Sequence[LeftOut]
         recipes=[embeddings.recipe for embeddings in recipes],
         runs=runs,
         left_out=left_out,
+        told_test_sets=told_test_sets(rows),
         seeded=any(not row.encoder_trained for row in rows),
         scored=_scored(runs),
         prompted=sorted({names[run.id] for run in runs if asks_reference(run.settings.head, run.settings.head_config)}),
@@ -100,8 +101,9 @@ def _standings(runs: Sequence[Run], rows: Sequence[Row]) -> list[Standing]:
     """Compare what the table tells apart, where there is more than one of it at a number of subjects."""
     names = told_heads(rows)
     found = standings(runs, lambda run: names[run.id])
-    beside = Counter((one.amount, one.split, one.prompted) for one in found)
-    return [one for one in found if beside[one.amount, one.split, one.prompted] > 1]
+    # Those that are compared have one best, whose name tells its test set where there are several.
+    beside = Counter((one.amount, one.prompted, one.best) for one in found)
+    return [one for one in found if beside[one.amount, one.prompted, one.best] > 1]
 
 
 def _pictured(rows: Sequence[Row], workspace: Workspace) -> list[Run]:

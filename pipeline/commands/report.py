@@ -11,7 +11,7 @@ from ...heads.conventions import Convention
 from ...stages.conventions import ConventionRow, tabulate_by
 from ...stages.report import write_report
 from ...stages.reporting.formats import PAPER_FORMATS, paper_table
-from ...stages.reporting.table import Row, reportable, table_csv, tabulate, told_heads
+from ...stages.reporting.table import Row, reportable, table_csv, tabulate, told_heads, told_test_sets
 from ...store.errors import UsageError
 from ...store.places import place_of
 from ...store.runs import Run
@@ -43,6 +43,8 @@ def run_report(
             _say_by(Convention(convention), by_convention)
         console.say(f"report: {page}")
         return DONE
+    if (unlike := told_test_sets(rows)) is not None:
+        console.warn(unlike)
     if table_format == JSON:
         told: Sequence[Row | ConventionRow] = rows if convention is None else by_convention
         text = json.dumps([asdict(row) for row in told], indent=1) + "\n"

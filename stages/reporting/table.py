@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,8 +37,13 @@ class Row:
     encoder_trained: bool
     #: As it is typed, with those of its own options that differ from their defaults: ``ladder:gate=fixed``.
     head: str
-    #: What tells this experiment from others of one head and number of subjects ("steps 45"), else empty.
+    #: What tells this experiment from others of its head, and its test set from others of the table ("split two, steps
+    #: 45"), else empty.
     head_settings: str
+    split: str
+    split_digest: str
+    #: A hash of the volumes scored, with their references: rows of different ones cannot be compared.
+    test_set: str
     #: How many were drawn.
     subjects: int
     #: Of what: ``subjects``, or ``frames``, which are labelled volumes one by one.
@@ -170,6 +175,17 @@ def several_recipes(rows: Iterable[Row]) -> bool:
     return len({row.recipe_id for row in rows if row.on_recipe}) > 1
 
 
+def told_test_sets(rows: Iterable[Row]) -> str | None:
+    """Say that rows of different test sets cannot be compared, where there are such."""
+    count = len({row.test_set for row in rows})
+    if count < 2:
+        return None
+    return (
+        f"{count} different test sets were scored, as the names of the rows say: rows of one can be compared, rows of "
+        f"different ones cannot."
+    )
+
+
 def table_csv(rows: Sequence[Row]) -> str:
     """Return the table as CSV, one line a row, the spread of each measure in columns of its own."""
     text = io.StringIO()
@@ -196,36 +212,49 @@ def _typed(settings: RunSettings) -> str:
 
 
 def _differences(experiments: Sequence[RunSettings]) -> list[str]:
-    """Say of each experiment how it differs from others of its head and recipe, or nothing.
+    """Say of each experiment how it differs from others of its head and recipe, and on whom it was scored, or nothing.
 
-    Of other numbers of subjects too: 30 steps on one and 3000 on five are no curve of what labels bring.
+    Of other numbers of subjects too: 30 steps on one and 3000 on five are no curve of what labels bring. Who was scored
+    is told where it differs between any two: by the name of the split, and where one has changed by what it was.
     """
-    alike: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    parts = [_flat_parts(settings) for settings in experiments]
     flat = [_flat_settings(settings) for settings in experiments]
-    for settings, values in zip(experiments, flat, strict=True):
-        alike[_typed(settings), settings.recipe_id].append(values)
+    of_split: dict[str, list[dict[str, str]]] = defaultdict(list)
+    of_head: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    for settings, its_parts, values in zip(experiments, parts, flat, strict=True):
+        of_split[settings.split].append(its_parts)
+        of_head[_typed(settings), settings.recipe_id].append(values)
     told = []
-    for settings, values in zip(experiments, flat, strict=True):
-        others = alike[_typed(settings), settings.recipe_id]
-        told.append(
-            ", ".join(
-                f"{name} {value}" for name, value in values.items() if {other.get(name) for other in others} != {value}
-            )
-        )
+    for settings, its_parts, values in zip(experiments, parts, flat, strict=True):
+        differences = {"split": settings.split} if len(of_split) > 1 else {}
+        differences |= _not_shared(its_parts, of_split[settings.split])
+        differences |= _not_shared(values, of_head[_typed(settings), settings.recipe_id])
+        told.append(", ".join(f"{name} {value}" for name, value in differences.items()))
     return told
 
 
+def _not_shared(values: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return those of some values that not all of the others have."""
+    return {name: value for name, value in values.items() if {other.get(name) for other in others} != {value}}
+
+
+def _flat_parts(settings: RunSettings) -> dict[str, str]:
+    """Return who was drawn from and who was scored: of what is too long to print, enough of its digest."""
+    return {"split digest": settings.split_digest[:_DIGITS], "test set": _test_set(settings)[:_DIGITS]}
+
+
+def _test_set(settings: RunSettings) -> str:
+    return content_id(dict(settings.scored_volumes))
+
+
 def _flat_settings(settings: RunSettings) -> dict[str, str]:
-    """Return what can differ between experiments as short texts, by a name that a reader knows."""
-    flat = {"seed": f"{settings.seed}", "split": settings.split, "revision": f"{settings.revision}"}
+    """Return how experiments can differ, but for their subjects, as short texts, by a name that a reader knows."""
+    flat = {"seed": f"{settings.seed}", "revision": f"{settings.revision}"}
     flat["tiles"] = "none" if settings.tiles is None else f"{settings.tiles:g}"
     flat["views"] = words_for(settings.views)
     flat |= {name.replace("_", " "): _short(value) for name, value in settings.training.items()}
     flat |= {name.replace("_", " "): _short(value) for name, value in settings.head_config.items()}
     flat["labels"] = "/".join(f"{value}={name}" for value, name in settings.label_names.items())
-    # Of what is too long to print, enough of its digest to tell one from another.
-    flat["split digest"] = settings.split_digest[:_DIGITS]
-    flat["test set"] = content_id(dict(settings.scored_volumes), digits=_DIGITS)
     return flat
 
 
@@ -257,6 +286,9 @@ def _rows(group: Sequence[Run], head_settings: str) -> list[Row]:
                 encoder_trained=first.record["encoder_trained"],
                 head=_typed(first.settings),
                 head_settings=head_settings,
+                split=first.settings.split,
+                split_digest=first.settings.split_digest,
+                test_set=_test_set(first.settings),
                 subjects=first.settings.subjects,
                 counted=first.settings.counted,
                 volumes=len(first.settings.drawn_volumes),

@@ -408,7 +408,7 @@ def test_the_page_says_who_was_scored_and_who_was_told_by_the_reference(samkit, 
     assert samkit("report", "--workspace", copied).code == 0
     page = (copied / "report/index.html").read_text()
     assert "Scored on 2 test subjects of the split default, 3 test subjects of the split other, from" in page
-    assert "Told by the reference where things are: sam-box." in page
+    assert "Told by the reference where things are: sam-box (split default)." in page
 
 
 def test_where_nothing_can_be_compared_nothing_is(page):
@@ -424,6 +424,37 @@ def test_runs_scored_on_other_volumes_never_mix(samkit, copied):
     rows = [row for row in table_rows(copied) if row["head"] == "linear"]
     assert {tuple(row["run_ids"]) for row in rows} == {(first.id,), (second.id,)}
     assert all(row["head_settings"].startswith("test set ") for row in rows)
+
+
+@pytest.fixture
+def of_two_test_sets(copied) -> Path:
+    """The workspace, as if autosam had been scored before another test subject came."""
+    (run,) = (run for run in package.open_workspace(copied).runs.values() if run.settings.head == "autosam")
+    rewrite(run.folder / "run.json", lambda manifest: manifest["settings"]["scored_volumes"].popitem())
+    return copied
+
+
+def test_heads_scored_on_different_volumes_are_told_apart_on_the_terminal(samkit, of_two_test_sets):
+    ended = samkit("report", "--workspace", of_two_test_sets)
+    assert ended.said.count("2 different test sets were scored") == 1
+    assert all(f"{head} (test set " in ended.out for head in ("linear", "autosam"))
+
+
+def test_heads_scored_on_different_volumes_are_told_apart_on_the_page(samkit, of_two_test_sets):
+    samkit("report", "--workspace", of_two_test_sets)
+    page = (of_two_test_sets / "report/index.html").read_text()
+    assert page.count("2 different test sets were scored") == 1
+    assert {row["head_settings"][:8] for row in table_rows(of_two_test_sets)} == {"test set"}
+
+
+def test_a_table_for_a_paper_warns_of_different_test_sets_beside_itself(samkit, of_two_test_sets):
+    ended = samkit("report", "--format", "latex", "--workspace", of_two_test_sets)
+    assert ended.out.startswith("\\begin{tabular}")
+    assert "2 different test sets were scored" in ended.err
+
+
+def test_heads_scored_on_the_same_volumes_need_no_warning(samkit, made):
+    assert "test sets" not in samkit("report", "--format", "markdown", "--workspace", made).said
 
 
 def test_a_draw_counts_once(samkit, copied, tmp_path):

@@ -11,7 +11,7 @@ from examples.runs import SETTINGS
 from examples.table_rows import LINEAR, LINEAR_ON_ANOTHER, UNET
 
 from samkit.heads.metrics import ScoredVolume, score_volume
-from samkit.stages.reporting.table import ALL_CLASSES, Row, tabulate, told_heads
+from samkit.stages.reporting.table import ALL_CLASSES, Row, tabulate, told_heads, told_test_sets
 
 
 def run_of(run_id: str, *, found: int = 4, **settings: Any) -> SimpleNamespace:
@@ -88,3 +88,53 @@ def test_the_worst_draw_is_a_place_among_the_runs_of_the_row():
 
 def test_a_run_that_drew_the_same_as_another_has_its_name_too():
     assert set(told_heads(tabulate(DRAWN_TWICE))) == {run.id for run in DRAWN_TWICE}
+
+
+def told_by(*runs: SimpleNamespace) -> list[str]:
+    return [row.told_head for row in tabulate(runs) if row.class_name == ALL_CLASSES]
+
+
+def of_split(head: str, split: str, digest: str, *scored: str) -> SimpleNamespace:
+    volumes = dict.fromkeys(scored, "content")
+    return run_of(f"{head}-{digest}", head=head, split=split, split_digest=digest, scored_volumes=volumes)
+
+
+LINEAR_OF_ONE = of_split("linear", "one", "a" * 12, "x")
+RIDGE_OF_ONE = of_split("ridge", "one", "a" * 12, "x")
+RIDGE_OF_TWO = of_split("ridge", "two", "b" * 12, "y")
+RIDGE_OF_A_LARGER_POOL = of_split("ridge", "one", "c" * 12, "x")
+RIDGE_OF_A_MENDED_LABEL = of_split("ridge", "one", "a" * 12, "z")
+
+
+def test_heads_of_one_split_do_not_name_it():
+    assert told_by(LINEAR_OF_ONE, RIDGE_OF_ONE) == ["linear", "ridge"]
+
+
+def test_heads_of_different_splits_name_theirs_though_none_has_runs_of_several():
+    assert told_by(LINEAR_OF_ONE, RIDGE_OF_TWO) == ["linear (split one)", "ridge (split two)"]
+
+
+def test_a_pool_that_grew_is_told_of_every_head_of_its_split():
+    told = told_by(LINEAR_OF_ONE, RIDGE_OF_A_LARGER_POOL)
+    assert told == ["linear (split digest aaaaaa)", "ridge (split digest cccccc)"]
+
+
+def test_a_split_that_did_not_change_needs_no_digest_beside_one_that_did():
+    told = told_by(LINEAR_OF_ONE, RIDGE_OF_A_LARGER_POOL, RIDGE_OF_TWO)
+    assert told[-1] == "ridge (split two)"
+
+
+def test_another_test_set_of_the_same_split_is_told_of_every_head_of_it():
+    linear, ridge = told_by(LINEAR_OF_ONE, RIDGE_OF_A_MENDED_LABEL)
+    assert linear.startswith("linear (test set ")
+    assert ridge.startswith("ridge (test set ")
+
+
+def test_rows_of_different_test_sets_are_said_not_to_compare():
+    told = told_test_sets(tabulate([LINEAR_OF_ONE, RIDGE_OF_TWO, RIDGE_OF_ONE]))
+    assert told.startswith("2 different test sets were scored")
+    assert "rows of different ones cannot" in told
+
+
+def test_rows_of_one_test_set_need_no_such_words():
+    assert told_test_sets(tabulate([LINEAR_OF_ONE, RIDGE_OF_A_LARGER_POOL])) is None
