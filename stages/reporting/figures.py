@@ -1,12 +1,19 @@
-"""Plots of the runs' numbers, as SVG that takes its ink from the page: legible in light and dark, and in print."""
+"""Plots of the runs' numbers, as SVG that takes its ink from the page: legible in light and dark, and in print.
+
+A plot's own area has one size, however many experiments there are and however long their names: the figure grows by
+what is written beside it. Names are whole, on several lines where they are long.
+"""
 
 from __future__ import annotations
 
 import io
+import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from textwrap import wrap
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
@@ -16,21 +23,42 @@ from ...store.runs import Run
 from .table import ALL_CLASSES, Row, several_recipes, told_heads
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its black and its yellow.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+# As many experiments as there are pairs of both have each their own.
+_MARKERS = ("o", "s", "^", "D", "v", "*", "<", "P", ">", "X")
+_LINES = ("-", "--", "-.", ":")
 # On a narrow screen it is shown at three quarters of this, and its words can still be read.
-_WIDTH_INCHES, _HEIGHT_INCHES = 4.8, 3.4
+_WIDTH_INCHES = 4.8
+# Of a plot with the words of its axes, without its legend.
+_HEIGHT_INCHES = 2.9
 # Of an axis of Dice at least, so that a difference that is nothing does not look like one.
 _LEAST_SPAN_PERCENT = 20
-_LEGEND_COLUMNS = 3
-_LONG_NAME = 24  # letters, with which names do not stand side by side
+_MOST_LEGEND_COLUMNS = 3
+# Letters of a line of a name: in a legend, above a plot, beside rows.
+_LEGEND_LETTERS, _TITLE_LETTERS, _ROW_LETTERS = 68, 52, 28
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_POINTS = 8
+_LINE_INCHES = 0.14  # of text of that size
+_POINTS_AN_INCH = 72
+# Of one number of subjects of a head, and between heads.
+_ROW_INCHES, _BETWEEN_NAMES_INCHES = 0.18, 0.12
+# Of points and the bar of their median, up and down from the middle of their row.
+_SPREAD_INCHES, _BAR_INCHES = 0.05, 0.08
+# Of an axis of numbers, with its title, below rows; and of what is drawn beside their names, at least.
+_AXIS_INCHES, _LEAST_DRAWN_INCHES = 0.6, 2.4
+# Of the room of one number of subjects, how much its lines take side by side.
+_TAKEN = 0.6
+# Of numbers of subjects side by side: more of them are written upwards.
+_MOST_AMOUNTS_INCHES = 3.6
+_MARKS_A_CURVE = 5
 # A colour that nothing else has: the page's own ink takes its place.
 _INK = "#010203"
-_SMALLEST_INCHES_A_GROUP = 0.5
 # Points of a training curve: each the mean of as many steps.
 _CURVE_POINTS = 60
 
@@ -43,6 +71,14 @@ class Plot:
     #: What is drawn, for the legend below it and for who does not see it.
     caption: str
     svg: str
+
+
+class _Ink(TypedDict):
+    """The look of an experiment, by the names that matplotlib has for it."""
+
+    color: str
+    marker: str
+    linestyle: str
 
 
 def label_efficiency(rows: Sequence[Row]) -> Plot | None:
@@ -58,24 +94,37 @@ def label_efficiency(rows: Sequence[Row]) -> Plot | None:
     figure, axes = _drawn()
     amounts = sorted(order, key=lambda amount: order[amount])
     places = {amount: place for place, amount in enumerate(amounts)}
+    beside = {amount: [name for name, line in lines.items() if amount in line] for amount in amounts}
+
+    def place(name: str, amount: str) -> float:
+        """Return where a line is at a number of subjects: beside the others there, so that no spread covers another."""
+        names = beside[amount]
+        return places[amount] + (names.index(name) - (len(names) - 1) / 2) * _TAKEN / len(names)
+
     inks, reached = _inks(rows), []
-    for number, (name, line) in enumerate(lines.items()):
-        shift = (number - (len(lines) - 1) / 2) * 0.5 / max(1, len(lines))  # so that spreads do not cover each other
+    for name, line in lines.items():
         there = [amount for amount in amounts if amount in line]
         means = [100 * (line[amount].dice.mean or 0) for amount in there]
-        spreads = [100 * (line[amount].dice.standard_deviation or 0) for amount in there]
+        deviations = [line[amount].dice.standard_deviation for amount in there]
+        spreads = [math.nan if one is None else 100 * one for one in deviations]  # of a single draw there is no bar
         axes.errorbar(
-            [places[amount] + shift for amount in there],
+            [place(name, amount) for amount in there],
             means,
             yerr=spreads,
             label=name,
-            capsize=3,
-            linewidth=1.4,
-            marker=_MARKERS[number % len(_MARKERS)],
+            capsize=2.5,
+            linewidth=1.2,
+            elinewidth=0.9,
+            markersize=6.5,
+            markeredgewidth=0.6,
+            clip_on=False,  # a Dice of 0 is seen whole
             **inks[name],
         )
         reached += [mean + sign * spread for mean, spread in zip(means, spreads, strict=True) for sign in (-1, 1)]
+        reached += means
     axes.set_xticks(range(len(amounts)), amounts)
+    if sum(_size(figure, label)[0] for label in axes.get_xticklabels()) > _MOST_AMOUNTS_INCHES:
+        axes.tick_params(axis="x", labelrotation=90)
     counted = {row.counted for row in rows}
     axes.set_xlabel("labelled " + (counted.pop() if len(counted) == 1 else "subjects or frames"))
     axes.set_ylabel("mean Dice %")
@@ -87,32 +136,43 @@ def label_efficiency(rows: Sequence[Row]) -> Plot | None:
 
 
 def distributions(runs: Sequence[Run], rows: Sequence[Row]) -> Plot | None:
-    """Draw the Dice of every test volume in every draw, a column a head and number of subjects."""
+    """Draw the Dice of every test volume in every draw, a line a head and number of subjects."""
     by_id = {run.id: run for run in runs}
-    columns: dict[str, list[float]] = {}
-    heads: dict[str, str] = {}
+    heads: dict[str, dict[str, list[float]]] = defaultdict(dict)
     for row in rows:
         if row.class_name != ALL_CLASSES:
             continue
         scored = [ScoredVolume.from_json(one) for run_id in row.run_ids for one in by_id[run_id].scores]
         found = [mean_over_classes([volume]).dice for volume in scored]
-        name = f"{_line_of(row, rows)}\n{row.amount}"
-        columns[name], heads[name] = [100 * dice for dice in found if dice is not None], _line_of(row, rows)
-    columns = {name: values for name, values in columns.items() if values}
-    if not columns:
+        if percents := [100 * dice for dice in found if dice is not None]:
+            heads[_line_of(row, rows)][row.amount] = percents
+    if not heads:
         return None
-    figure, axes = _drawn(groups=len(columns))
+    figure, axes = _drawn(numbers="x")
+    middles = _named_rows(figure, axes, {name: list(of_head) for name, of_head in heads.items()})
     random = np.random.default_rng(0)
     inks = _inks(rows)
-    for number, (name, values) in enumerate(columns.items()):
-        colour = inks[heads[name]]["color"]
-        beside = number + random.uniform(-0.18, 0.18, len(values))
-        axes.scatter(beside, values, s=12, alpha=0.55, color=colour, linewidths=0)
-        axes.hlines(np.median(values), number - 0.3, number + 0.3, colors=_INK, linewidth=1.6)
-    axes.set_xticks(range(len(columns)), list(columns), fontsize=8, rotation=0 if len(columns) < 8 else 90)
-    axes.set_ylabel("Dice % of a volume")
-    axes.set_ylim(*_dice_axis([value for values in columns.values() for value in values]))
-    caption = "Each point is a test volume in a draw, the mean of its classes; the bar is the median."
+    for name, of_head in heads.items():
+        for amount, percents in of_head.items():
+            middle = middles[name, amount]
+            axes.plot(
+                percents,
+                middle + random.uniform(-_SPREAD_INCHES, _SPREAD_INCHES, len(percents)),
+                linestyle="",
+                color=inks[name]["color"],
+                marker=inks[name]["marker"],
+                markersize=4,
+                markeredgewidth=0,
+                alpha=0.55,
+                clip_on=False,  # a Dice of 0 is seen whole
+            )
+            axes.vlines(np.median(percents), middle - _BAR_INCHES, middle + _BAR_INCHES, colors=_INK, linewidth=1.6)
+    axes.set_xlabel("Dice % of a volume")
+    axes.set_xlim(*_dice_axis([one for of_head in heads.values() for percents in of_head.values() for one in percents]))
+    caption = (
+        "Each point is a test volume in a draw, the mean of its classes; the bar is the median. "
+        "Behind a name: how many subjects, or frames, were labelled."
+    )
     return Plot(title="Volume by volume", caption=caption, svg=_svg(figure))
 
 
@@ -127,9 +187,9 @@ def training_curves(runs: Sequence[Run], rows: Sequence[Row]) -> Plot | None:
         return None
     figure, axes = _drawn()
     inks = _inks(rows)
-    for name, curve in curves.items():
+    for number, (name, curve) in enumerate(curves.items()):
         at, losses = _smoothed([step["number"] + 1 for step in curve], [step["loss"] for step in curve])
-        axes.plot(at, losses, label=name, linewidth=1.4, **inks[name])
+        _curve(axes, name, (at, losses), number, inks[name])
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_yscale("log")
@@ -152,7 +212,7 @@ def gates(runs: Sequence[Run], rows: Sequence[Row]) -> Plot | None:
     figure, axes = _drawn()
     for number, (name, told_steps) in enumerate(lines.items()):
         at, values = [step["number"] + 1 for step in told_steps], [step["told"]["gate"] for step in told_steps]
-        axes.plot(at, values, label=name, linewidth=1.4, color=_COLOURS[number % len(_COLOURS)])
+        _curve(axes, name, (at, values), number, _ink(number))
     axes.set_xlabel("step")
     axes.set_ylabel("share of SAM's embedding")
     axes.set_ylim(0, 1)
@@ -170,18 +230,32 @@ def _line_of(row: Row, rows: Sequence[Row]) -> str:
     return f"{row.told_head}, {row.encoder} {row.recipe_id[:4]}" if told else row.told_head
 
 
-def _inks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Return the colour and the stroke of each head, by its name in a legend: the same in every plot."""
+def _inks(rows: Sequence[Row]) -> dict[str, _Ink]:
+    """Return the colour, the marker and the stroke of each head, by its name in a legend: the same in every plot."""
     names = dict.fromkeys(_line_of(row, rows) for row in rows)
-    return {
-        name: {"color": _COLOURS[number % len(_COLOURS)], "linestyle": "-" if number < len(_COLOURS) else "--"}
-        for number, name in enumerate(names)
-    }
+    return {name: _ink(number) for number, name in enumerate(names)}
+
+
+def _ink(number: int) -> _Ink:
+    """Return the look of an experiment: with each round of the colours the markers move on by one."""
+    rounds, colour = divmod(number, len(_COLOURS))
+    return _Ink(
+        color=_COLOURS[colour],
+        marker=_MARKERS[(colour + rounds) % len(_MARKERS)],
+        linestyle=_LINES[rounds % len(_LINES)],
+    )
+
+
+def _curve(axes: Axes, name: str, points: tuple[Sequence[float], Sequence[float]], number: int, ink: _Ink) -> None:
+    """Draw a curve with a few markers, elsewhere than those of the curves before and after it."""
+    between = max(1, len(points[0]) // _MARKS_A_CURVE)
+    at = (number % between, between)
+    axes.plot(*points, label=name, linewidth=1.2, markersize=4.5, markevery=at, **ink)
 
 
 def _dice_axis(percents: Sequence[float]) -> tuple[float, float]:
     """Return where an axis of Dice begins and ends, so that all of these are on it."""
-    low, high = max(0.0, min(percents) - 2), min(102.0, max(percents) + 2)
+    low, high = max(0.0, np.nanmin(percents) - 2), min(102.0, np.nanmax(percents) + 2)
     missing = max(0.0, _LEAST_SPAN_PERCENT - (high - low))
     high = min(102.0, high + missing / 2)
     return max(-2.0, min(low, high - _LEAST_SPAN_PERCENT)), high
@@ -196,42 +270,105 @@ def _smoothed(at: Sequence[float], values: Sequence[float]) -> tuple[list[float]
     return means(at), means(values)
 
 
-def _drawn(groups: int = 0) -> tuple[Figure, Axes]:
-    """Return an empty plot in the page's ink; wider where it has many groups side by side."""
+def _drawn(numbers: Literal["x", "y"] = "y") -> tuple[Figure, Axes]:
+    """Return an empty plot in the page's ink; ``numbers`` is the axis of what was measured."""
     from matplotlib.figure import Figure
 
-    width = max(_WIDTH_INCHES, groups * _SMALLEST_INCHES_A_GROUP)
-    figure = Figure(figsize=(width, _HEIGHT_INCHES), layout="constrained")
+    figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
     axes.patch.set_alpha(0)
-    axes.grid(axis="y", color=_INK, alpha=0.15, linewidth=0.6)
+    axes.grid(axis=numbers, color=_INK, alpha=0.15, linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for spine in axes.spines.values():
         spine.set_color(_INK)
-    axes.tick_params(which="both", colors=_INK, labelsize=8)
+    axes.tick_params(which="both", colors=_INK, labelsize=_POINTS)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(_INK)
         label.set_fontsize(9)
     return figure, axes
 
 
+def _named_rows(figure: Figure, axes: Axes, amounts: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], float]:
+    """Write names below each other, and behind each name its numbers of subjects, each with a row of its own.
+
+    Returns
+    -------
+    dict
+        The middle of each row, by name and number, on an axis in inches.
+    """
+    names = {name: _on_lines(name, _ROW_LETTERS) for name in amounts}
+    middles: dict[tuple[str, str], float] = {}
+    middles_of_names, end = [], 0.0
+    for name, of_name in amounts.items():
+        lines = 1 + names[name].count("\n")
+        height = max(_LINE_INCHES * lines, _ROW_INCHES * len(of_name)) + _BETWEEN_NAMES_INCHES
+        middle = end + height / 2
+        for number, amount in enumerate(of_name):
+            middles[name, amount] = middle + _ROW_INCHES * (number - (len(of_name) - 1) / 2)
+        middles_of_names.append(middle)
+        end += height
+        axes.axhline(end, color=_INK, alpha=0.15, linewidth=0.6)
+    axes.set_ylim(end, 0)  # downwards
+    axes.set_yticks(list(middles.values()), [amount for _, amount in middles], minor=True)
+    axes.yaxis.remove_overlapping_locs = False  # a name stands beside its number, in one line
+    # From the left: a browser's letters are of another width, and lines that were set to end alike would not.
+    axes.set_yticks(middles_of_names, list(names.values()), horizontalalignment="left", multialignment="left")
+    axes.tick_params(axis="y", which="both", length=0)
+    widths = [max(_size(figure, label)[0] for label in axes.get_yticklabels(minor=minor)) for minor in (False, True)]
+    beside = sum(widths) + _BETWEEN_NAMES_INCHES
+    axes.tick_params(axis="y", which="major", pad=_POINTS_AN_INCH * beside)
+    figure.set_size_inches(max(_WIDTH_INCHES, beside + _LEAST_DRAWN_INCHES), end + _AXIS_INCHES)
+    return middles
+
+
 def _legend(figure: Figure, axes: Axes) -> None:
+    """Name what is drawn: below the plot, in as many columns as have room there, or above it what is alone."""
     handles, names = axes.get_legend_handles_labels()
-    if len(names) > 1:
-        figure.legend(
+    if len(names) == 1:
+        title = axes.set_title(_on_lines(names[0], _TITLE_LETTERS), fontsize=9, color=_INK)
+        figure.set_figheight(_HEIGHT_INCHES + _size(figure, title)[1])
+        return
+    texts = [_on_lines(name, _LEGEND_LETTERS) for name in names]
+
+    def below(columns: int) -> Legend:
+        return figure.legend(
             handles,
-            names,
+            texts,
             loc="outside lower left",
-            ncols=_LEGEND_COLUMNS if max(map(len, names)) < _LONG_NAME else 1,
+            ncols=columns,
             frameon=False,
-            fontsize=8,
+            fontsize=_POINTS,
             labelcolor=_INK,
-            handlelength=1.6,
+            handlelength=2.4,
         )
-    else:
-        axes.set_title(names[0], fontsize=9, color=_INK)
+
+    columns = _MOST_LEGEND_COLUMNS
+    while _size(figure, legend := below(columns))[0] > _WIDTH_INCHES and columns > 1:
+        legend.remove()
+        columns -= 1
+    width, height = _size(figure, legend)
+    figure.set_size_inches(max(_WIDTH_INCHES, width), _HEIGHT_INCHES + height)
+
+
+def _on_lines(name: str, letters: int) -> str:
+    r"""Return a name on lines of so many letters at most, a word and the number behind it on one.
+
+    >>> _on_lines("linear (learning rate 0.003, steps 60)", 30)
+    'linear (learning rate 0.003,\nsteps 60)'
+    >>> _on_lines("ladder:gate=fixed:faithful=yes", 28)
+    'ladder:gate=fixed:\nfaithful=yes'
+    """
+    together = re.sub(r" (?=\S+(,|\)|$))", _NO_BREAK, name)
+    lines = wrap(together.replace(":", ": "), letters, break_on_hyphens=False)
+    return "\n".join(lines).replace(": ", ":").replace(_NO_BREAK, " ")
+
+
+def _size(figure: Figure, artist: Artist) -> tuple[float, float]:
+    """Return how wide and how high something is drawn, in inches."""
+    box = artist.get_window_extent()
+    return box.width / figure.dpi, box.height / figure.dpi
 
 
 def _svg(figure: Figure) -> str:
