@@ -176,6 +176,16 @@ def test_scores_by_a_paper_s_rules_are_json_for_scripts(samkit, whole):
     assert all(0 <= row["dice"] <= 1 for row in rows)
 
 
+def test_draws_of_the_same_subjects_count_once_by_a_paper_s_rules_too(samkit, job):
+    train = ("train-head", "ridge", "--volumes", "1", "--draws", "5")  # of a pool of three
+    assert samkit(*train, *job.flag).code == 0
+    table, by_paper = (
+        [row for row in json.loads(samkit("report", "--json", *flags, *job.flag).out) if row["head"] == "ridge"]
+        for flags in ((), ("--convention", "autosam"))
+    )
+    assert {row["draws"] for row in by_paper} == {row["unlike_draws"] for row in table} != {5}
+
+
 def test_frames_are_counted_where_that_is_asked(samkit, job):
     grid = ("--heads", "ridge,prototype", "--volumes", "2", "--count", "frames", "--draws", "1")
     ended = samkit("experiment", *grid, *job.flag)
