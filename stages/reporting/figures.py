@@ -52,8 +52,8 @@ _ROW_INCHES, _BETWEEN_NAMES_INCHES = 0.18, 0.12
 _SPREAD_INCHES, _BAR_INCHES = 0.05, 0.08
 # Of an axis of numbers, with its title, below rows; and of what is drawn beside their names, at least.
 _AXIS_INCHES, _LEAST_DRAWN_INCHES = 0.6, 2.4
-# Of the room of one number of subjects, how much its lines take side by side.
-_TAKEN = 0.6
+# Of the room of one number of subjects, how much its lines take side by side, and how much is between two at most.
+_TAKEN, _MOST_APART = 0.6, 0.12
 # Of numbers of subjects side by side: more of them are written upwards.
 _MOST_AMOUNTS_INCHES = 3.6
 _MARKS_A_CURVE = 5
@@ -99,7 +99,8 @@ def label_efficiency(rows: Sequence[Row]) -> Plot | None:
     def place(name: str, amount: str) -> float:
         """Return where a line is at a number of subjects: beside the others there, so that no spread covers another."""
         names = beside[amount]
-        return places[amount] + (names.index(name) - (len(names) - 1) / 2) * _TAKEN / len(names)
+        apart = min(_TAKEN / len(names), _MOST_APART)
+        return places[amount] + apart * (names.index(name) - (len(names) - 1) / 2)
 
     inks, reached = _inks(rows), []
     for name, line in lines.items():
