@@ -73,7 +73,7 @@ def test_volumes_without_any_label_are_taken_with_a_word_on_it(samkit: Samkit, t
     assert ended.code == 0
     assert "none of these has a label" in ended.said
     (volume,) = open_workspace(tmp_path / "w").volumes
-    assert f"Taken by mistake: samkit remove {volume}" in ended.said
+    assert f"Taken by mistake: samkit remove --workspace {tmp_path / 'w'} {volume}" in ended.said
 
 
 def test_a_file_of_no_kind_is_refused_by_the_kinds_there_are(samkit: Samkit, tmp_path: Path):
