@@ -257,7 +257,7 @@ def test_a_pool_of_which_nobody_is_left_is_refused_without_a_number_to_ask_for()
 
 
 def test_a_test_part_of_which_nobody_is_left_is_refused_with_their_names_and_what_to_do():
-    told = r"every test subject .*\(t0, t1\).*samkit ingest SOURCE.*remove splits/default\.json"
+    told = r"every test subject .*\(t0, t1\).*samkit ingest SOURCE.*samkit split NAME, and train with --split NAME"
     with pytest.raises(UsageError, match=told):
         scored_subjects(SPLIT, {"p0", "p1", "p2"})
 
