@@ -109,13 +109,7 @@ def as_before(there: Workspace | None, options: IngestOptions) -> IngestOptions:
     recipe = None if there is None or options.labels is not None else _earlier_recipe(list(there.volumes.values()))
     if recipe is None:
         return options
-    threshold = recipe["threshold"] if options.label_threshold is None else options.label_threshold
-    return replace(
-        options,
-        overlap=options.overlap or recipe["overlap"],
-        label_threshold=threshold,
-        resample_labels=options.resample_labels or recipe["resampled"],
-    )
+    return _with_rules_of(recipe, options)
 
 
 def as_its_own(job: IngestJob, there: VolumeRecord | None) -> IngestJob:
@@ -126,15 +120,21 @@ def as_its_own(job: IngestJob, there: VolumeRecord | None) -> IngestJob:
     recipe = None if there is None else there.ingest_recipe["labels"]
     if recipe is None or recipe["apart"] or job.typed.labels is not None:
         return job
-    choice, typed = LabelChoice.from_json(recipe["choice"]), job.typed
+    choice = LabelChoice.from_json(recipe["choice"])
     if choice.names != job.choice.names:
         return job
-    options = replace(
-        job.options,
+    options = _with_rules_of(recipe, job.typed)
+    return replace(job, choice=choice, overlap=options.overlap or job.overlap, options=options)
+
+
+def _with_rules_of(recipe: Mapping[str, Any], typed: IngestOptions) -> IngestOptions:
+    """Return options with the label rules of a recipe where none were typed."""
+    return replace(
+        typed,
+        overlap=typed.overlap or recipe["overlap"],
         label_threshold=recipe["threshold"] if typed.label_threshold is None else typed.label_threshold,
         resample_labels=typed.resample_labels or recipe["resampled"],
     )
-    return replace(job, choice=choice, overlap=typed.overlap or recipe["overlap"], options=options)
 
 
 def _earlier_recipe(volumes: Sequence[Volume]) -> Mapping[str, Any] | None:
