@@ -29,6 +29,7 @@ channels          loose files with a channel each (_0000, _0001)
 endings           labels by ending, and one label where there are several
 dicom             series, and the DICOM-SEG and RTSTRUCT that belong to them
 stems, bids, acdc, synapse, ircadb, chaos, totalsegmentator, h5, loose     one layout (or family) each
+patients          where several subjects may be one patient, for a note
 find              ids, subjects, the table                 -> `find_sources`
 corrections       labels for volumes that are there already -> `find_labels`
 """

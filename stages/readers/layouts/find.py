@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
@@ -17,9 +17,6 @@ from ..naming import (
     hashed_id,
     hashed_subject,
     identity_of_text,
-    natural_key,
-    patient_and_moment,
-    patient_and_number,
     series_hash,
     stem,
 )
@@ -38,16 +35,16 @@ from .base import (
 )
 from .bids import bids
 from .chaos import chaos
-from .dicom import patient_of_series
 from .ircadb import ircadb
 from .loose import loose_files, merged, of_structures, single_file
+from .patients import may_be_one_patient
 from .stems import images_and_labels, training_folders
 from .synapse import synapse
 from .totalsegmentator import totalsegmentator
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Found", "IdMapRow", "Triaged", "find_sources", "named", "paired"]
 
@@ -55,7 +52,6 @@ __all__ = ["Found", "IdMapRow", "Triaged", "find_sources", "named", "paired"]
 _ANYWHERE: tuple[Rule, ...] = (ircadb, chaos, acdc, synapse)
 _AT_THE_ROOT: tuple[Rule, ...] = (training_folders, images_and_labels, bids)
 _LAST: tuple[Rule, ...] = (totalsegmentator,)
-_LISTED = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,65 +235,11 @@ def _notes(pairing: Pairing, sources: Iterable[SourceFiles], options: LayoutOpti
             "ids are keyed hashes, as file names may be those of patients: --ids stem takes the names, --id-map FILE "
             "says which is which"
         )
-    of_study = sum(_is_of_study(one) for one in pairing.candidates if one.reason is None)
-    if of_study and options.subject_regex is None:
-        yield (
-            f"{of_study} DICOM series without a PatientID: their subject was taken from their study "
-            f"(StudyInstanceUID). Where a patient has several studies, or several patients share one: --subject finds "
-            f"it in the names of folders"
-        )
     if options.subject_regex is None:
-        yield from _of_several_moments(pairing.candidates, sources)
+        yield from may_be_one_patient(pairing.candidates, sources)
     if pairing.refused and not pairing.candidates and all(row.is_label for row in pairing.refused):
         folder = "FOLDER" if options.shown_root is None else shlex.quote(str(options.shown_root))
         yield f"labels and no images. If the images are in the workspace already: samkit ingest --labels-from {folder}"
-
-
-def _of_several_moments(candidates: Iterable[Candidate], sources: Iterable[SourceFiles]) -> Iterator[str]:
-    """Say that subjects may be one patient by what their files are called: names of files are not told."""
-    subject_of = {source.shown: source.subject for source in sources}
-    files = [one for one in candidates if one.series is None and one.shown in subject_of]
-
-    def several(split: Callable[[str], tuple[str, str] | None]) -> dict[tuple[Path, str], list[str]]:
-        """Return the ends of the files of each patient who has several, each a subject of its own."""
-        ends: dict[tuple[Path, str], dict[str, str]] = defaultdict(dict)
-        for one in files:
-            if (parts := split(one.stem)) is not None:
-                ends[one.image[0].parent, parts[0]][subject_of[one.shown]] = parts[1]
-        return {patient: list(its.values()) for patient, its in ends.items() if len(its) > 1}
-
-    numbered = several(patient_and_number)
-    if len(numbered) < 2:  # one series of numbers counts patients
-        numbered = {}
-    alike = {**numbered, **several(patient_and_moment)}
-    if alike:
-        endings = sorted({end for its in alike.values() for end in its}, key=natural_key)
-        listed = ", ".join(f"_{ending}" for ending in endings[:_LISTED]) + (", ..." if endings[_LISTED:] else "")
-        yield (
-            f"{sum(map(len, alike.values()))} files are called alike but for their ends ({listed}), and each is a "
-            f"subject of its own. Where these are files of one patient, who could be trained on and scored at once: "
-            f"--subject '(.+)[-_]'"
-        )
-    in_folder: dict[Path, dict[str, str]] = defaultdict(dict)
-    for one in files:
-        in_folder[one.image[0].parent][one.stem] = subject_of[one.shown]
-    folders = [its for its in in_folder.values() if len({*its.values()}) > 1]
-    repeated = Counter(name for its in folders for name in its)
-    of_patients = sum(any(repeated[name] > 1 for name in its) for its in folders)
-    if of_patients:
-        yield (
-            f"{of_patients} folders hold several files each, called as those of other folders are, and each is a "
-            f"subject of its own. Where a folder is a patient's, who could be trained on and scored at once: "
-            f"--subject '([^/]+)/'"
-        )
-
-
-def _is_of_study(candidate: Candidate) -> bool:
-    """Tell whether a subject is that of a study, and neither a PatientID nor what the layout knows better."""
-    series = candidate.series
-    if series is None or series.patient_id or not series.study_uid:
-        return False
-    return candidate.patient_secret == patient_of_series(series)
 
 
 def _source(
