@@ -6,8 +6,6 @@ Shapes: N slices, C channels, h w cells of the embedding, G cells of the logit g
 from __future__ import annotations
 
 import hashlib
-import os
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,8 +29,7 @@ from ..heads.seen import Seen, Sees
 from ..store.arrays import array_files, inside
 from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.embeddings import Embeddings
-from ..store.errors import MissingRun, StoreError, UsageError
-from ..store.local import LocalPlace
+from ..store.errors import MissingRun, UsageError
 from ..store.provenance import code_version
 from ..store.runs import Run
 from ..store.slices import Volume
@@ -121,7 +118,7 @@ def train_together(
             )
             raise MissingRun(message)
     if todo:
-        _check_writable(workspace)
+        there.check_writable()
         forget_peak_memory()  # a worker trains many runs
         material = _material(workspace, embeddings, head_class, plans[0], first)
         fitted = _fitted(list(todo.values()), material, torch.device(first.device), progress)
@@ -129,28 +126,6 @@ def train_together(
             _score_and_keep(plan, first.device, material, result, progress)
     runs = workspace.runs
     return [runs[plan.settings.run_id] for plan in plans]
-
-
-def _check_writable(workspace: Workspace) -> None:
-    """Refuse to fit for hours what cannot be kept then.
-
-    Raises
-    ------
-    StoreError
-        When the folder of the runs is on this machine and cannot be written to. An object store says so when it is
-        written to.
-    """
-    place = workspace.path
-    if not isinstance(place, LocalPlace):
-        return
-    runs = place.path / "runs"
-    folder = runs if runs.is_dir() else place.path
-    if not os.access(folder, os.W_OK | os.X_OK):
-        message = (
-            f"{folder} cannot be written to, and a run is kept there: nothing was fitted. Train in a copy of the "
-            f"workspace (cp -r {shlex.quote(str(place))} COPY, then --workspace COPY), or have its rights changed."
-        )
-        raise StoreError(message)
 
 
 # -- parts -----------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ A run's folder appears whole, by one rename, when training and scoring are done.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -18,8 +20,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from .documents import bytes_digest, canonical_json, parse_json, read_json, unsealed
-from .errors import DamagedStore, MissingRun, UsageError
+from .errors import DamagedStore, MissingRun, StoreError, UsageError
 from .keys import content_id
+from .local import LocalPlace
 from .places import Place, place_of
 from .slices import Volume
 
@@ -283,6 +286,25 @@ class Runs(Mapping[str, Run]):
         hint = f"Did you mean {near[0]!r}? " if near else ""
         message = f"no run {text!r}. {hint}There are: {_listed(runs)}."
         raise MissingRun(message)
+
+    def check_writable(self) -> None:
+        """Refuse to spend hours on a run that could not be kept.
+
+        Raises
+        ------
+        StoreError
+            When the folder is on this machine and cannot be written to. An object store says so when it is written to.
+        """
+        if not isinstance(self.folder, LocalPlace):
+            return
+        folder = self.folder.path if self.folder.path.is_dir() else self.folder.path.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            workspace = shlex.quote(str(self.folder.parent))
+            message = (
+                f"{folder} cannot be written to, and a run is kept there: nothing was fitted. Train in a copy of the "
+                f"workspace (cp -r {workspace} COPY, then --workspace COPY), or have its rights changed."
+            )
+            raise StoreError(message)
 
     def _opened(self) -> dict[str, Run]:
         return {name: Run(self.folder / name, content) for name, content in self._contents().items()}
