@@ -47,12 +47,6 @@ class Draw:
         return len(self.subjects if self.volumes is None else self.volumes)
 
     @property
-    def told_count(self) -> str:
-        """How many, as people are told: ``1 subject``, ``3 frames``."""
-        noun = "subject" if self.volumes is None else "frame"
-        return f"{self.count} {noun}" if self.count == 1 else f"{self.count} {noun}s"
-
-    @property
     def training(self) -> tuple[str, ...]:
         """The subjects that the head is fitted to."""
         return tuple(subject for subject in self.subjects if subject != self.validation)

@@ -22,7 +22,7 @@ from ..grid import Grid, plan_grid
 from ..trainers import train_cells
 from .hints import workspace_flag
 from .pretrain import pretrain_missing
-from .train import warn_of_classes_not_shown, warn_of_other_ways
+from .train import amount_of, warn_of_classes_not_shown, warn_of_other_ways
 
 
 def run_experiment(
@@ -94,7 +94,7 @@ def _say_draws_alike(draws: Sequence[Draw]) -> None:
     for drawn, alike in by_drawn.items():
         if drawn and len(alike) > 1:
             numbers = " and ".join(map(str, sorted(alike)))
-            each = alike[min(alike)].told_count
+            each = amount_of(alike[min(alike)])
             console.say(f"draws {numbers} ({each} each) drew the same: {listed_subjects(drawn)}")
 
 

@@ -148,13 +148,18 @@ def run_train(
     return DONE
 
 
+def amount_of(draw: Draw) -> str:
+    """Return how many were drawn, as people are told: ``1 subject``, ``3 frames``."""
+    return counted(draw.count, "subject" if draw.volumes is None else "frame")
+
+
 def warn_of_classes_not_shown(workspace: Workspace, draws: Iterable[Draw]) -> None:
     """Say which draws lack a class: a head is scored on it all the same."""
     told = {}
     for draw in draws:
         if draw.subjects and (classes := classes_not_shown(workspace, draw)):
             told[draw.count, draw.number] = (
-                f"draw {draw.number} ({draw.told_count}): no voxel of {', '.join(classes)} is labelled in "
+                f"draw {draw.number} ({amount_of(draw)}): no voxel of {', '.join(classes)} is labelled in "
                 f"{listed_subjects(draw.training)}; a head cannot learn what it is not shown"
             )
     for message in told.values():

@@ -142,16 +142,6 @@ def test_more_frames_than_the_pool_has_or_none_are_refused_with_what_there_is(co
         draw_frames(POOL_OF_THREE, count, 0, TWO_FRAMES)
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, "1 subject"), (3, "3 subjects")])
-def test_a_draw_of_subjects_tells_how_many(count, told):
-    assert draw_subjects(POOL_OF_THREE, count, 0, set(POOL_OF_THREE.pool)).told_count == told
-
-
-@pytest.mark.parametrize(("count", "told"), [(1, "1 frame"), (5, "5 frames")])
-def test_a_draw_of_frames_tells_how_many_frames_and_not_subjects(count, told):
-    assert draw_frames(POOL_OF_THREE, count, 0, TWO_FRAMES).told_count == told
-
-
 # -- parts composed alike --------------------------------------------------------------------------
 
 

@@ -80,6 +80,12 @@ def test_draws_of_the_same_subjects_count_once_in_the_table_as_in_the_comparison
         assert re.findall(rf"{head} +1 +\d +\d +([\d.]+)", comparison) == [mean]
 
 
+def test_draws_of_the_same_frames_are_told_as_frames(samkit, job):
+    frames = ("--volumes", "3", "--count", "frames", "--draws", "2")
+    ended = samkit("experiment", "--heads", "ridge", *frames, "--dry-run", *job.flag)  # of a pool of three
+    assert "draws 0 and 1 (3 frames each) drew the same" in ended.said
+
+
 def test_heads_are_compared_with_the_best(samkit, whole):
     said = samkit(*GRID, "--workspace", str(whole)).said
     assert "behind the best head, on the same draws and test subjects" in said
