@@ -4,29 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from examples.scores import scored
 
 from samkit.heads.comparison import bootstrap, compare, dice_grid, standings
-from samkit.heads.metrics import ClassScore, ScoredVolume
-
-
-def scored(subject, *dice, volume="v"):
-    scores = tuple(
-        ClassScore(
-            class_value=number + 1,
-            class_name=f"c{number}",
-            dice=value,
-            iou=None,
-            hd95=None,
-            assd=None,
-            distance_unit="mm",
-            reference_voxels=1,
-            prediction_voxels=1,
-            outcome="scored",
-            false_positive_volume=None,
-        )
-        for number, value in enumerate(dice)
-    )
-    return ScoredVolume(volume_id=f"{subject}-{volume}", subject=subject, scores=scores)
 
 
 def test_a_grid_has_the_mean_of_classes_then_of_volumes():

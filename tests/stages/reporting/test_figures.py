@@ -10,11 +10,11 @@ from functools import cache
 from types import SimpleNamespace
 
 import pytest
+from examples.scores import scored
 from examples.table_rows import LINEAR, LINEAR_ON_ANOTHER, UNET
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from samkit.heads.metrics import ClassScore, ScoredVolume
 from samkit.stages.reporting.figures import Plot, distributions, gates, label_efficiency, training_curves
 from samkit.stages.reporting.table import Row
 
@@ -43,23 +43,10 @@ def experiments(count: int, *, settings: str = LONG, amounts: Sequence[int] = (1
 
 def run_of(row: Row) -> SimpleNamespace:
     """Return what the plots look at in the one run of a row."""
-    score = ClassScore(
-        class_value=1,
-        class_name="organ",
-        dice=row.dice.mean,
-        iou=None,
-        hd95=None,
-        assd=None,
-        distance_unit="mm",
-        reference_voxels=1,
-        prediction_voxels=1,
-        outcome="scored",
-        false_positive_volume=None,
-    )
     return SimpleNamespace(
         id=row.run_ids[0],
         settings=SimpleNamespace(head="ladder", amount=row.amount, draw=0),
-        scores=[ScoredVolume(volume_id="v", subject="s", scores=(score,)).to_json()],
+        scores=[scored("s", row.dice.mean).to_json()],
         steps=[{"number": step, "loss": math.exp(-step / 20), "told": {"gate": 0.5}} for step in range(80)],
     )
 
