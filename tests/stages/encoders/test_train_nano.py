@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -308,3 +310,17 @@ def test_the_command_refuses_in_one_line(tmp_path):
     assert ended.stderr.splitlines()[-1].startswith("--subjects 1: parts are compared between two subjects")
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "t").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    steps = ["--steps", "1", "--decoder-steps", "100000", "--batch-size", "1"]
+    command = [sys.executable, "-m", "samkit.stages.encoders.train_nano", str(tmp_path), *steps]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        first = running.stderr.readline()
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the process that draws gets it too
+        _, said = running.communicate(timeout=120)
+    assert json.loads(first)["step"] == 1
+    assert said.splitlines() == [
+        "stopped; the same command goes on from the last checkpoint, 3 minutes old at most",
+    ]
+    assert running.returncode == 130
