@@ -5,6 +5,7 @@ By what files and folders are called, and by what DICOM leaves out. Nobody's nam
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -77,8 +78,16 @@ def _called_alike(files: Sequence[tuple[Candidate, str]]) -> Iterator[str]:
     yield (
         f"{sum(map(len, alike.values()))} files are called alike but for their ends ({listed}), and each is a subject "
         f"of its own. Where these are files of one patient, who could be trained on and scored at once: "
-        f"--subject '(.+)[-_]'"
+        f"--subject '{_without(ends)}'"
     )
+
+
+def _without(ends: Iterable[str]) -> str:
+    """Return an expression for what stands before such ends, and for all of a name without one."""
+    kinds = dict.fromkeys(re.sub(r"\d+", lambda _: r"\d+", end) for end in ends)
+    # What ends in a bare number may be the number of a patient: one is looked for before it.
+    patient = r".*?\d.*?" if r"\d+" in kinds else ".+?"
+    return f"({patient})([-_ ]({'|'.join(kinds)}))?$"
 
 
 def _in_folders_alike(files: Sequence[tuple[Candidate, str]]) -> Iterator[str]:

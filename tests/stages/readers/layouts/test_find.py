@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -25,13 +26,26 @@ class TestMoments:
         nifti(*(tmp_path / f"images/{name}.nii.gz" for name in ("p07_visit1", "p07_visit2", "p08_visit1", "p09")))
         (note,) = (note for note in find(tmp_path).notes if "called alike" in note)
         assert note.startswith("2 files are called alike but for their ends (_visit1, _visit2)")
-        assert "--subject '(.+)[-_]'" in note
+        assert note.endswith(r"--subject '(.+?)([-_ ](visit\d+))?$'")
         assert "p07" not in note
 
-    def test_are_one_subject_with_what_to_type(self, tmp_path: Path):
-        nifti(tmp_path / "images/p07_visit1.nii.gz", tmp_path / "images/p07_visit2.nii.gz")
-        found = find(tmp_path, subject_regex="(.+)[-_]")
-        assert len({source.subject for source in found.sources}) == 1
+    @pytest.mark.parametrize(
+        "patients",
+        [
+            {"p07": ["p07_visit1", "p07_visit2"], "p08": ["p08"], "p_9": ["p_9"]},
+            {"p07": ["p07_pre", "p07-post", "p07_t1c"], "p08": ["p08_pre"], "anna": ["anna"]},
+            {"p_1": ["p_1_000", "p_1_001"], "p_2": ["p_2_000", "p_2_001"], "p_3": ["p_3"]},
+        ],
+    )
+    def test_are_one_subject_with_what_to_type_and_the_others_stay(
+        self, tmp_path: Path, patients: dict[str, list[str]]
+    ):
+        nifti(*(tmp_path / f"images/{name}.nii.gz" for names in patients.values() for name in names))
+        (note,) = (note for note in find(tmp_path).notes if "called alike" in note)
+        typed = shlex.split(note.partition("--subject ")[2])
+        found = find(tmp_path, ids="stem", subject_regex=typed[0])
+        of_subject = {name: [one.id for one in found.sources if one.subject == name] for name in patients}
+        assert of_subject == {name: sorted(names) for name, names in patients.items()}
         assert not any("called alike" in note for note in found.notes)
 
     def test_pictures_of_slices_are_told(self, tmp_path: Path):
