@@ -13,8 +13,9 @@ from typing import Literal
 
 from ...stages.ingest import ingest, relabel
 from ...stages.intake.job import IngestOptions, Refused, Taken
-from ...stages.intake.labels import check_that_labels_occur
+from ...stages.intake.labels import as_before, check_that_labels_occur
 from ...stages.readers.archives import Unpacked, unpacked
+from ...stages.readers.base import SourceFiles
 from ...stages.readers.dicom_series import VolumeChoice
 from ...stages.readers.layouts import (
     Found,
@@ -26,10 +27,11 @@ from ...stages.readers.layouts import (
     find_sources,
     header_reads,
 )
+from ...stages.readers.nifti import why_label_is_refused
 from ...store.errors import UsageError
 from ...store.local import LocalPlace
 from ...store.places import place_of
-from ...store.workspace import open_workspace
+from ...store.workspace import Workspace, open_workspace
 from .. import console
 from ..config import id_key, private_files
 from ..console import counted
@@ -70,7 +72,9 @@ def run_ingest(
     with SourceReaders(workers) as readers, found_in(source, layout, workspace, readers) as found:
         if report.dry_run:
             _write_private(found, report, None)
-            return _told_dry_run(source, _judged(found, options), report)
+            place = place_of(workspace)
+            there = open_workspace(place) if Workspace.is_at(place) else None
+            return _told_dry_run(source, _judged(found, as_before(there, options)), report)
         if not report.as_json:
             console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}")
             for note in found.notes:
@@ -187,6 +191,8 @@ def _judged(found: Found, options: IngestOptions) -> Found:
             reasons.append("its header cannot be read: it is damaged, or no file of what its name says")
         if source.label is not None and source.label.reader in _SIZED and not header_reads(source.label.paths[0]):
             reasons.append("the header of its label cannot be read")
+        elif row.size and not options.resample_labels and (reason := _misfit(source)) is not None:
+            reasons.append(reason)
         if options.require_labels and source.label is None:
             reasons.append("no label, and --require-labels asks for one")
         grey = source.series is None or source.series.samples == 1
@@ -195,6 +201,20 @@ def _judged(found: Found, options: IngestOptions) -> Found:
         return row if not reasons else replace(row, decision="refused", why="; ".join(reasons))
 
     return replace(found, table=[judged(row) for row in found.table])
+
+
+def _misfit(source: SourceFiles) -> str | None:
+    """Return why its label does not lie on the image, where their headers tell."""
+    label = source.label
+    if label is None or (source.reader, label.reader) != ("nifti", "nifti"):
+        return None
+    return why_label_is_refused(
+        source.image[0],
+        label.paths[0],
+        volume_index=source.volume_index,
+        label_volume_index=label.volume_index,
+        place=source.shown,
+    )
 
 
 def _told_dry_run(source: Path, found: Found, report: IngestReport) -> int:

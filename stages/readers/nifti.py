@@ -24,9 +24,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
-from ...store.errors import UnreadableFile, UnusableVoxels, UsageError
+from ...store.errors import InputError, UnreadableFile, UnusableVoxels, UsageError
 from .base import Affine, LabelMap, Scan, SourceGrid
-from .geometry import is_sheared, spacing_mm
+from .geometry import fit_label, is_sheared, spacing_mm
 from .index_space import INDEX_SPACE, write_affine_beside
 from .labels import check_mask, whole_planes
 
@@ -38,6 +38,7 @@ __all__ = [
     "grid_of_affine",
     "read_nifti_image",
     "read_nifti_label",
+    "why_label_is_refused",
     "write_label_nifti",
     "write_label_nifti_index_space",
 ]
@@ -142,6 +143,34 @@ def read_nifti_label(
     predicted = stored.header["descrip"].item() == _PREDICTED
     notes = ("this label was written by samkit predict: no reference, unless somebody has corrected it",)
     return LabelMap(values=values, affine=stored.affine, notes=notes if predicted else ())
+
+
+def why_label_is_refused(
+    image: Path, label: Path, *, volume_index: int | None = None, label_volume_index: int | None = None, place: str
+) -> str | None:
+    """Say from the headers of two NIfTI files why a label cannot be taken for its image, before a voxel is read.
+
+    Parameters
+    ----------
+    image, label
+        As for `read_nifti_image`.
+    volume_index, label_volume_index
+        Which volumes of 4-D files, from 0.
+    place
+        The image's name, for messages.
+
+    Returns
+    -------
+    str or None
+        What `read_nifti_label` or `fit_label` says of them; None where the headers are in order.
+    """
+    try:
+        on = _open(image, volume_index)
+        stored = _open(label, label_volume_index, units=int(on.header["xyzt_units"]))
+        fit_label(np.broadcast_to(np.uint8(0), stored.shape), stored.affine, on.shape, on.affine, place=place)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def affine_mm(image: Any, *, units: int = 0) -> Affine:  # noqa: ANN401 (of nibabel)

@@ -80,6 +80,26 @@ class TestTriage:
         assert "the header of its label cannot be read" in said
         assert "0 would be taken, 2 refused" in said
 
+    def test_a_dry_run_refuses_a_label_on_another_grid_as_the_run_does(self, samkit, write_pair, tmp_path):
+        data = tmp_path / "data"
+        for seed, name in enumerate("ab"):
+            write_pair(data, name, seed=seed)
+        write_pair(tmp_path / "other", "a", affine=np.diag([-1.5, -1.5, 4.0, 1.0]))
+        (tmp_path / "other/labelsTr/a.nii.gz").replace(data / "labelsTr/a.nii.gz")
+        dry, run = (json.loads(samkit("ingest", data, "--json", *more).out) for more in (["--dry-run"], []))
+        assert [row["why"] for row in dry["series"] if row["decision"] == "refused"] == [
+            one["reason"] for one in run["refused"]
+        ]
+        assert "--resample-labels" in run["refused"][0]["reason"]
+
+    def test_a_dry_run_takes_what_is_resampled_or_was_before(self, samkit, write_pair, tmp_path):
+        write_pair(tmp_path / "data", "a")
+        write_pair(tmp_path / "other", "a", affine=np.diag([-1.5, -1.5, 4.0, 1.0]))
+        (tmp_path / "other/labelsTr/a.nii.gz").replace(tmp_path / "data/labelsTr/a.nii.gz")
+        resampled = ("ingest", tmp_path / "data", "--resample-labels")
+        assert [samkit(*resampled, "--dry-run").code, samkit(*resampled).code] == [0, 0]
+        assert samkit("ingest", tmp_path / "data", "--dry-run").code == 0
+
     @pytest.mark.parametrize("window", [(), WINDOW])
     def test_a_dry_run_and_the_run_judge_a_colour_map_among_cts_alike(self, samkit, tmp_path, window):
         CATALOGUE["rgb by pixel"](tmp_path / "scans", 0)

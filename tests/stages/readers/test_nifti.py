@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from samkit.stages.readers.nifti import (
     grid_of_affine,
     read_nifti_image,
     read_nifti_label,
+    why_label_is_refused,
     write_label_nifti,
     write_label_nifti_index_space,
 )
@@ -358,6 +360,23 @@ class TestLabels:
         soft = np.array([0, 0.25, 0.5, 0.51, 1], np.float32).reshape(5, 1, 1)
         label = read_nifti_label(save(tmp_path / "a.nii", soft), threshold=0.5)
         assert label.values.ravel().tolist() == [0, 0, 0, 1, 1]
+
+    @pytest.mark.parametrize(
+        ("shape", "affine", "why"),
+        [
+            ((4, 3, 2), AFFINE, None),
+            ((2, 3, 4), AFFINE[:, [2, 1, 0, 3]], None),  # the same voxels, stored in another order
+            ((4, 3, 3), AFFINE, r"scan: .*--resample-labels"),
+            ((4, 3, 2), AFFINE + np.diag([0.4, 0, 0, 0]), r"scan: .*--resample-labels"),
+            ((4, 3, 2, 5), AFFINE, r"label\.nii: .*5 volumes"),
+            ((4, 3, 2), np.diag([1.0, 1.0, 1e-13, 1.0]), r"label\.nii: the affine .* cannot be inverted"),
+        ],
+    )
+    def test_headers_tell_whether_one_can_be_taken_for_an_image(self, tmp_path: Path, shape, affine, why: str | None):
+        image = save(tmp_path / "image.nii", ramp(4, 3, 2))
+        label = save(tmp_path / "label.nii", np.zeros(shape, np.uint8), affine)
+        said = why_label_is_refused(image, label, place="scan")
+        assert said is None if why is None else re.search(why, said)
 
 
 class TestWritingAMask:
