@@ -29,7 +29,8 @@ class Ridge(SolvedHead):
     Where `probe` has one answer a feature cell and brings it to the logit grid bilinearly, this one has sixteen. Its
     16 K (C + 1) numbers (16,448 for four classes of SAM's features) minimise squared errors to 1 for the class that
     is there and 0 for the others, plus a ridge; there is one such head, and it is found in one pass. Cells
-    count with the square root of how rare their classes are, or background would be all that is ever found.
+    count with the square root of how rare their classes are, or background would be all that is ever found. Of a
+    feature cell that lies partly beside the slice, the logit cells there are as its others are on average.
 
     Source: Hoerl and Kennard, Technometrics 12:55 (1970); as a few-shot head R2-D2 (arXiv 1805.08136).
 
@@ -42,6 +43,7 @@ class Ridge(SolvedHead):
     """
 
     name: ClassVar[str] = "ridge"
+    revision: ClassVar[int] = 2
     #: (16 K, C, 1, 1), a class's sixteen cells together, row by row.
     weight: Tensor
     #: (16 K,)
@@ -63,8 +65,12 @@ class Ridge(SolvedHead):
         for features, labels in rows:
             vectors = F.pad(features.float().movedim(1, -1).flatten(0, 2), (0, 1), value=1.0)  # cells, C + 1
             shares = class_shares(labels, classes, features.shape[-2]).movedim(1, -1).flatten(0, 2)  # cells, K
-            wanted = F.pixel_unshuffle(shown_classes(labels, classes), LOGIT_CELLS_PER_FEATURE_CELL)
-            wanted = wanted.movedim(1, -1).flatten(0, 2)  # cells, K 16
+            shown = F.pixel_unshuffle(shown_classes(labels, classes), LOGIT_CELLS_PER_FEATURE_CELL)
+            shown = shown.movedim(1, -1).flatten(0, 2).unflatten(1, (classes, _CELLS))  # cells, K, 16
+            # Answers of no class at all would lower that of whatever the slice's edges show: background.
+            average = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-9)
+            beside = shown.sum(dim=1, keepdim=True) == 0
+            wanted = torch.where(beside, average[..., None], shown).flatten(1)  # cells, K 16
             for number in range(classes):
                 there = shares[:, number] > 0
                 weighted = vectors[there] * shares[there, number, None]

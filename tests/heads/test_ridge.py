@@ -1,10 +1,12 @@
 """The ridge head keeps the contract of solved heads, and is the regression that its docstring names."""
 
 import numpy as np
+import pytest
 import torch
 from contracts.head import SolvedHeadContract
 
 from samkit.heads.base import HeadContext
+from samkit.heads.losses import IGNORED
 from samkit.heads.ridge import Ridge
 
 
@@ -53,6 +55,16 @@ def test_it_is_finer_than_a_cell_of_the_features():
     found = head(features).argmax(dim=1)
     assert (found[:, :2] == labels[:, :2]).float().mean() > 0.8
     assert found[:, 2:4].float().mean() < 0.2
+
+
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_cells_cut_by_the_edge_of_the_slice_take_nothing_from_any_class(known):
+    features, labels = some_rows()
+    labels[:, :, 8 + known :] = IGNORED  # of the four columns of the last cells
+    head = Ridge.build(HeadContext(input_shape=(6, 3, 3), class_count=3))
+    head.solve([(features, labels)])
+    everything = torch.full((5, 12, 12), 10.0)  # the answers to all classes are 1, of `_SURENESS`
+    torch.testing.assert_close(head(features).sum(dim=1), everything, rtol=1e-3, atol=1e-3)
 
 
 def test_a_channel_that_never_changes_does_no_harm():
