@@ -67,7 +67,7 @@ class Cnn(FeatureHead):
     """
 
     name: ClassVar[str] = "cnn"
-    own_fit = FitOptions(steps=300, learning_rate=1e-3, validate_every=None)
+    own_fit = FitOptions(steps=300, learning_rate=3e-3, validate_every=None)
 
     def __init__(self, *, channels: int, class_count: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__(channels=channels, class_count=class_count)
