@@ -207,7 +207,8 @@ def draw_frames(split: Split, count: int, number: int, subject_of: Mapping[str, 
     UsageError
         When the pool's subjects have fewer volumes than asked for.
     """
-    pool = [volume for volume, subject in subject_of.items() if subject in set(split.pool)]
+    drawn_from = set(split.pool)
+    pool = [volume for volume, subject in subject_of.items() if subject in drawn_from]
     if not 1 <= count <= len(pool):
         asked = f" Ask for 1 to {len(pool)}." if pool else ""
         message = (

@@ -95,18 +95,19 @@ def train_together(
     Parameters
     ----------
     options
-        Alike but for ``fit``, and in that of one batch size.
+        Alike but for ``fit``, and in that of one batch size, and with or without a subject to stop by.
 
     Other parameters, and what is raised, are those of `train`.
     """
     first = options[0]
-    if any(replace(one, fit=first.fit) != first or one.fit.batch_size != first.fit.batch_size for one in options):
+    alike = all(replace(one, fit=first.fit) == first and one.fit.batch_size == first.fit.batch_size for one in options)
+    plans = [plan_run(workspace, embeddings, head_class, one) for one in options] if alike else []
+    if not alike or any(plan.draw != plans[0].draw for plan in plans):
         message = (
-            "runs are trained together where they differ in steps, rates and decay alone, on the same batches. Train "
-            "the others by themselves, with stages.train.train."
+            "runs are trained together where they differ in steps, rates and decay alone, on the same batches, and "
+            "have one subject to stop by or none. Train the others by themselves, with stages.train.train."
         )
         raise UsageError(message)
-    plans = [plan_run(workspace, embeddings, head_class, one) for one in options]
     there = workspace.runs
     todo = {plan.settings.run_id: (plan, one) for plan, one in zip(plans, options, strict=True)}
     todo = {run_id: pair for run_id, pair in todo.items() if run_id not in there}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ...heads.base import SolvedHead, check_options, find_head
 from ...heads.feeding import tiling_of
 from ...heads.recipes import FitOptions
-from ...heads.sampling import FRAMES, NO_DRAW, Draw, listed_subjects, removed_subjects, scored_subjects
+from ...heads.sampling import FRAMES, Draw, listed_subjects, removed_subjects, scored_subjects
 from ...heads.seen import Sees
 from ...heads.views import Bank, words_for
 from ...stages.encoders.devices import find_device
@@ -90,7 +90,7 @@ def run_train(
     wanted = replace(wanted, views=bank.texts)
     parted = split_of(workspace, wanted.split)
     present = workspace.labelled_subjects
-    first = NO_DRAW if head_class.zero_shot else draw_of(workspace, parted, replace(wanted, fit=fits[0]))
+    first = draw_of(workspace, parted, head_class, replace(wanted, fit=fits[0]))
     scored = scored_subjects(parted, present)
     if gone := removed_subjects([*parted.pool, *parted.test], present):
         console.warn(
@@ -106,7 +106,8 @@ def run_train(
             trained_on = f"{volumes}, in the first draw of {of_subjects}"
     console.say(f"{head} on {_described(embeddings)}: {trained_on}, scored on {counted(len(scored), 'test subject')}")
     if not head_class.zero_shot:
-        every = [draw_of(workspace, parted, replace(wanted, fit=fits[0], draw=number)) for number in range(draws)]
+        asked = [replace(wanted, fit=fits[0], draw=number) for number in range(draws)]
+        every = [draw_of(workspace, parted, head_class, one) for one in asked]
         warn_of_classes_not_shown(workspace, every)
         warn_of_other_ways(workspace, parted, every)
     if head_class.sees.squares:

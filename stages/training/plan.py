@@ -92,9 +92,6 @@ def plan_run(
         # Another command may have made it meanwhile, from other subjects: the one that stands parts them.
         split = workspace.keep_split(split)
         draw, test = _parts(workspace, embeddings, split, head_class, options)
-    solved = issubclass(head_class, SolvedHead) or head_class.zero_shot
-    if solved or options.fit.validate_every is None:  # there is nothing to stop, so that no subject is kept for it
-        draw = replace(draw, validation=None)
     input_shape = None if embeddings is None else embeddings.row_shape
     live = None
     if embeddings is not None and (head_class.sees.squares or head_class.sees.chunks):
@@ -117,7 +114,7 @@ def plan_run(
     )
     if isinstance(head, ChunkHead):
         check_chunks(head, [*drawn_volumes(workspace, draw), *test])
-    fitting = {} if solved else options.fit.to_json()
+    fitting = {} if issubclass(head_class, SolvedHead) or head_class.zero_shot else options.fit.to_json()
     settings = settings_of(
         workspace,
         embeddings,
@@ -211,17 +208,23 @@ def labelled_volumes(workspace: Workspace, subjects: Sequence[str]) -> list[Volu
     return [volume for subject in subjects for volume in of_subject[subject]]
 
 
-def draw_of(workspace: Workspace, split: Split, options: TrainOptions) -> Draw:
-    """Return what is drawn for a run.
+def draw_of(workspace: Workspace, split: Split, head_class: type[Head], options: TrainOptions) -> Draw:
+    """Return what is drawn for a run: nothing for a head that is scored as it is.
+
+    One subject is kept to stop by where the fit asks for it, and where there is a fit.
 
     Raises
     ------
     UsageError
         When there are fewer than asked for.
     """
+    if head_class.zero_shot:
+        return NO_DRAW
     check_name("count", options.counted, [SUBJECTS, FRAMES])
     if options.counted == SUBJECTS:
-        return draw_subjects(split, options.subjects, options.draw, workspace.labelled_subjects)
+        draw = draw_subjects(split, options.subjects, options.draw, workspace.labelled_subjects)
+        stops = not issubclass(head_class, SolvedHead) and options.fit.validate_every is not None
+        return draw if stops else replace(draw, validation=None)
     if options.fit.validate_every is not None:
         message = (
             f"--count {FRAMES}: frames are drawn one by one, so that no subject is left to stop by. Leave out "
@@ -309,7 +312,7 @@ def _parts(
     options: TrainOptions,
 ) -> tuple[Draw, list[Volume]]:
     """Return the draw and the volumes to be scored, all of them embedded: refused before the minutes of fitting."""
-    draw = NO_DRAW if head_class.zero_shot else draw_of(workspace, split, options)
+    draw = draw_of(workspace, split, head_class, options)
     test = _test_volumes(workspace, split)
     _check_no_twins(workspace, drawn_volumes(workspace, draw), test)
     if embeddings is not None and head_class.sees.features:
@@ -408,14 +411,22 @@ def _check_fits(head_class: type[Head], embeddings: Embeddings | None, options: 
 def _pretraining_of(
     workspace: Workspace, split: Split, head_class: type[Head], options: TrainOptions
 ) -> PretrainingSettings | None:
-    """Return what a head that learns without labels begins from: of all volumes but the test part's and the unused."""
+    """Return what a head that learns without labels begins from: of all volumes but the test part's and the unused.
+
+    Nor of a copy of a test scan: it is no subject of the split without a label, but shows what is scored.
+    """
     if head_class.contrast is None:
         return None
     contrast = head_class.contrast
     if options.pretraining_steps is not None:
         contrast = replace(contrast, steps=options.pretraining_steps)
     apart = {*split.test, *split.unused}
-    volumes = [volume for volume in workspace.volumes.values() if volume.subject not in apart]
+    scored = {volume.slice_digests for volume in workspace.volumes.values() if volume.subject in split.test}
+    volumes = [
+        volume
+        for volume in workspace.volumes.values()
+        if volume.subject not in apart and volume.slice_digests not in scored
+    ]
     return PretrainingSettings(
         head=head_class.name,
         slices={volume.id: volume.content.partition("/")[0] for volume in volumes},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from examples.tiles import DISKS, embed_tiles, workspace_of_disks
 from examples.tiny_sam import TINY, checkpoint, tensors
-from examples.workspaces import LABEL_NAMES, add_volume, boxes, embed, workspace_of_boxes
+from examples.workspaces import LABEL_NAMES, add_volume, boxes, embed, embed_rows, workspace_of_boxes
 
 import samkit as package
 from samkit.heads.autosam import AutoSam
@@ -24,7 +24,7 @@ from samkit.heads.tiling import Tiling, row_keys
 from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.train import train, train_together
-from samkit.stages.training.plan import TrainOptions, draw_of, labelled_volumes, split_of
+from samkit.stages.training.plan import TrainOptions, draw_of, labelled_volumes, plan_run, split_of
 from samkit.store.errors import InputError, MissingEmbeddings, StoreError, UsageError
 from samkit.store.runs import stale_because
 from samkit.store.splits import Split
@@ -123,6 +123,15 @@ def test_what_is_trained_together_shares_its_batches(tmp_path, tiny):
         train_together(workspace, embed(workspace, tiny), Linear, chosen)
 
 
+def test_what_is_trained_together_keeps_the_same_subject_to_stop_by_or_none(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    three = options(subjects=3)
+    chosen = [replace(three, fit=replace(three.fit, validate_every=every)) for every in (None, 3)]
+    with pytest.raises(UsageError, match="one subject to stop by or none"):
+        train_together(workspace, embed(workspace, tiny), Linear, chosen)
+    assert not workspace.runs
+
+
 def test_another_seed_gives_another_head(tmp_path, tiny):
     assert head_file(whole_run(tmp_path / "a", tiny, seed=0)) != head_file(whole_run(tmp_path / "b", tiny, seed=1))
 
@@ -179,10 +188,47 @@ def test_a_run_names_what_it_was_trained_on_and_scores_only_test_subjects(tmp_pa
     assert run.record["training_slices"] == 2 * 3  # three drawn, of which one validates
 
 
+@pytest.mark.parametrize(("head", "every", "kept"), [("linear", 3, True), ("linear", None, False), ("ridge", 3, False)])
+def test_a_draw_keeps_a_subject_to_stop_by_where_a_fit_asks_for_one(tmp_path, head, every, kept):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    three = options(head=head, subjects=3)
+    chosen = replace(three, fit=replace(three.fit, validate_every=every))
+    draw = draw_of(workspace, split_of(workspace), find_head(head), chosen)
+    assert (draw.validation is not None) is kept
+    assert len(draw.training) == 3 - kept
+
+
+def test_views_of_every_subject_that_is_fitted_to_have_to_be_there_before_anything_is_fitted(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    three = options(subjects=3)
+    chosen = replace(three, fit=replace(three.fit, validate_every=None), views=("identity", "transpose"))
+    last = draw_of(workspace, split_of(workspace), Linear, chosen).subjects[-1]
+    keys = [
+        key
+        for volume in workspace.volumes.values()
+        for view in (("identity",) if volume.subject == last else chosen.views)
+        for key in row_keys(volume, view=view)
+    ]
+    with pytest.raises(MissingEmbeddings, match="--views"):
+        plan_run(workspace, embed_rows(workspace, tiny, keys), Linear, chosen)
+
+
+def test_a_copy_of_a_test_scan_without_its_label_is_not_learned_from_before_the_fit(tmp_path):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    simclr = find_head("unet-simclr")
+    chosen = replace(options(head=simclr.name), fit=simclr.own_fit)
+    (test, *_) = split_of(workspace).test
+    add_volume(workspace, "copy", workspace.volumes[test].image[:], None)
+    add_volume(workspace, "another", np.asarray(workspace.volumes[test].image)[::-1], None)
+    pretraining = plan_run(workspace, None, simclr, chosen).pretraining
+    assert "another" in pretraining.slices
+    assert not {test, "copy"} & pretraining.slices.keys()
+
+
 def test_a_subject_without_a_class_is_not_taken_to_stop_by(tmp_path, tiny):
     workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
     chosen = options(subjects=3)
-    subject = draw_of(workspace, split_of(workspace), chosen).validation
+    subject = draw_of(workspace, split_of(workspace), find_head(chosen.head), chosen).validation
     image, label = boxes(int(subject.removeprefix("subject")))
     add_volume(workspace, subject, image, np.zeros_like(label))
     with pytest.raises(UsageError, match=rf"kept to stop by, {subject}, shows none of .*Leave out --validation"):
