@@ -42,9 +42,9 @@ class AutoSam(Head):
     - SAM's ``no_mask_embed`` is added to the embedding, as when SAM was trained;
     - no IoU head: its output is not used for the loss.
 
-    All parameters are trained: class tokens, transformer, up-scaling, hyper-network, ``no_mask``; but for three biases
-    that no answer depends on, those of the keys where tokens look at the embedding. The position matrix is a buffer and
-    is saved with the head. With SAM's sizes 3,504,896 numbers are trained and 512 a class.
+    All parameters are trained: class tokens, transformer, up-scaling, hyper-network, ``no_mask``; but for the biases of
+    keys, on which no answer depends: they add the same to whatever is compared. The position matrix is a buffer and is
+    saved with the head. With SAM's sizes 3,504,128 numbers are trained and 512 a class.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class AutoSam(Head):
             depth=_DEPTH, embedding_dim=channels, num_heads=_ATTENTION_HEADS, mlp_dim=mlp_width
         )
         for name, parameter in self.transformer.named_parameters():
-            parameter.requires_grad_(not name.endswith("token_to_image.k_proj.bias"))
+            parameter.requires_grad_(not name.endswith("k_proj.bias"))
         self.output_upscaling = output_upscaling(channels)
         self.hypernetwork = MLP(channels, channels, channels // 8, 3)
 

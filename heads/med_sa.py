@@ -409,7 +409,7 @@ def _prompted_decoder(channels: int, mlp_width: int) -> PromptedDecoder:
     )
     decoder.prompt_encoder.requires_grad_(requires_grad=False)
     for name, parameter in decoder.mask_decoder.named_parameters():
-        idle = name.startswith("iou_prediction_head") or name.endswith("token_to_image.k_proj.bias")
+        idle = name.startswith("iou_prediction_head") or name.endswith("k_proj.bias")
         other = name.startswith("output_hypernetworks_mlps") and not name.startswith("output_hypernetworks_mlps.0.")
         parameter.requires_grad_(not (idle or other))
     return decoder

@@ -17,6 +17,9 @@ from samkit.heads.base import Head, HeadContext, LiveEncoderWeights, SolvedHead,
 from samkit.heads.losses import IGNORED
 from samkit.heads.seen import FeaturesAndBoxes, FeaturesAndSlices, Seen, Sees
 
+# Of the largest gradient of a head, in float32; ten convolutions without norms leave 4e-7 of it at the first.
+_ROUNDING = 3e-8
+
 
 def changed(seen: Seen, how: Callable[[Tensor], Tensor]) -> Seen:
     """Return what is seen with each of its tensors changed."""
@@ -101,6 +104,13 @@ class AnyHeadContract:
         assert head.parameter_count() == sum(each.numel() for each in head.parameters() if each.requires_grad)
 
 
+def silent_parameters(head: Head) -> list[str]:
+    """Return what is to be trained and has no gradient but rounding: of the largest there is hardly a trace."""
+    trained = {name: parameter for name, parameter in head.named_parameters() if parameter.requires_grad}
+    largest = {name: 0.0 if one.grad is None else float(one.grad.abs().max()) for name, one in trained.items()}
+    return [name for name, found in largest.items() if found <= _ROUNDING * max(largest.values())]
+
+
 class FittedHeadContract(AnyHeadContract):
     """What holds of heads that are fitted step by step."""
 
@@ -117,12 +127,7 @@ class FittedHeadContract(AnyHeadContract):
         random = torch.Generator().manual_seed(1)
         target = torch.randint(0, self.class_count, (2, *logits.shape[-2:]), generator=random)
         torch.nn.functional.cross_entropy(logits, target).backward()
-        silent = [
-            name
-            for name, parameter in head.named_parameters()
-            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
-        ]
-        assert silent == []
+        assert silent_parameters(head) == []
 
     def test_exactly_what_the_docstring_names_is_trained(self):
         trained = {name for name, parameter in self.built().named_parameters() if parameter.requires_grad}

@@ -126,7 +126,7 @@ def test_decoder_tensors_that_samkit_does_not_know_are_ignored():
 @pytest.mark.parametrize("class_count", [2, 4])
 def test_with_sams_sizes_it_has_the_number_of_parameters_of_its_docstring(class_count):
     head = AutoSam.build(HeadContext(input_shape=(256, 64, 64), class_count=class_count))
-    assert head.parameter_count() == 3_504_896 + 512 * class_count
+    assert head.parameter_count() == 3_504_128 + 512 * class_count
 
 
 def test_the_position_matrix_is_kept_with_the_head_and_not_trained():
