@@ -179,6 +179,7 @@ class Questions(nn.Module):
         if len(owners) == 0:  # no scene of the batch shows a part
             return {}
         grid = embeddings_BChw.shape[-1] * LOGIT_CELLS_PER_FEATURE_CELL
+        # Vessels thinner than half a cell are lost here, and asked for all the same: one mask in two hundred is empty.
         target = F.adaptive_avg_pool2d(masks[:, None].float(), grid)[:, 0] > 0.5
         boxed = torch.arange(count, device=masks.device) % 2 == 0
         clicks = points_on(masks, random)[:, None]

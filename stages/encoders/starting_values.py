@@ -17,8 +17,8 @@ _LIKENESS = (0.7, 0.7)
 _UNLIKENESS = (0.4, -0.4)
 # Positions beside patches, whose projections begin with a standard deviation of about this.
 _POSITION_SCALE = 0.3
-# With it a prompt's attention begins with about half of its weight within two cells of it, of 16 a side: 0.27 to 0.66,
-# least in corners.
+# With it a prompt's attention begins with about half of its weight within two cells of it, of 16 a side: 0.20 to 0.62
+# by place and seed, least in corners.
 _PROMPT_GAIN = 1.5
 # Heads that look to one side: how sure they begin to be (of logits), over what share of half a picture a side begins,
 # and at how many places along an axis that is fitted, with what ridge.

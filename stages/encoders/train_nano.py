@@ -175,12 +175,17 @@ class NanoTraining:
         #: What was told of the steps since the log's last line.
         self._recent: list[dict[str, float]] = []
         folder.mkdir(parents=True, exist_ok=True)
-        if self._checkpoint.exists():
+        if self.has_checkpoint:
             self._go_on()
 
     @property
     def _checkpoint(self) -> LocalPlace:
         return LocalPlace(self.folder / "checkpoint.pt")
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return self._checkpoint.exists()
 
     def run(self) -> Path:
         """Train to the end, or on from where it stopped, and return the file of the weights."""
@@ -284,7 +289,7 @@ class NanoTraining:
         """All that decides the weights, by name."""
         options = self.options.to_json()
         objective = options.pop("objective")
-        return {"model": self.model.name, **options, **objective}
+        return {"model": self.model.name, "device": self.device.type, **options, **objective}
 
     def _keep(self) -> None:
         """Replace the checkpoint, whole or not at all."""
@@ -305,13 +310,22 @@ class NanoTraining:
     def _go_on(self) -> None:
         try:
             state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            self._check_options(state["options"])
+            self._module.load_state_dict(state["module"])
+            for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(kept)
+            self._random.set_state(state["random"].cpu())
+            self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+            self._recent = state["recent"]
+        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
             message = (
-                f"{self._checkpoint}: cannot be read: {str(error).splitlines()[0] if str(error) else 'empty'}. "
-                f"Move it away, and the same command trains from the beginning."
+                f"{self._checkpoint}: cannot be read: {str(error).splitlines()[0] if str(error) else 'empty'}. It is "
+                f"damaged, or of another samkit. Move it away, and the same command trains from the beginning."
             )
             raise UsageError(message) from error
-        there, asked = state["options"], self._decided_by
+
+    def _check_options(self, there: dict[str, Any]) -> None:
+        asked = self._decided_by
         other = [f"{name} {there.get(name)}, not {asked[name]}" for name in asked if there.get(name) != asked[name]]
         if other:
             message = (
@@ -319,12 +333,6 @@ class NanoTraining:
                 f"Name another folder, or give the same options to go on."
             )
             raise UsageError(message)
-        self._module.load_state_dict(state["module"])
-        for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
-        self._random.set_state(state["random"].cpu())
-        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
-        self._recent = state["recent"]
 
     def _save_weights(self) -> Path:
         """Write the weights as a SAM checkpoint in float16."""
@@ -425,17 +433,18 @@ def main() -> int:
     """Run the command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
+    training = None
     try:
         folder, options, device = _asked()
-        _log.info("%s", NanoTraining(folder, options, find_device(device)).run())
+        training = NanoTraining(folder, options, find_device(device))
+        _log.info("%s", training.run())
     except SamkitError as error:
         _log.error("%s", error)
         return 1
     except KeyboardInterrupt:
-        _log.error(
-            "stopped; the same command goes on from the last checkpoint, %g minutes old at most",
-            _MINUTES_BETWEEN_CHECKPOINTS,
-        )
+        kept = training is not None and training.has_checkpoint
+        goes_on = "goes on from the last checkpoint" if kept else "begins again: there is no checkpoint yet"
+        _log.error("stopped; the same command %s (made every %g minutes)", goes_on, _MINUTES_BETWEEN_CHECKPOINTS)
         return _STOPPED
     return 0
 

@@ -9,6 +9,7 @@ shapes    random solids, sliced: subjects of scenes that are nobody's anatomy
 looks     an anatomy and a scanner -> an image
 pictures  a stream of both, batch after batch: what the embedded encoder is trained on
 
-Arrays are (slices, rows, columns) in display orientation: slices inferior to superior, rows anterior to
-posterior, columns patient-right to left. Everything follows from an integer seed, to rounding on any machine.
+Arrays of the first four are (slices, rows, columns) in display orientation: slices inferior to superior, rows anterior
+to posterior, columns patient-right to left; those of the others (..., rows, columns). Everything follows from an
+integer seed, to rounding on any machine.
 """

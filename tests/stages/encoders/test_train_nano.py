@@ -16,7 +16,7 @@ from examples.tiny_sam import TINY
 
 from samkit.stages.encoders.nano_objective import ObjectiveWeights
 from samkit.stages.encoders.pixels import prepare
-from samkit.stages.encoders.train_nano import NanoTraining, TrainingOptions, embedded, learning_rate_at
+from samkit.stages.encoders.train_nano import NanoTraining, TrainingOptions, embedded, learning_rate_at, main
 from samkit.store.errors import FitDiverged, UsageError
 
 OPTIONS = TrainingOptions(
@@ -149,6 +149,30 @@ def test_other_options_do_not_go_on_with_it(whole, change, told):
 def test_another_architecture_does_not_go_on_with_it(whole):
     with pytest.raises(UsageError, match="other options: model tiny, not wider"):
         NanoTraining(whole.folder, OPTIONS, CPU, replace(TINY, name="wider", width=64))
+
+
+def test_a_training_on_another_device_does_not_go_on_with_it(whole, tmp_path):
+    state = torch.load(whole.folder / "checkpoint.pt", weights_only=True)
+    torch.save({**state, "options": {**state["options"], "device": "cuda"}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UsageError, match="other options: device cuda, not cpu"):
+        training(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("module", lambda there: {name: there[name] for name in list(there)[1:]}),
+        ("options", None),
+        ("optimisers", lambda there: there[:1]),
+        ("random", lambda there: there[:16]),
+    ],
+)
+def test_a_checkpoint_of_another_samkit_is_said_to_be_one(whole, tmp_path, part, change):
+    state = torch.load(whole.folder / "checkpoint.pt", weights_only=True)
+    there = state.pop(part)
+    torch.save(state if change is None else {**state, part: change(there)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UsageError, match=r"checkpoint\.pt: cannot be read.*another samkit.*Move it away"):
+        training(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.0])
@@ -321,6 +345,22 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         _, said = running.communicate(timeout=120)
     assert json.loads(first)["step"] == 1
     assert said.splitlines() == [
-        "stopped; the same command goes on from the last checkpoint, 3 minutes old at most",
+        "stopped; the same command begins again: there is no checkpoint yet (made every 3 minutes)",
     ]
     assert running.returncode == 130
+
+
+def test_ctrl_c_after_a_checkpoint_says_that_the_command_goes_on_from_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("samkit.stages.encoders.train_nano._MINUTES_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("sys.argv", ["train_nano", str(tmp_path), "--steps", "2", "--batch-size", "1"])
+    keep = NanoTraining._keep
+
+    def kept(self):
+        keep(self)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(NanoTraining, "_keep", kept)
+    caplog.set_level("INFO")
+    assert main() == 130
+    assert "stopped; the same command goes on from the last checkpoint" in caplog.messages[-1]
+    assert NanoTraining(tmp_path, TrainingOptions(steps=2, batch_size=1), CPU).step == 1
