@@ -8,6 +8,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from examples.workspaces import workspace_of_boxes
+
+from samkit.heads.base import find_head
+from samkit.heads.tiling import row_keys
+from samkit.store.splits import Split
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -130,6 +135,14 @@ def test_the_best_of_the_settings_is_chosen_by_features_of_nano_alone(few_shot):
     assert few_shot.chosen("linear", asked(few_shot)) == second
 
 
+@pytest.mark.parametrize("head", ["probe", "linear", "autosam", "cnn", "hybrid", "unet"])
+def test_heads_are_fitted_by_default_as_the_kept_tries_choose(few_shot, monkeypatch, head):
+    monkeypatch.setattr(few_shot, "RESULTS", BENCHMARKS / "results")
+    best, own = few_shot.chosen(head, asked(few_shot)), find_head(head).own_fit
+    assert (own.steps, own.learning_rate, own.batch_size) == (best.steps, best.learning_rate, best.batch_size)
+    assert own.validate_every is None
+
+
 def test_a_development_round_of_another_precision_is_not_written_over(few_shot, monkeypatch):
     kept(few_shot, "development").add("acdc", {"nano linear, one pass": SCORED}, 1.0)
     monkeypatch.setattr(few_shot, "resolve_precision", lambda *_: "other")
@@ -165,6 +178,46 @@ def test_without_the_patients_the_kept_scores_are_shown_and_nothing_is_scored(fe
     told = capsys.readouterr()
     assert "hippocampus: not at" in told.out + told.err
     assert "prototype, one pass" in told.out + told.err
+
+
+@pytest.fixture
+def study(few_shot, tmp_path):
+    """One draw of one subject, and two to score."""
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    pool, test = (tuple(f"subject{number}" for number in part) for part in (range(3), range(3, 5)))
+    split = workspace.keep_split(Split(name="development", seed=0, pool=pool, test=test))
+    chosen = asked(few_shot, "development", draws=1, counts=[1])
+    return few_shot.Study(data="acdc", workspace=workspace, split=split, asked=chosen)
+
+
+@pytest.mark.parametrize("features", ["nano", "pixels", "none"])
+def test_every_head_of_some_features_can_be_trained_on_them(few_shot, study, features):
+    embeddings = study.embedded(features)
+    for head in few_shot.HEADS[features]:
+        fit = few_shot.Fit(features=features, head=head, setting=few_shot.SETTINGS[head][0])
+        assert study.run_id(embeddings, study.cells(fit, 1)[0]).startswith(f"{head}-1-0-")
+
+
+def test_what_is_drawn_is_embedded_in_all_views_and_what_is_scored_as_it_is(few_shot, study):
+    journal = study.embedded("pixels").journal
+    (drawn,) = few_shot.draw_subjects(study.split, 1, 0, study.workspace.labelled_subjects).subjects
+    for volume in study.workspace.volumes.values():
+        there = {view for view in few_shot.BANK.texts if not journal.missing(row_keys(volume, view=view))}
+        if volume.subject == drawn:
+            assert there == {*few_shot.BANK.texts}
+        else:
+            assert there == ({"identity"} if volume.subject in study.split.test else set())
+
+
+def test_scores_are_of_the_test_subjects_by_a_head_of_the_draw(few_shot, study):
+    fit = few_shot.Fit(features="pixels", head="ridge", setting=few_shot.IN_ONE_PASS)
+    found = study.scores(fit)[fit.key]
+    (run,) = study.workspace.runs.values()
+    assert {scored["subject"] for scored in run.scores} == {*study.split.test}
+    assert found["revision"] == find_head("ridge").revision
+    assert len(found["1"]["dice"]) == 1
+    assert 0 < found["1"]["dice"][0] <= 1
+    assert found["1"]["by_class"].keys() == {"box", "bar"}
 
 
 def test_boxes_are_asked_once(few_shot):
