@@ -43,7 +43,7 @@ class Ridge(SolvedHead):
     """
 
     name: ClassVar[str] = "ridge"
-    revision: ClassVar[int] = 2
+    revision = 2
     #: (16 K, C, 1, 1), a class's sixteen cells together, row by row.
     weight: Tensor
     #: (16 K,)
