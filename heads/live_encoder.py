@@ -176,7 +176,7 @@ class LiveEncoder(nn.Module):
         if source.pixels is None:
             message = (
                 "this head runs an encoder on the slices, and of one with a paper's --pixels only embeddings can be "
-                "had. Take an encoder as it is: samkit embed without --pixels"
+                "had. Name a recipe by SAM's own rule, --encoder RECIPE, made by: samkit embed --pixels sam"
             )
             raise UsageError(message)
         encoder = cls(shape=source.shape, **source.pixels)

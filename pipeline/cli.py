@@ -173,7 +173,11 @@ def ingest_command(
         int | None, typer.Option(min=1, help="Processes that read; by default one a core where it is worth it.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what is there, what would be taken and why not; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what is there, what would be taken and why not, as far as headers tell; write nothing.",
+        ),
     ] = False,
     check: Annotated[
         bool,

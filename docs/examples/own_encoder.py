@@ -44,6 +44,7 @@ class PixelsModel:
     name: str = "pixels"
     default_px: int = PX
     own_weights: Path | None = None
+    needs_weights: bool = False  # there is no checkpoint to ask for
     block_count: int | None = None  # of a transformer, whose inner layers can be tapped
 
     def load(self, weights: Path | None, **_settings: object) -> Pixels:

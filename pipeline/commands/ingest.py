@@ -227,7 +227,8 @@ def _told_dry_run(source: Path, found: Found, report: IngestReport) -> int:
         console.table(f"{source}: {found.layout}", ["source", "modality", "size", "", "why"], rows, numbers_from=None)
         for note in found.notes:
             console.say(note)
-        console.say(f"{len(found.table) - refused} would be taken, {refused} refused; nothing was written")
+        told = f"{len(found.table) - refused} would be taken, {refused} refused, as far as headers tell"
+        console.say(f"{told}; nothing was written")
     return SOME_FAILED if refused and not report.allow_refused else DONE
 
 

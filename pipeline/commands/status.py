@@ -188,7 +188,7 @@ def status_of(workspace: Workspace) -> dict[str, Any]:
     elif all(run["stale"] for run in runs):
         following = after_embedding(workspace, whole[-1])
     else:
-        following = f"samkit report{flag}"
+        following = f"samkit report{flag}, and for masks: samkit predict latest --output masks{flag}"
     return {
         "workspace": str(workspace.path),
         "dataset": {

@@ -143,7 +143,7 @@ def remember_weights(encoder: Encoder, weights: Path | None) -> None:
 
 
 def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
-    """Return the checkpoint to load, None for seeded weights.
+    """Return the checkpoint to load, None for seeded weights, and for an encoder that has none.
 
     What is named: a file, a name of the catalogue, the first digits of a digest. Else what the encoder's name points to
     by itself (``hf:FOLDER``, or weights that come with the encoder), or stands for on the shelf: its official
@@ -154,10 +154,15 @@ def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
     WeightsError
         When it is not there, or belongs to another encoder; the commands are named.
     """
-    from ...stages.encoders.base import find_encoder, weights_named_by
+    from ...stages.encoders.base import find_encoder, needs_weights, weights_named_by
 
     model = find_encoder(encoder_name)
     name = model.name
+    if not needs_weights(encoder_name):
+        if weights is None:
+            return None
+        message = f"--weights {weights}: {name} computes its features without any. Leave the flag out."
+        raise UsageError(message)
     if weights == SEEDED and name.startswith("hf-"):
         message = f"--weights {SEEDED}: {name} has no seed, its numbers are those of its folder. Leave the flag out."
         raise UsageError(message)
@@ -192,13 +197,15 @@ def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
 
 
 def weights_of(recipe: Recipe, weights: str | None, *, trained: bool) -> Path | None:
-    """Return the checkpoint to load for a recipe: the one named, else that of its digest; None for seeded weights.
+    """Return the checkpoint to load for a recipe: the one named, else that of its digest; None for seeded ones or none.
 
     Whether they are the recipe's is for `load_recipe` to say.
     """
     if weights is not None:
         return None if weights == SEEDED else _file_named(weights, recipe.encoder)
-    return shelved_weights(recipe) if trained else None
+    from ...stages.encoders.base import needs_weights
+
+    return shelved_weights(recipe) if trained and needs_weights(recipe.encoder) else None
 
 
 def shelved_weights(recipe: Recipe) -> Path:

@@ -83,6 +83,10 @@ class EncoderModel(Protocol):
     def own_weights(self) -> Path | None:
         """Weights that are installed with the encoder, and meant by its name; None where somebody has to give them."""
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether there is a checkpoint to load; False for one that computes features without, by a rule."""
+
     def load(
         self,
         weights: Path | None,
@@ -94,7 +98,7 @@ class EncoderModel(Protocol):
         pixel_normalisation: str | None = None,
         tap: str | None = None,
     ) -> Encoder:
-        """Build the encoder, from a checkpoint or, with None, from a seed.
+        """Build the encoder, from a checkpoint or, with None, from a seed, if it needs any.
 
         None for pixels is its own rule, and None for the tap is what it ends with.
         """
@@ -194,6 +198,11 @@ def weights_named_by(encoder_name: str) -> Path | None:
     return None if model.source is None else model.folder()
 
 
+def needs_weights(encoder_name: str) -> bool:
+    """Return whether an encoder of that name, as it is typed or a recipe keeps it, has a checkpoint to load."""
+    return TransformersModel.is_named(encoder_name) or find_encoder(encoder_name).needs_weights
+
+
 def weights_at_hand(recipe: Recipe) -> Path | None:
     """Return the weights with a recipe's digest that this machine has: what samkit comes with, or the shelf's."""
     own = None if TransformersModel.is_named(recipe.encoder) else find_encoder(recipe.encoder).own_weights
@@ -252,7 +261,7 @@ def load_encoder(
         A device that is not there.
     """
     model = find_encoder(name)
-    if weights is None and model.own_weights is None and not TransformersModel.is_named(name):
+    if weights is None and model.own_weights is None and needs_weights(name) and not TransformersModel.is_named(name):
         told = f"{name}: no weights given, its numbers come from a seed: for trying, not for results"
         warnings.warn(told, SamkitWarning, stacklevel=2)
     if weights == SEEDED and TransformersModel.is_named(name):

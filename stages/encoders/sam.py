@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class SamModel:
     decoder_mlp_width: int = 2048
     #: Weights that come with samkit.
     own_weights: Path | None = None
+    needs_weights: ClassVar[bool] = True
 
     def load(
         self,

@@ -113,6 +113,11 @@ class TransformersModel:
         """None: what its name points to is fetched only when it is asked for, see `folder`."""
         return None
 
+    @property
+    def needs_weights(self) -> bool:
+        """True: those of its folder."""
+        return True
+
     def folder(self) -> Path:
         """Return the folder of the weights: the one typed, or the hub's copy of it on this machine, fetched if need be.
 

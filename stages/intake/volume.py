@@ -199,8 +199,8 @@ def _other_grid(source: SourceFiles) -> str:
     return (
         f"{source.shown}: the label of {source.id} came by --labels-from and was drawn on another grid than this file "
         f"has now: its size, or where its header says that it lies, has changed. Nothing was written. If the file is "
-        f"right, take it with the label beside it, if there is one: the same command with --replace. Then give the "
-        f"label anew, on the grid of this file: samkit ingest --labels-from LABELS"
+        f"right: samkit remove {source.id}, then this command again, then the label anew, on the grid of this file: "
+        f"samkit ingest --labels-from LABELS"
     )
 
 

@@ -477,10 +477,12 @@ def _told_of_resampling(
 
     The ratio is the image's voxel over the label's, by volume.
     """
-    far = (
-        f"its label was resampled onto the image by nearest neighbour: it lay {displacement:.3g} voxels away at the "
-        f"farthest corner"
+    lay = (
+        "it had other voxels between the same corners"
+        if displacement <= _WARNING_VOXELS
+        else f"it lay {displacement:.3g} voxels away at the farthest corner"
     )
+    far = f"its label was resampled onto the image by nearest neighbour: {lay}"
     had, has = count_values(before), count_values(after)
     labelled_before, labelled_after = (sum(counts.values()) - counts.get(0, 0) for counts in (had, has))
     if labelled_before == 0:
@@ -525,9 +527,14 @@ def _mismatch(
         cause = "The label was probably drawn on a resampled copy."
     else:
         cause = "The label was probably written with the affine of another file."
+    lies = (
+        "has other voxels than its image, between the same corners."
+        if displacement <= _WARNING_VOXELS
+        else f"lies {displacement:.3g} voxels from its image at the farthest corner, in whatever order of axes; up to "
+        f"{_WARNING_VOXELS} is taken."
+    )
     return (
-        f"{place}: the label lies {displacement:.3g} voxels from its image at the farthest corner, in whatever order "
-        f"of axes; up to {_WARNING_VOXELS} is taken. Image: shape {image_shape}, {image_codes}, {image_spacing} mm, "
+        f"{place}: the label {lies} Image: shape {image_shape}, {image_codes}, {image_spacing} mm, "
         f"origin {image_origin} mm; label: shape {label_shape}, {label_codes}, {label_spacing} mm, origin "
         f"{label_origin} mm. {cause} If the two lie right in patient space, ingest with --resample-labels (nearest "
         f"neighbour); if the voxels correspond by index, write the label with its image's affine."

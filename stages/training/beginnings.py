@@ -20,7 +20,7 @@ from ...store.errors import UsageError, WeightsError
 from ...store.keys import NECK, Recipe
 from ...store.pretrained import WEIGHTS, PretrainingSettings
 from ...store.workspace import Workspace
-from ..encoders.base import load_recipe, weights_at_hand
+from ..encoders.base import load_recipe, needs_weights, weights_at_hand
 from ..encoders.checkpoints import read_resnet
 from ..encoders.digests import file_sha256
 
@@ -74,8 +74,9 @@ def live_encoder_of(recipe: Recipe, *, trained: bool) -> LiveEncoderWeights:
 
 @lru_cache(maxsize=1)  # a grid plans many runs of one encoder
 def _live_encoder(recipe: Recipe, *, trained: bool) -> LiveEncoderWeights:
-    weights = weights_at_hand(recipe) if trained else None
-    if trained and weights is None:
+    loads = trained and needs_weights(recipe.encoder)
+    weights = weights_at_hand(recipe) if loads else None
+    if loads and weights is None:
         message = (
             f"the weights of {recipe.encoder} with the digest {recipe.weights_sha256[:16]} are not on this machine, "
             f"and this head runs it. Put the file on the shelf: samkit weights add FILE"

@@ -194,7 +194,10 @@ def split_of(workspace: Workspace, name: str = DEFAULT_SPLIT) -> Split:
     kept = workspace.split(name)
     if kept is None and name != DEFAULT_SPLIT:
         there = f"It has {', '.join(workspace.splits)}. " if workspace.splits else ""
-        message = f"no split {name!r} in {workspace.path}. {there}Make it: samkit split {name}"
+        message = (
+            f"no split {name!r} in {workspace.path}. {there}One that was published with a dataset, as synapse-18-12, "
+            f"is made when its files are ingested under their published names; one of your own by: samkit split NAME"
+        )
         raise UsageError(message)
     return make_split(labelled, name=name) if kept is None else kept.joined_by(labelled)
 

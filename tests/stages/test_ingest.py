@@ -540,8 +540,9 @@ def test_a_kept_label_stays_where_the_header_differs_by_rounding_alone(samkit, c
 def test_what_the_refusal_of_a_kept_label_says_works(samkit, cube):
     for folder in (cube / "imagesTr", cube.parent / "labels"):
         save_with_affine(folder / "a.nii.gz", np.diag([1.0, -1.0, 1.0, 1.0]))
-    assert "the same command with --replace" in samkit("ingest", cube).said
-    assert samkit("ingest", cube, "--replace").code == 0
+    assert "samkit remove a, then this command again" in samkit("ingest", cube).said
+    assert samkit("remove", "a").code == 0
+    assert samkit("ingest", cube).code == 0
     assert not record("a").label_digest
     assert samkit("ingest", "--labels-from", cube.parent / "labels").code == 0
     assert np.count_nonzero(label_of_a())

@@ -476,6 +476,14 @@ class TestResamplingALabel:
         assert "0.5 voxels away at the farthest corner" in note  # 9 of its voxels are 4.5, the image's last is 4
         assert "400 labelled voxels became 200, 100 % of the labelled volume" in note
 
+    def test_a_label_between_the_corners_of_its_image_is_not_said_to_lie_away(self):
+        label = np.ones((19, 19, 19), np.uint8)
+        fine = STRAIGHT @ np.diag([0.5, 0.5, 0.5, 1])
+        with pytest.raises(GeometryMismatch, match="has other voxels than its image, between the same corners"):
+            fit(label, fine, (10, 10, 10), STRAIGHT)
+        (note,) = fit(label, fine, (10, 10, 10), STRAIGHT, resample=True).notes
+        assert "by nearest neighbour: it had other voxels between the same corners; 6859 labelled voxels" in note
+
     def test_a_class_that_is_gone_is_warned_of(self):
         label = np.ones((10, 10, 10), np.uint8)
         label[9] = 2
