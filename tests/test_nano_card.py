@@ -79,6 +79,6 @@ def test_boxes_stand_beside_their_ellipses(card):
 
 def test_larger_networks_stand_with_each_draw(card):
     measured(card, "final", **{OTHER: scored(0.5)})
-    told = {"parameters": 1234567, "setting": "as it was", "dice": {"5": [0.7, 0.754]}}
+    told = {"parameters": 1234567, "setting": "as it was", "dice": [0.7, 0.754]}
     (card.RESULTS / "larger_unet.json").write_text(json.dumps({"machine": {}, "twice": told}), encoding="utf-8")
-    assert "| twice | 1,234,567 | as it was |  | 70.0, 75.4 |" in card.proof()
+    assert "| twice | 1,234,567 | as it was | 70.0, 75.4 |" in card.proof()
