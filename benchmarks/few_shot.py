@@ -152,6 +152,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting(steps=2400, learning_rate=1e-3, batch_size=4, views=TURNED.texts),
         Setting(steps=2400, learning_rate=1e-3, batch_size=4, views=AS_THEY_ARE),
         Setting(steps=2400, learning_rate=3e-3, batch_size=4, views=TURNED.texts),
+        Setting(steps=4800, learning_rate=1e-3, batch_size=4, views=TURNED.texts),
     ),
 }
 # On whatever else a head is trained, it is as it did best on `nano`.
