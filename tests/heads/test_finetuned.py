@@ -64,5 +64,5 @@ def test_without_an_encoder_there_is_nothing_to_begin_from():
 
 def test_an_encoder_whose_slices_go_a_detour_cannot_be_trained():
     live = TINY.load(None, pixel_normalisation="autosam").live
-    with pytest.raises(UsageError, match="without --pixels"):
+    with pytest.raises(UsageError, match="samkit embed --pixels sam"):
         FinetunedAutoSam.build(HeadContext(input_shape=(1, 64, 64), class_count=2, live_encoder=live))
