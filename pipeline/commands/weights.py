@@ -154,11 +154,11 @@ def weights_file_of(encoder_name: str, weights: str | None) -> Path | None:
     WeightsError
         When it is not there, or belongs to another encoder; the commands are named.
     """
-    from ...stages.encoders.base import find_encoder, needs_weights, weights_named_by
+    from ...stages.encoders.base import find_encoder, weights_named_by
 
     model = find_encoder(encoder_name)
     name = model.name
-    if not needs_weights(encoder_name):
+    if not model.needs_weights:
         if weights is None:
             return None
         message = f"--weights {weights}: {name} computes its features without any. Leave the flag out."

@@ -261,7 +261,7 @@ def load_encoder(
         A device that is not there.
     """
     model = find_encoder(name)
-    if weights is None and model.own_weights is None and needs_weights(name) and not TransformersModel.is_named(name):
+    if weights is None and model.own_weights is None and model.needs_weights and not TransformersModel.is_named(name):
         told = f"{name}: no weights given, its numbers come from a seed: for trying, not for results"
         warnings.warn(told, SamkitWarning, stacklevel=2)
     if weights == SEEDED and TransformersModel.is_named(name):
