@@ -50,7 +50,8 @@ class UNet(Head):
 
     name: ClassVar[str] = "unet"
     revision = 2
-    # Up to half an hour on one core, with patches of 256 px: from one subject, half the steps are 20 points of Dice less on hearts (nano's card).
+    # Up to half an hour on one core, with patches of 256 px: from one subject of ACDC, half the steps are 20 points of
+    # Dice less (nano's card).
     own_fit = FitOptions(steps=4800, batch_size=4, learning_rate=1e-3, validate_every=None)
     sees = Sees.SLICES
 
