@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 import zarr
 from measure import keep, sample
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from scipy.ndimage import zoom
 from zarr.codecs import BloscCodec, BloscShuffle
 
 from samkit.stages.encoders.base import load_encoder
+from samkit.stages.encoders.digests import file_sha256
+from samkit.stages.encoders.nano import NANO
 from samkit.stages.ingest import IngestOptions, ingest
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
 from samkit.store.workspace import open_workspace
@@ -46,15 +49,15 @@ def main() -> None:
                 speed = statistics.median(plain / own for plain, own in pairs)
                 rows.append([what, codec, f"{size:.2f}", f"{speed:.2f}"])
                 numbers[f"{what}, {codec}"] = {"size": round(size, 3), "reading": round(speed, 3)}
-    keep("codec", "Features by codec, against none", ["features", "codec", "size", "reading speed"], rows, numbers)
+    columns = ["features", "codec", "size", "reading speed"]
+    about = {"weights_sha256": file_sha256(NANO.own_weights)}
+    keep("codec", "Features by codec, against none", columns, rows, {**about, **numbers})
 
 
 def _encoded(folder: Path) -> NDArray[np.float16]:
     found = find_sources(sample(folder / "source", 2), LayoutOptions(ids="stem", id_key=b"bench"))
     list(ingest(folder / "workspace", found, IngestOptions()))
     encoder = load_encoder("nano", size=1024)
-    import torch
-
     planes = [
         encoder(torch.from_numpy(volume.read_slice(position)[None].astype(np.float32)))
         for volume in open_workspace(folder / "workspace").volumes.values()

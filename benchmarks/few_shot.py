@@ -6,7 +6,7 @@ training. On ACDC and hippocampus, which no training of samkit's has seen.
 
 few_shot.py --tune   try every setting of each head on `nano`, and of the U-Net, on development subjects of ACDC
 few_shot.py          score the development subjects, each head with its best setting
-few_shot.py --final  score the final subjects, once
+few_shot.py --final  score the final subjects, once; with --correct HEAD once more, by a later revision of a head
 
 Which subjects are scored was fixed in `subjects.json` before the first try. A round may be run in parts (``--data``,
 ``--features``, ``--heads``), on one machine or several: what was scored joins what `results` holds, and is not scored
@@ -138,7 +138,7 @@ class Fit:
 
 IN_ONE_PASS = Setting(steps=0, learning_rate=0.0)
 
-# Two for a head, four for the U-Net. Which is best is read from what `--tune` kept.
+# Two for a head, five for the U-Net. Which is best is read from what `--tune` kept.
 SETTINGS: dict[str, tuple[Setting, ...]] = {
     "prototype": (IN_ONE_PASS,),
     "ridge": (IN_ONE_PASS,),
@@ -195,6 +195,9 @@ class Kept:
     #: What all scores of a file are of.
     about: dict[str, Any]
     numbers: dict[str, dict[str, Any]]
+    #: What final subjects were scored by before it was corrected, oldest first; by data, then as the rest. No look at
+    #: them is forgotten.
+    superseded: dict[str, dict[str, list[dict[str, Any]]]]
     seconds: float
 
     @classmethod
@@ -221,8 +224,8 @@ class Kept:
             message = f"{RESULTS / name}.json: scored already, with other {', '.join(other)}.{remedy}"
             raise SystemExit(message)
         numbers = {data: there[data] for data in DATA if data in there}
-        seconds = there.get("seconds", 0.0)
-        return cls(asked=asked, name=name, about=about, numbers=numbers, seconds=seconds)
+        superseded, seconds = there.get("superseded", {}), there.get("seconds", 0.0)
+        return cls(asked=asked, name=name, about=about, numbers=numbers, superseded=superseded, seconds=seconds)
 
     def todo(self, data: str, fits: Sequence[Fit]) -> list[Fit]:
         """Return what is not scored yet; a head whose final score stands, with another setting, is not scored again.
@@ -230,15 +233,18 @@ class Kept:
         Raises
         ------
         SystemExit
-            When a head was scored on the final subjects before its revision.
+            When a head was scored on the final subjects before its revision, and nobody says that this corrects it.
         """
         scored, todo = self.numbers.get(data, {}), []
         for fit in fits:
             of_head = [key for key in scored if key.startswith(f"{fit.features} {fit.head},")]
             same = [key for key in of_head if key == fit.key or self.asked.round == "final"]
             of_another = [key for key in same if scored[key]["revision"] != find_head(fit.head).revision]
-            if of_another and self.asked.round == "final":
-                message = f"{of_another[0]}: an earlier revision of it was scored on the final subjects of {data}"
+            if of_another and self.asked.round == "final" and fit.head not in self.asked.correct:
+                message = (
+                    f"{of_another[0]}: an earlier revision of it was scored on the final subjects of {data}. Where "
+                    f"this one corrects a mistake: --correct {fit.head}, which keeps the earlier score beside it."
+                )
                 raise SystemExit(message)
             if of_another or not same:
                 todo.append(fit)
@@ -252,15 +258,20 @@ class Kept:
     def add(self, data: str, found: dict[str, Any], seconds: float) -> None:
         """Add what was scored to what stands there by now: another part may have ended meanwhile."""
         meanwhile = type(self).of(self.asked)
-        self.numbers, self.seconds = meanwhile.numbers, meanwhile.seconds
+        self.numbers, self.superseded, self.seconds = meanwhile.numbers, meanwhile.superseded, meanwhile.seconds
         scored = self.numbers.setdefault(data, {})
         if self.asked.round != "tries":
             # Of a head that is scored again, because what it computes has changed, or which setting is its best.
             heads = tuple(key.partition(",")[0] + "," for key in found if "," in key)
-            scored = {key: one for key, one in scored.items() if not key.startswith(heads)}
+            earlier = {key: one for key, one in scored.items() if key.startswith(heads)}
+            scored = {key: one for key, one in scored.items() if key not in earlier}
+            if self.asked.round == "final":
+                for key, one in earlier.items():
+                    self.superseded.setdefault(data, {}).setdefault(key, []).append(one)
         self.numbers[data] = {**scored, **found}
         self.seconds += seconds
-        write_numbers(self.name, {**self.about, "seconds": self.seconds, **self.numbers})
+        superseded = {"superseded": self.superseded} if self.superseded else {}
+        write_numbers(self.name, {**self.about, "seconds": self.seconds, **self.numbers, **superseded})
 
     def show(self) -> None:
         """Print the table of all that stands there."""
@@ -286,6 +297,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--features", nargs="+", choices=FEATURES)
     parser.add_argument("--heads", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--counts", nargs="+", type=int, default=[*COUNTS])
+    parser.add_argument("--correct", nargs="+", choices=SETTINGS, default=[], metavar="HEAD", help="of a final score")
     parser.add_argument("--weights", type=Path, default=NANO.own_weights, help="of nano: another training's")
     parser.add_argument("--folder", type=Path, help="where runs are kept, to go on later")
     asked = parser.parse_args()
@@ -297,6 +309,8 @@ def _asked() -> argparse.Namespace:
     asked.draws, asked.data, asked.features = asked.draws or draws, asked.data or data, asked.features or features
     # What is of fewer draws or of other weights is kept beside, so that it does not stand for what is asked here.
     asked.whole = (asked.draws, asked.counts, asked.weights) == (draws, [*COUNTS], NANO.own_weights)
+    if asked.correct and asked.round != "final":
+        parser.error("only final scores are kept from being made again: --correct goes with --final")
     if asked.round == "final" and not asked.whole:
         parser.error("the final subjects are scored once: --final takes all draws, both counts and the own weights")
     return asked

@@ -56,7 +56,13 @@ def proof() -> str:
         part
         for data in DATA
         if any(data in told for told in rounds.values())
-        for part in (_heads(data, rounds), *_beside(data, rounds), *_curves(data, rounds), *_boxes(data, rounds))
+        for part in (
+            _heads(data, rounds),
+            *_superseded(data, rounds),
+            *_beside(data, rounds),
+            *_curves(data, rounds),
+            *_boxes(data, rounds),
+        )
     ]
     return "\n\n".join([*parts, *_larger(), *_tries(rounds)])
 
@@ -96,6 +102,18 @@ def _heads(data: str, rounds: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _superseded(data: str, rounds: dict[str, Any]) -> Iterator[str]:
+    """Tell what final subjects were scored by before it was corrected."""
+    for key, earlier in rounds.get(ROUNDS[1], {}).get("superseded", {}).get(data, {}).items():
+        features, name, setting = _named(key)
+        for one in earlier:
+            means = " and ".join(f"{100 * statistics.mean(one[count]['dice']):.1f}" for count in COUNTS)
+            yield (
+                f"Scored on final subjects of {data} before it was corrected: `{name}` on {NAMES[features]}, "
+                f"{setting}, by its revision {one['revision']}, had {means}."
+            )
+
+
 def _beside(data: str, rounds: dict[str, Any]) -> Iterator[str]:
     """Tell how far the best head on each kind of features lies from what sees none, and from one on untrained ones.
 
@@ -118,7 +136,7 @@ def _beside(data: str, rounds: dict[str, Any]) -> Iterator[str]:
             beside = f"`{_named(without)[1]}`" + ("" if other == "none" else f" on {NAMES[other]}")
             yield (
                 f"`{_named(key)[1]}` on {NAMES[features]} less {beside} ({data}, {name}), on the same draws and test "
-                f"subjects, with the 95 % interval of other draws and other test subjects: {amounts}."
+                f"subjects, with the 95 % interval of other draws from this pool and other test subjects: {amounts}."
             )
 
 

@@ -7,6 +7,9 @@ Conventions of the whole module:
 - Draws are told apart by what they drew, not by their numbers: two that drew the same count once.
 - Draws and test subjects are both samples of what there could have been, and every draw is scored on every subject: an
   interval comes from drawing both anew, with replacement, independently, and is widened for there being few of them.
+- The pool stays: other draws are draws from the same labelled subjects. Those of several subjects share some, and tell
+  less of what another pool would give: of five draws of five from 15, simulated, intervals held the mean of this
+  pool in 97 cases of 100, and that of all pools in 86; of five draws of one in 95 and 92.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ class _Asked(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """A mean, and where it would lie with other draws and other test subjects, in 95 of 100 cases."""
+    """A mean, and where it would lie with other draws from the pool and other test subjects, in 95 of 100 cases."""
 
     mean: float
     #: None, both, of a single draw or a single test subject: nothing tells how far another would be.

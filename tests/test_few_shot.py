@@ -28,7 +28,9 @@ def few_shot(monkeypatch, tmp_path):
 
 def asked(few_shot, of="final", **changed):
     weights = few_shot.NANO.own_weights
-    return Namespace(**{"round": of, "draws": 5, "counts": [1, 5], "weights": weights, "whole": True, **changed})
+    return Namespace(
+        **{"round": of, "draws": 5, "counts": [1, 5], "weights": weights, "whole": True, "correct": [], **changed}
+    )
 
 
 def kept(few_shot, of="final", **changed):
@@ -107,6 +109,20 @@ def test_final_subjects_are_not_scored_again_by_a_later_revision(few_shot, monke
     assert kept(few_shot, "development").todo("acdc", [fit]) == [fit]
     with pytest.raises(SystemExit, match="an earlier revision of it was scored"):
         kept(few_shot).todo("acdc", [fit])
+
+
+def test_the_final_score_that_a_later_revision_corrects_is_kept_beside_it(few_shot, monkeypatch):
+    (fit,) = fits(few_shot, "linear", few_shot.IN_ONE_PASS)
+    kept(few_shot).add("acdc", {fit.key: SCORED}, 1.0)
+    monkeypatch.setattr(few_shot.find_head("linear"), "revision", 2)
+    correcting = kept(few_shot, correct=["linear"])
+    assert correcting.todo("acdc", [fit]) == [fit]
+    corrected = {**SCORED, "revision": 2}
+    correcting.add("acdc", {fit.key: corrected}, 1.0)
+    there = kept(few_shot)
+    assert (there.numbers["acdc"], there.superseded["acdc"]) == ({fit.key: corrected}, {fit.key: [SCORED]})
+    there.add("acdc", {"nano cnn, one pass": SCORED}, 1.0)
+    assert kept(few_shot).superseded["acdc"] == {fit.key: [SCORED]}
 
 
 def test_two_parts_that_end_one_after_the_other_keep_both(few_shot):
@@ -190,8 +206,8 @@ def study(few_shot, tmp_path):
     return few_shot.Study(data="acdc", workspace=workspace, split=split, asked=chosen)
 
 
-@pytest.mark.parametrize("features", ["nano", "pixels", "none"])
-def test_every_head_of_some_features_can_be_trained_on_them(few_shot, study, features):
+@pytest.mark.parametrize("features", ["nano", "nano-512", "seeded", "pixels", "none"])
+def test_every_head_of_some_features_can_be_planned_on_them(few_shot, study, features):
     embeddings = study.embedded(features)
     for head in few_shot.HEADS[features]:
         fit = few_shot.Fit(features=features, head=head, setting=few_shot.SETTINGS[head][0])

@@ -29,7 +29,7 @@ def scored(dice: float, *, revision: int = 1, draws: int = 2, subjects: int = 3,
 
 def measured(card, of: str, **acdc):
     file = card.RESULTS / f"few_shot_{of}.json"
-    file.write_text(json.dumps({"acdc": {key.replace("__", " "): one for key, one in acdc.items()}}), encoding="utf-8")
+    file.write_text(json.dumps({"acdc": acdc}), encoding="utf-8")
 
 
 def row(text: str, head: str) -> list[str]:
@@ -50,6 +50,12 @@ def test_only_the_round_that_an_earlier_revision_was_scored_in_says_so(card, mon
     monkeypatch.setattr(card.find_head("linear"), "revision", 2)
     cells = row(card.proof(), "linear")
     assert ["revision 1" in cell for cell in cells[2:]] == [False, False, True, True]
+
+
+def test_a_final_score_that_was_corrected_is_told_beside_the_one_that_stands(card):
+    corrected = {"acdc": {OTHER: scored(0.5, revision=2)}, "superseded": {"acdc": {OTHER: [scored(0.4)]}}}
+    (card.RESULTS / "few_shot_final.json").write_text(json.dumps(corrected), encoding="utf-8")
+    assert "`linear` on `nano`, as it was, by its revision 1, had 40.0 and 40.0." in card.proof()
 
 
 def test_the_best_head_of_the_development_round_is_compared_on_final_subjects_too(card):

@@ -86,6 +86,11 @@ class ObjectiveWeights:
                 message = f"--{name} {weight:g}: how much a question counts is 0 or more."
                 raise UsageError(message)
 
+    @property
+    def asks_encoder(self) -> bool:
+        """Whether there is anything that the encoder learns from."""
+        return any((self.prompted, self.dense, self.picture, self.likeness, self.solved))
+
     def to_json(self) -> dict[str, Any]:
         """Return the weights as they are kept in a log."""
         return asdict(self)

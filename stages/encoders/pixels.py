@@ -36,7 +36,7 @@ _DETOUR_PX = 224
 # Eight times SAM's own: 512 x 512 cells, of which each looks at each.
 _LARGEST_PX = 8192
 
-_NUMBER = r"-?[0-9.]+(?:e-?[0-9]+)?"
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"
 _SPELLED = re.compile(
     rf"(bilinear|bicubic);(longest-side|square);scale=({_NUMBER});mean=({_NUMBER}(?:,{_NUMBER}){{2}});"
     rf"deviation=({_NUMBER}(?:,{_NUMBER}){{2}})"
@@ -101,7 +101,7 @@ def pixel_rule(pixel_normalisation: str) -> PixelRule:
     Raises
     ------
     UsageError
-        For another word.
+        For another word, or where a number is to be divided by nothing.
     """
     if pixel_normalisation in NAMED_RULES:
         return NAMED_RULES[pixel_normalisation]
@@ -110,6 +110,9 @@ def pixel_rule(pixel_normalisation: str) -> PixelRule:
         message = f"pixel normalisation {pixel_normalisation!r}: there are {', '.join(NAMED_RULES)}."
         raise UsageError(message)
     interpolation, resize, scale, mean, deviation = found.groups()
+    if not all(_three(deviation)):
+        message = f"pixel normalisation {pixel_normalisation!r}: a value is divided by its deviation, which is not 0."
+        raise UsageError(message)
     return PixelRule.spelled(
         interpolation=interpolation,
         resize=resize,
@@ -316,8 +319,6 @@ NAMED_RULES: dict[str, PixelRule] = {
     slice stretched to [0, 1]; no mean, no deviation. Inference rounds down to bytes in between and the code that made
     the training data does not: left out. That code also took what lies beyond the border for black: not done here.
 """
-
-PIXEL_NORMALISATIONS = tuple(NAMED_RULES)
 
 
 def _three(numbers: str) -> tuple[float, float, float]:

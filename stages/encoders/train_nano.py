@@ -110,6 +110,12 @@ class TrainingOptions:
         if self.precision not in _PRECISIONS:
             message = f"--precision {self.precision}: one of {', '.join(_PRECISIONS)}."
             raise UsageError(message)
+        if not self.objective.asks_encoder:
+            message = (
+                "--prompted, --dense, --picture, --likeness and --solved are 0: the encoder would learn nothing. "
+                "Give one of them a weight above 0."
+            )
+            raise UsageError(message)
         if (self.objective.likeness or self.objective.solved) and self.subjects < 2:
             message = (
                 "--subjects 1: parts are compared between two subjects. Give --subjects 2, or --likeness 0 --solved 0."
@@ -400,7 +406,15 @@ def _optimisers(module: nn.Module, options: TrainingOptions) -> tuple[torch.opti
 
     Source: Muon, Jordan et al. (github.com/KellerJordan/Muon), in torch, with steps as long as AdamW's would be (Liu
     et al., arXiv 2502.16982) before `_MUON_RATE`. Tries of both are in the card.
+
+    Raises
+    ------
+    UsageError
+        With a torch that has no Muon: all else of samkit works with older ones.
     """
+    if not hasattr(torch.optim, "Muon"):
+        message = f"torch {torch.__version__} has no Muon, which came with 2.9. To train: pip install 'torch>=2.9'"
+        raise UsageError(message)
     matrices = [
         layer.weight
         for name, part in module.named_modules()
@@ -440,7 +454,7 @@ def main() -> int:
         _log.info("%s", training.run())
     except SamkitError as error:
         _log.error("%s", error)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         kept = training is not None and training.has_checkpoint
         goes_on = "goes on from the last checkpoint" if kept else "begins again: there is no checkpoint yet"

@@ -245,6 +245,7 @@ def _resampling(size: int, pixels: int, blur: float) -> tuple[NDArray[np.float32
     """Return the matrices that bring ``size`` values to ``pixels`` and back.
 
     The first averages under a Gaussian of ``blur`` coarse pixels, the second interpolates linearly between centres.
+    All that pictures of 256 pixels come to are some 900 pairs, in each process that draws up to 264 MB.
     """
     step = size / pixels
     centres = (np.arange(pixels) + 0.5) * step

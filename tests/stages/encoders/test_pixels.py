@@ -342,6 +342,18 @@ def spelled(**changed):
     return PixelRule.spelled(**{**given, **changed})
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("bilinear;square;scale=1..2;mean=0,0,0;deviation=1,1,1", "there are sam"),
+        ("bilinear;square;scale=1;mean=0,0,0;deviation=0,1,1", "which is not 0"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(text, told):
+    with pytest.raises(UsageError, match=told):
+        pixel_rule(text)
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("resize", ["longest-side", "square"])
 def test_a_rule_that_is_spelled_out_is_read_back(interpolation, resize):

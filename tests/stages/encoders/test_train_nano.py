@@ -22,6 +22,7 @@ from samkit.store.errors import FitDiverged, UsageError
 OPTIONS = TrainingOptions(
     steps=6, decoder_steps=4, decoder_batches=2, decoder_masks=8, batch_size=2, subjects=2, precision="float32"
 )
+NOTHING = ObjectiveWeights(prompted=0.0, dense=0.0, picture=0.0, likeness=0.0, solved=0.0)
 CPU = torch.device("cpu")
 
 
@@ -204,11 +205,18 @@ def test_a_loss_that_is_not_finite_ends_it_and_is_not_kept(tmp_path):
         ({"seed": -1}, "--seed -1: at least 0"),
         ({"precision": "float16"}, "--precision float16: one of float32, bfloat16"),
         ({"subjects": 1}, "--likeness 0"),
+        ({"objective": NOTHING}, "the encoder would learn nothing"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(change, named):
     with pytest.raises(UsageError, match=named):
         replace(OPTIONS, **change)
+
+
+def test_a_torch_without_muon_is_told_which_one_has_it(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UsageError, match=r"has no Muon.*pip install 'torch>=2\.9'"):
+        training(tmp_path)
 
 
 def test_fewer_masks_than_kinds_of_prompts_are_refused():
@@ -231,9 +239,6 @@ def test_bfloat16_computes_the_same_losses_to_its_rounding(tmp_path):
     exact, rounded = told
     for name in ("kind", "place", "border", "likeness"):
         assert rounded[name] == pytest.approx(exact[name], rel=0.03), name
-
-
-NOTHING = ObjectiveWeights(prompted=0.0, dense=0.0, picture=0.0, likeness=0.0, solved=0.0)
 
 
 def told_by_step(folder, options):
@@ -330,7 +335,7 @@ def test_the_command_says_what_it_takes():
 def test_the_command_refuses_in_one_line(tmp_path):
     command = [sys.executable, "-m", "samkit.stages.encoders.train_nano", str(tmp_path / "t"), "--subjects", "1"]
     ended = subprocess.run(command, capture_output=True, check=False, text=True)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("--subjects 1: parts are compared between two subjects")
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "t").exists()
