@@ -109,26 +109,54 @@ def predict_volume(
 # -- whether a head fits ---------------------------------------------------------------------------
 
 
-def ingested_otherwise(run: Run, volumes: Iterable[Volume]) -> dict[str, str]:
-    """Return why a head is not to be shown volumes whose slices were made in another way than its own, by their ids."""
+def ingested_otherwise(run: Run, volumes: Iterable[Volume], *, of_own_workspace: bool) -> dict[str, str]:
+    """Return why a head is not to be shown volumes whose slices were made in another way than its own, by their ids.
+
+    Parameters
+    ----------
+    run
+        Of the head.
+    volumes
+        To be segmented.
+    of_own_workspace
+        Whether they are of the workspace that the run is of. Others were ingested for it, as the run's were as far as
+        their files allow.
+    """
     recipe, *others = ingest_recipes_of(run)
     expected = way_of(recipe)
     known = [expected, *map(way_of, others)]
     return {
-        volume.id: _unlike(run, recipe, expected, way)
+        volume.id: _unlike(run, expected, way)
+        + (_ingest_again(run, recipe, expected, way) if of_own_workspace else _NAME_OTHERS)
         for volume in volumes
         if (way := way_of(volume.ingest_recipe)) not in known
     }
 
 
-def _unlike(run: Run, recipe: Mapping[str, Any], expected: Mapping[str, str], way: Mapping[str, str]) -> str:
-    differing = [name for name in expected if expected[name] != way[name]]
+_NAME_OTHERS = (
+    "Name files like those that it was trained on, or ingest and label some like this one and train on them: samkit "
+    "ingest"
+)
+
+
+def _unlike(run: Run, expected: Mapping[str, str], way: Mapping[str, str]) -> str:
+    differing = _differing(expected, way)
     return (
         f"ingested with {told_way(way, differing)}, and run {run.id} was trained on slices with "
-        f"{told_way(expected, differing)}: the head would see other grey values or planes than it knows. Train on the "
-        f"slices as they are now: samkit train-head {run.settings.head} --volumes {run.settings.subjects}, or ingest "
-        f"the source again as the run's was{_flags(recipe, differing)}"
+        f"{told_way(expected, differing)}: the head would see other grey values or planes than it knows. "
     )
+
+
+def _ingest_again(run: Run, recipe: Mapping[str, Any], expected: Mapping[str, str], way: Mapping[str, str]) -> str:
+    return (
+        f"Train on the slices as they are now: samkit train-head {run.settings.head} --volumes "
+        f"{run.settings.subjects}, or ingest the source again as the run's was"
+        f"{_flags(recipe, _differing(expected, way))}"
+    )
+
+
+def _differing(expected: Mapping[str, str], way: Mapping[str, str]) -> list[str]:
+    return [name for name in expected if expected[name] != way[name]]
 
 
 def ingest_recipes_of(run: Run) -> list[Mapping[str, Any]]:

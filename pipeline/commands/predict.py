@@ -37,7 +37,7 @@ from ...stages.readers.mask_writer import MaskFile, MaskFormat
 from ...stages.readers.naming import natural_key
 from ...stages.training.ways import way_of, windows_of
 from ...store.embeddings import Embeddings
-from ...store.errors import InputError, UnusableVoxels, UsageError
+from ...store.errors import InputError, UsageError
 from ...store.keys import Recipe
 from ...store.local import LocalPlace
 from ...store.runs import Run
@@ -129,7 +129,7 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     """Write masks for the workspace's volumes; all that can be said against it is said before the first."""
     head = load_head(run.folder).to(find_device(options.device))
     volumes = list(workspace.volumes.values())
-    refused = ingested_otherwise(run, volumes)
+    refused = ingested_otherwise(run, volumes, of_own_workspace=True)
     if refused and len(refused) == len(volumes):
         message = f"{counted(len(refused), 'volume')}: {next(iter(refused.values()))}. Nothing was written."
         raise InputError(message)
@@ -205,6 +205,8 @@ def _predict_found(
         if shown:
             scratch = open_workspace(folder / "workspace")
             volumes = sorted(scratch.volumes.values(), key=lambda volume: natural_key(shown[volume.id]))
+            reasons = ingested_otherwise(run, volumes, of_own_workspace=False)
+            volumes = [volume for volume in volumes if volume.id not in reasons]
             _warn_of_several_windows(run, volumes)
             check_format_of_volumes(options.mask_format, volumes)
             # Now that all grids are known: the mask of a sheared one has another name.
@@ -212,7 +214,10 @@ def _predict_found(
             check(masks)
             rows: dict[str, Embeddings] = {}
             if head.sees.features:
-                rows = _rows_of(scratch, volumes, kept, load_encoder, options.device, tiling=tiling)
+                rows, not_encoded = _rows_of(scratch, volumes, kept, load_encoder, options.device, tiling=tiling)
+                reasons |= not_encoded
+            refused += [Refused(shown=shown[name], reason=reason) for name, reason in reasons.items()]
+            volumes = [volume for volume in volumes if volume.id not in reasons]
             series = {one.id: one.series for one in found.sources}
             done = []
             with console.progress_bar("predicting", len(volumes), "volumes") as bar:
@@ -269,23 +274,25 @@ def _rows_of(
     device: str,
     *,
     tiling: Tiling | None,
-) -> dict[str, Embeddings]:
-    """Return where the rows of each volume are, by its id: slices that the workspace has rows of are not encoded again.
+) -> tuple[dict[str, Embeddings], dict[str, str]]:
+    """Return where the rows of each volume are, and why some have not all of theirs, both by their ids.
 
-    A row belongs to the pixels of a slice, whatever file they came from.
+    Slices that the workspace has rows of are not encoded again: a row belongs to the pixels of a slice, whatever file
+    they came from.
     """
     keys = {volume.id: row_keys(volume, tiling) for volume in volumes}
     rows = {name: kept for name, wanted in keys.items() if kept is not None and not kept.journal.missing(wanted)}
+    not_encoded: dict[str, str] = {}
     if rows:
         console.say(f"{len(rows)} of {counted(len(volumes), 'volume')} embedded in the workspace already")
     if len(rows) < len(volumes):
         encoder, weights_file = load_encoder()
         left = [key for name, wanted in keys.items() if name not in rows for key in wanted]
         done = embed_all(scratch, encoder, weights_file, Workers(devices=(device,)), wanted=left)
-        if done.failures:
-            raise UnusableVoxels(done.failures[0].reason)
-        rows |= {name: done.embeddings for name in keys if name not in rows}
-    return rows
+        why = "; ".join(dict.fromkeys(failure.reason for failure in done.failures))
+        not_encoded = {name: why for name in keys if name not in rows and done.embeddings.journal.missing(keys[name])}
+        rows |= {name: done.embeddings for name in keys if name not in {*rows, *not_encoded}}
+    return rows, not_encoded
 
 
 def _with_labels_as_in(run: Run, found: Found, source: Path) -> Found:

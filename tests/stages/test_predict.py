@@ -20,6 +20,7 @@ from PIL import Image
 from synthetic.irregular import tilted
 
 import samkit as package
+from samkit.stages.encoders.sam import SamEncoder
 from samkit.stages.readers.dicom_series import triage
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.synthesis.files import write_dicom_series, write_nifti_pair
@@ -252,6 +253,42 @@ def test_a_file_that_cannot_be_read_costs_one_mask(samkit, trained, write_pair, 
     assert ended.code == 3
     assert "truncated, damaged or not NIfTI" in ended.said
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["good.nii.gz"]
+
+
+def test_files_that_are_ingested_otherwise_than_the_runs_own_cost_their_masks_alone(samkit, trained, tmp_path):
+    colours = np.random.default_rng(0).integers(0, 255, (36, 32, 3)).astype(np.uint8)
+    (tmp_path / "d").mkdir()
+    Image.fromarray(colours).save(tmp_path / "d/colour.png")
+    Image.fromarray(colours[..., 0]).save(tmp_path / "d/grey.png")
+    ended = samkit("predict", "latest", tmp_path / "d", "--output", tmp_path / "new", "--workspace", trained[1])
+    assert ended.code == 3, ended.said
+    assert "trained on slices with channels 1: the head would see other grey values" in ended.said
+    assert "Name files like those that it was trained on" in ended.said
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["grey.nii.gz"]
+
+
+def test_an_mr_gets_no_mask_from_a_run_on_ct(samkit, on_ct, series, tmp_path):
+    ended = samkit("predict", "latest", series, "-o", tmp_path / "m", "--workspace", on_ct)
+    assert ended.code == 3, ended.said
+    assert "trained on slices with window 400/40, intensity window" in ended.said
+    assert "no masks were written" in ended.said
+
+
+def test_a_file_that_cannot_be_encoded_costs_one_mask(samkit, trained, write_pair, tmp_path, monkeypatch):
+    encode = SamEncoder.encode
+
+    def encode_all_but_one(self, *given):
+        features = encode(self, *given)
+        features[0] = float("nan")
+        return features
+
+    monkeypatch.setattr(SamEncoder, "encode", encode_all_but_one)
+    for seed, name in enumerate(("one", "other")):
+        write_pair(tmp_path / "d", name, seed=seed)
+    ended = samkit("predict", "latest", tmp_path / "d", "--output", tmp_path / "new", "--workspace", trained[1])
+    assert ended.code == 3, ended.said
+    assert "not finite" in ended.said
+    assert len(list((tmp_path / "new").iterdir())) == 1
 
 
 def test_a_label_that_means_something_else_costs_the_score_and_not_the_mask(samkit, trained, write_pair, tmp_path):
