@@ -367,6 +367,8 @@ class LabelledSlices(LabelledRows):
             row_bytes += own.nbytes // own.shape[1] * deepest  # grey ones too, beside colour
         #: Whether the features of every batch are read from the store.
         self.streamed = row_bytes * len(self._keys) > memory_bytes
+        #: Of what may be kept in memory, so much is.
+        self.kept_bytes = 0 if self.streamed else row_bytes * len(self._keys)
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
         self._kept_slices: torch.Tensor | None = None
         #: A label map each, where features are streamed.

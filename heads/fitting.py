@@ -103,7 +103,8 @@ def fit(
 ) -> Iterator[Step]:
     """Fit a head in place, yielding after each step.
 
-    With ``validate`` the head ends with the weights of its best validation; without, with its last.
+    With ``validate`` the head ends with the weights of its best validation, of equal ones the first, of none above 0
+    the last; without, with its last weights.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ def fit(
     rows
         How many there are, for what is told in epochs; without, an epoch is a step.
     validate
-        Returns a score of the head in eval mode; higher is better.
+        Returns a score of the head in eval mode, 0 or more; higher is better.
 
     Raises
     ------
@@ -127,7 +128,7 @@ def fit(
         options = options.for_rows(rows)
     optimiser = _optimiser(head, options)
     rates = _Rates(optimiser, options, options.steps_an_epoch(rows or 1))
-    best_score, best_weights, without_better = -math.inf, None, 0
+    best_score, best_weights, without_better = 0.0, None, 0
     head.train()
     for number in range(options.steps):
         features, labels = next(batches)
@@ -157,10 +158,11 @@ def fit(
             head.eval()
             score = validate(head)
             head.train()
-            if score > best_score:
+            # Before a class is found at all nothing gets worse, and who has learned longest is the best.
+            if score > best_score or best_score <= 0:
                 best_score, without_better = score, 0
                 best_weights = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-            elif best_score > 0:  # before a class is found at all, nothing gets worse
+            else:
                 without_better += 1
         yield Step(
             number=number,

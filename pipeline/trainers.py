@@ -63,8 +63,14 @@ def train_cells(
                 yield futures[future], reason
             elif error is None or isinstance(error, SamkitError):
                 yield futures[future], None if error is None else str(error)
-            else:
+            elif isinstance(error, OSError):  # a full disk, say: the other runs would meet it too
                 raise error
+            else:
+                reason = (
+                    f"{type(error).__name__}: {error}. That is a fault of the head or of samkit; "
+                    f"samkit train-head, with the same head and draw, shows where"
+                )
+                yield futures[future], reason
 
 
 def train_cell(place: Place, recipe_id: str | None, options: TrainOptions) -> str:

@@ -17,7 +17,7 @@ from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.pretrained import MANIFEST, STEPS, WEIGHTS, Pretraining, PretrainingSettings
 from ..store.provenance import code_version
 from ..store.workspace import Workspace
-from .encoders.memory import forget_peak_memory, peak_memory_bytes
+from .encoders.memory import forget_peak_memory, peak_memory_bytes, telling_of_memory
 
 Progress = Callable[[str, int, int], None]
 
@@ -50,6 +50,8 @@ def pretrain(
         When slices are not what was ingested.
     FitDiverged
         When the loss is not finite any more.
+    DeviceError
+        Where memory runs out.
     """
     there = workspace.pretrainings
     if settings.id in there:
@@ -63,9 +65,11 @@ def pretrain(
     options = ContrastOptions(**settings.training)
     batches = pairs.batches(options.batch_size, settings.seed, torch.device(device))
     told = []
-    for step in steps_of(head.to(device), batches, options, settings.seed):
-        told.append(step)
-        progress("pretraining", len(told), options.steps)
+    remedy = "Nothing of it is kept. Free some (who uses it?), or give --device cpu."
+    with telling_of_memory(torch.device(device), f"pretraining {settings.head}", remedy):
+        for step in steps_of(head.to(device), batches, options, settings.seed):
+            told.append(step)
+            progress("pretraining", len(told), options.steps)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.down.state_dict().items()}
     files = {WEIGHTS: save_safetensors(tensors), STEPS: readable_json([step.to_json() for step in told])}
     record = {

@@ -34,7 +34,7 @@ from ..store.provenance import code_version
 from ..store.runs import Run
 from ..store.slices import Volume
 from ..store.workspace import Workspace
-from .encoders.memory import forget_peak_memory, free_memory_bytes, peak_memory_bytes
+from .encoders.memory import forget_peak_memory, free_memory_bytes, peak_memory_bytes, telling_of_memory
 from .training.plan import RunPlan, TrainOptions, labelled_volumes, plan_run, training_volumes
 from .training.ways import recorded_ways
 
@@ -75,6 +75,8 @@ def train(
         More subjects than there are, no labels, no test subject left, or a head that does not fit the embeddings.
     MissingEmbeddings
         Slices, or tiles of slices, that have not been embedded.
+    DeviceError
+        Where memory runs out.
     """
     return train_together(workspace, embeddings, head_class, [options], progress=progress)[0]
 
@@ -122,9 +124,13 @@ def train_together(
         there.check_writable()
         forget_peak_memory()  # a worker trains many runs
         material = _material(workspace, embeddings, head_class, plans[0], first)
-        fitted = _fitted(list(todo.values()), material, torch.device(first.device), progress)
+        device = torch.device(first.device)
+        in_steps = material.training is not None and not issubclass(head_class, SolvedHead)
+        with telling_of_memory(device, f"fitting {first.head}", _more_memory(first, in_steps=in_steps)):
+            fitted = _fitted(list(todo.values()), material, device, progress)
         for (plan, _), result in zip(todo.values(), fitted, strict=True):
-            _score_and_keep(plan, first.device, material, result, progress)
+            with telling_of_memory(device, f"scoring {first.head}", _more_memory(first, in_steps=False)):
+                _score_and_keep(plan, first.device, material, result, progress)
     runs = workspace.runs
     return [runs[plan.settings.run_id] for plan in plans]
 
@@ -165,6 +171,7 @@ def _material(
         memory_bytes = int(free_memory_bytes(torch.device("cpu")) * _MEMORY_SHARE)
 
     def labelled(volumes: Sequence[Volume], views: Sequence[str] = AS_THEY_ARE) -> LabelledInput:
+        nonlocal memory_bytes
         if embeddings is None:
             return LabelledPatches(volumes, views=views)
         rows: LabelledSlices | LabelledSquares
@@ -173,6 +180,7 @@ def _material(
         else:
             with_slices = head_class.sees is Sees.FEATURES_AND_SLICES
             rows = LabelledSlices(embeddings, volumes, memory_bytes, plan.tiling, views=views, with_slices=with_slices)
+            memory_bytes -= rows.kept_bytes  # what is left is for the subject to stop by
         if isinstance(plan.head, ChunkHead):
             return LabelledChunks(rows, volumes, plan.head, 1 + len(workspace.label_names), views=views)
         return rows
@@ -184,7 +192,7 @@ def _material(
     if plan.draw.validation is not None:
         volumes, names = labelled_volumes(workspace, [plan.draw.validation]), workspace.label_names
         _check_shows_a_class(volumes, names)
-        validate = _validator(labelled(volumes), len(names), torch.device(options.device))
+        validate = _validator(labelled(volumes), names, torch.device(options.device), plan.draw.validation)
     return _Material(workspace=workspace, embeddings=embeddings, training=training, validate=validate, seconds=seconds)
 
 
@@ -261,6 +269,9 @@ def _score_and_keep(plan: RunPlan, device: str, material: _Material, fitted: _Fi
         "features_streamed": training is not None and training.streamed,
         "peak_memory_bytes": peak_memory_bytes(),
         "device": device,
+        # A head that is fitted on a processor is bitwise the same by as many threads; by others its sums are rounded
+        # otherwise.
+        "threads": torch.get_num_threads(),
         "head_sha256": hashlib.sha256(weights).hexdigest(),
         "code_version": code_version(),
         "torch_version": torch.__version__,
@@ -277,26 +288,42 @@ def _score_and_keep(plan: RunPlan, device: str, material: _Material, fitted: _Fi
     folder.publish_folder(files, keep=(folder / "run.json").exists)
 
 
+def _more_memory(options: TrainOptions, *, in_steps: bool) -> str:
+    """Tell what to type where memory runs out."""
+    fewer = options.fit.batch_size // 2
+    smaller = f"fewer slices a step, --batch-size {fewer}, which is an experiment of its own" if fewer else ""
+    other = "fewer --workers where several runs are trained at once" if options.device == "cpu" else "--device cpu"
+    remedies = [smaller] if in_steps and smaller else []
+    return f"Nothing of the run is kept. Free some (who uses it?), or give {' or '.join([*remedies, other])}."
+
+
 def _check_shows_a_class(volumes: Sequence[Volume], label_names: Mapping[int, str]) -> None:
     """Refuse a subject to stop by whose score would be 0 whatever a head finds."""
     for volume in volumes:
         label = volume.read_label()
         if label is not None and np.isin(label, class_values(label_names)[1:]).any():
             return
-    message = (
-        f"the subject kept to stop by, {volumes[0].subject}, shows none of {', '.join(label_names.values())}: its "
-        f"score would be 0 from the first step to the last. Leave out --validation, or take another draw: --draws"
+    raise _shows_no_class(volumes[0].subject, label_names)
+
+
+def _shows_no_class(subject: str, label_names: Mapping[int, str], where: str = "") -> UsageError:
+    return UsageError(
+        f"the subject kept to stop by, {subject}, shows none of {', '.join(label_names.values())}{where}: its score "
+        f"would be 0 from the first step to the last. Leave out --validation, or take another draw: --draws"
     )
-    raise UsageError(message)
 
 
-def _validator(labelled: LabelledInput, classes: int, device: torch.device) -> Callable[[Head], float]:
+def _validator(
+    labelled: LabelledInput, label_names: Mapping[int, str], device: torch.device, subject: str
+) -> Callable[[Head], float]:
     """Return a function that scores a head on the draw's validation subject.
 
     The score chooses when to stop and nothing else. It is of the training grid, tile by tile where planes were cut, so
     that a pixel under two tiles counts in both; what the run is judged by is stitched. Networks on slices answer each
-    as they do afterwards, in windows.
+    as they do afterwards, in windows. It raises `UsageError` where that grid has no cell of any class: they are thinner
+    than its cells.
     """
+    classes = len(label_names)
 
     def answered(head: Head, seen: Seen) -> Tensor:
         if isinstance(seen, Tensor) and head.sees is Sees.SLICES:
@@ -315,9 +342,9 @@ def _validator(labelled: LabelledInput, classes: int, device: torch.device) -> C
                 counts[:, number] += torch.tensor([(mine & theirs).sum(), mine.sum(), theirs.sum()])
         both, predicted_count, labelled_count = counts
         occurs = labelled_count > 0
-        return (
-            float((2 * both / (predicted_count + labelled_count).clamp(min=1))[occurs].mean()) if occurs.any() else 0.0
-        )
+        if not occurs.any():
+            raise _shows_no_class(subject, label_names, " on the grid of cells that heads answer on")
+        return float((2 * both / (predicted_count + labelled_count).clamp(min=1))[occurs].mean())
 
     return validate
 

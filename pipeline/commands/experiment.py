@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 
 from ...heads.base import find_head, parse_head
 from ...heads.comparison import Standing, standings
 from ...heads.sampling import Draw, listed_subjects
-from ...stages.encoders.devices import find_device
+from ...stages.encoders.devices import find_device, usable_cores
 from ...stages.encoders.memory import keep_freed_memory
 from ...stages.reporting.table import tabulate
 from ...stages.training.plan import TrainOptions, split_of
@@ -99,7 +98,7 @@ def _say_draws_alike(draws: Sequence[Draw]) -> None:
 
 
 def _workers_for(device: str) -> int:
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
+    return usable_cores() if device == "cpu" else 1
 
 
 def _alias(options: TrainOptions) -> str:

@@ -15,7 +15,7 @@ import torch
 from ...store.errors import DeviceError
 from .base import Encoder
 from .devices import find_device, usable_cores
-from .memory import free_memory_bytes, is_out_of_memory, total_memory_bytes
+from .memory import free_memory_bytes, is_out_of_memory, memory_now
 
 # On a processor, batches of SAM at 1024 gain nothing and cost memory; at 256 eight images share the
 # per-layer overhead. In between, about the same number of pixels at once.
@@ -112,14 +112,12 @@ def _slice_bytes(encoder: Encoder, device: torch.device) -> int:
 
 def too_small(encoder: Encoder, device: torch.device) -> DeviceError:
     """Return the error of a device whose memory does not hold one slice at work, with numbers and what to do."""
-    free, total = (amount / 1e9 for amount in (free_memory_bytes(device), total_memory_bytes(device)))
-    where = "this machine" if device.type == "cpu" else str(device)
     # Half as many cells, whole ones: sizes are multiples of a cell.
     _, _, cells = encoder.embedding_shape
     smaller = encoder.recipe.input_px // cells * max(cells // 2, 1)
     instead = "" if device.type == "cpu" else "--device cpu, "
     return DeviceError(
-        f"{encoder.recipe.encoder} at {encoder.recipe.input_px} px: the memory of {where} does not hold one slice at a "
-        f"time ({free:.1f} GB free of {total:.1f} GB). What was finished is kept. Free some (who uses it?), or give "
+        f"{encoder.recipe.encoder} at {encoder.recipe.input_px} px: the memory of {memory_now(device)} does not hold "
+        f"one slice at a time. What was finished is kept. Free some (who uses it?), or give "
         f"{instead}a smaller encoder, or --size {smaller}."
     )

@@ -6,10 +6,14 @@ import contextlib
 import ctypes
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
+
+from ...store.errors import DeviceError
 
 # glibc's malloc.h. Blocks as large as activations are otherwise mapped and unmapped for every layer.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -72,6 +76,35 @@ def total_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     return int(psutil.virtual_memory().total)
+
+
+@contextmanager
+def telling_of_memory(device: torch.device, what: str, remedy: str) -> Iterator[None]:
+    """Turn memory that runs out inside the block into `DeviceError`.
+
+    Parameters
+    ----------
+    device
+        Whose memory it is.
+    what
+        Was being done: "fitting cnn".
+    remedy
+        What to type next.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"{what}: the memory of {memory_now(device)} ran out. {remedy}"
+        raise DeviceError(message) from error
+
+
+def memory_now(device: torch.device) -> str:
+    """Tell whose memory there is and how much is free, for a message: ``cuda:0 (0.3 GB free of 8.4 GB)``."""
+    free, total = (amount / 1e9 for amount in (free_memory_bytes(device), total_memory_bytes(device)))
+    where = "this machine" if device.type == "cpu" else str(device)
+    return f"{where} ({free:.1f} GB free of {total:.1f} GB)"
 
 
 def forget_peak_memory() -> None:

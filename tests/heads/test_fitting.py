@@ -218,11 +218,12 @@ def test_of_equal_scores_the_first_is_kept():
     assert head_bytes(head) == validation.seen[0]
 
 
-def test_a_first_score_of_zero_counts_as_a_best():
-    validation = ScriptedValidation([0.0, 0.0])
+def test_where_no_class_is_ever_found_the_last_weights_are_kept():
+    validation = ScriptedValidation([0.0, 0.0, 0.0])
     head = built()
-    list(fit(head, toy_batches(), FitOptions(steps=4, validate_every=2), validate=validation))
-    assert head_bytes(head) == validation.seen[0]
+    list(fit(head, toy_batches(), FitOptions(steps=6, validate_every=2), validate=validation))
+    assert head_bytes(head) == validation.seen[2]
+    assert validation.seen[2] != validation.seen[0]
 
 
 def test_without_validation_the_last_weights_are_kept():

@@ -9,6 +9,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from examples.own_package import shell_with_package
 
 import samkit as package
 
@@ -199,3 +200,30 @@ def test_frames_are_counted_where_that_is_asked(samkit, job):
     assert "on 2 labelled frames" in ended.said
     runs = package.open_workspace(job.workspace).runs.values()
     assert {run.settings.amount for run in runs if run.settings.head == "ridge"} == {"2 frames"}
+
+
+FAULTY = """
+from samkit.heads.linear import Linear
+
+
+class Faulty(Linear):
+    name = "faulty"
+
+    def forward(self, features):
+        raise LookupError("no such weight")
+"""
+
+
+def test_a_head_with_a_fault_costs_its_own_runs_alone(job, tmp_path):
+    shell = shell_with_package(tmp_path / "site", {"samkit.heads": "faulty = own_package:Faulty"}, FAULTY)
+    code, said = shell("experiment", "--heads", "faulty,ridge", "--volumes", "1", "--draws", "1", *job.flag)
+    assert code == 3, said
+    assert "faulty@1#0: LookupError: no such weight. That is a fault of the head or of samkit" in said
+    assert "1 run failed" in said
+    assert "ridge@1#0" in {run.alias for run in package.open_workspace(job.workspace).runs.values()}
+
+
+def test_as_many_runs_are_trained_at_once_as_there_are_cores(samkit, job, monkeypatch):
+    monkeypatch.setattr("samkit.pipeline.commands.experiment.usable_cores", lambda: 1)
+    ended = samkit("experiment", "--heads", "ridge,prototype", "--volumes", "1", "--draws", "1", *job.flag)
+    assert "1 worker, each run by one thread" in ended.said

@@ -5,13 +5,10 @@ The one here computes its features by a rule and has no checkpoint.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from examples.own_package import Shell, shell_with_package
 
 import samkit as package
 
@@ -52,27 +49,9 @@ MODEL = PixelsModel()
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+def shell(tmp_path: Path) -> Shell:
     """Run a command in a process that has the package installed."""
-    site = tmp_path / "site"
-    installed = site / "own_package-1.dist-info"
-    installed.mkdir(parents=True)
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: own-package\nVersion: 1\n")
-    (installed / "entry_points.txt").write_text("[samkit.encoders]\nown-pixels = own_package:MODEL\n")
-    (site / "own_package.py").write_text(_MODULE)
-
-    def call(*arguments: object) -> tuple[int, str]:
-        ended = subprocess.run(
-            [Path(sys.executable).with_name("samkit"), *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(site)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        return ended.returncode, " ".join((ended.stdout + ended.stderr).split())
-
-    return call
+    return shell_with_package(tmp_path / "site", {"samkit.encoders": "own-pixels = own_package:MODEL"}, _MODULE)
 
 
 def test_it_is_embedded_without_weights_trained_on_and_computed_again(shell, ingested):

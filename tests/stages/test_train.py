@@ -25,7 +25,7 @@ from samkit.stages.encoders.nano import NANO
 from samkit.stages.synthesis.anatomy import draw_subject
 from samkit.stages.train import train, train_together
 from samkit.stages.training.plan import TrainOptions, draw_of, labelled_volumes, plan_run, split_of
-from samkit.store.errors import InputError, MissingEmbeddings, StoreError, UsageError
+from samkit.store.errors import DeviceError, InputError, MissingEmbeddings, StoreError, UsageError
 from samkit.store.runs import stale_because
 from samkit.store.splits import Split
 from samkit.store.workspace import Workspace
@@ -235,6 +235,37 @@ def test_a_subject_without_a_class_is_not_taken_to_stop_by(tmp_path, tiny):
         train(workspace, embed(workspace, tiny), find_head(chosen.head), chosen)
 
 
+def test_a_subject_whose_classes_are_thinner_than_a_cell_is_not_taken_to_stop_by(tmp_path, tiny):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    chosen = options(subjects=3)
+    subject = draw_of(workspace, split_of(workspace), find_head(chosen.head), chosen).validation
+    image, label = boxes(int(subject.removeprefix("subject")))
+    thin = np.zeros_like(label)
+    thin[0, 0, 0] = 3  # the 16 cells of 40 pixels take those in their middles
+    add_volume(workspace, subject, image, thin)
+    with pytest.raises(UsageError, match=rf"{subject}, shows none of .* on the grid of cells that heads answer on"):
+        train(workspace, embed(workspace, tiny), find_head(chosen.head), chosen)
+
+
+def test_rows_of_the_subject_to_stop_by_take_no_more_memory_than_the_others_leave(tmp_path, tiny, monkeypatch):
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
+    embeddings = embed(workspace, tiny)
+    there = list(workspace.volumes.values())
+    whole = LabelledSlices(embeddings, there[:1], memory_bytes=10**9).kept_bytes
+    kept = []
+
+    class Remembered(LabelledSlices):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            kept.append(self.kept_bytes)
+
+    monkeypatch.setattr("samkit.stages.train.LabelledSlices", Remembered)
+    for least, expected in ((3 * whole, [2 * whole, whole]), (3 * whole - 1, [2 * whole, 0]), (0, [0, 0])):
+        kept.clear()
+        trained(workspace, embeddings, subjects=3, memory_bytes=least, seed=least)
+        assert kept == expected
+
+
 def test_the_validation_score_is_the_dice_of_the_validation_subject_on_the_training_grid(tmp_path, tiny):
     workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
     embeddings = embed(workspace, tiny)
@@ -348,6 +379,7 @@ def test_a_run_says_what_it_cost_and_what_made_it(tmp_path, tiny):
     assert all(seconds >= 0 for seconds in run.record["seconds"].values())
     assert run.record["peak_memory_bytes"] > 1_000_000
     assert run.record["code_version"]
+    assert run.record["threads"] == torch.get_num_threads()
     assert 0 <= time.time() - run.record["finished"] < 60
     assert run.record["encoder_trained"] is False
     assert len(run.steps) == run.record["steps"] == 6
@@ -687,6 +719,24 @@ def test_nothing_is_fitted_where_it_could_not_be_kept(tmp_path, tiny, monkeypatc
     with pytest.raises(StoreError, match=r"runs cannot be written to, and a run is kept there: nothing was fitted"):
         trained(workspace, embeddings, subjects=1, seed=5)
     assert trained(workspace, embeddings, subjects=1).id == kept.id  # what is there is read all the same
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("_fitted", "fitting linear: the memory of this machine .* ran out.* --batch-size 1,.* or fewer --workers"),
+        ("_score_and_keep", "scoring linear: the memory of this machine .* ran out.* give fewer --workers"),
+    ],
+)
+def test_memory_that_runs_out_is_told_with_what_to_type(tmp_path, tiny, monkeypatch, where, told):
+    def runs_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    workspace = workspace_of_boxes(tmp_path / "workspace", subjects=2)
+    monkeypatch.setattr(f"samkit.stages.train.{where}", runs_out)
+    with pytest.raises(DeviceError, match=told):
+        trained(workspace, embed(workspace, tiny))
+    assert list(workspace.runs) == []
 
 
 def test_what_is_refused_makes_no_split(tmp_path, tiny):
