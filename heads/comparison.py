@@ -29,7 +29,7 @@ from .averages import Drawn, drawn_by, unlike_draws
 from .base import asks_reference, head_words
 from .metrics import ScoredVolume
 
-__all__ = ["Comparison", "Interval", "Standing", "bootstrap", "compare", "dice_grid", "standings"]
+__all__ = ["Comparison", "Interval", "Standing", "bootstrap", "compare", "dice_grid", "standings", "typed_head"]
 
 _RESAMPLES = 4000
 _COVERED = 0.95

@@ -376,6 +376,6 @@ def _read(adapter: TypeAdapter[_Value], values: Mapping[str, object], *, what: s
         field = ".".join(str(part) for part in first["loc"])
         message = (
             f"{what} cannot be read back: {field}: {first['msg']}, and the file has {first['input']!r}. It was "
-            f"probably edited, or cut short: score the run again with `samkit predict`."
+            f"probably edited, or cut short. Remove the folder of the run and train it again."
         )
         raise DamagedStore(message) from error

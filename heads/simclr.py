@@ -133,7 +133,10 @@ def pretrain(
         loss, found = contrastive_loss(projection(head.embedded(both)), options.temperature)
         if not torch.isfinite(loss):
             told = float(loss.detach())
-            message = f"the contrastive loss is {told} at step {number + 1} of {options.steps}: it has diverged."
+            message = (
+                f"the contrastive loss is {told} at step {number + 1} of {options.steps}: it has diverged. Take fewer "
+                f"steps, whose rate falls earlier: --pretraining-steps {max(1, number // 2)}; or unet, without it"
+            )
             raise FitDiverged(message)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -39,10 +39,12 @@ def write_report(workspace: Workspace, folder: Place) -> Place:
     """
     runs, left_out = reportable(workspace)
     rows = tabulate(runs)
+    page = folder / "index.html"
+    # All of it, or what was there before: a prediction that is damaged is found when the page is made.
+    content = _page(workspace, runs, left_out, rows).encode()
     (folder / "table.csv").publish(table_csv(rows).encode())
     (folder / "table.json").publish(readable_json([asdict(row) for row in rows]))
-    page = folder / "index.html"
-    page.publish(_page(workspace, runs, left_out, rows).encode())
+    page.publish(content)
     return page
 
 
@@ -106,12 +108,15 @@ def _standings(runs: Sequence[Run], rows: Sequence[Row]) -> list[Standing]:
     return [one for one in found if beside[one.amount, one.prompted, one.best] > 1]
 
 
-def _pictured(rows: Sequence[Row], workspace: Workspace) -> list[Run]:
-    """Return the first draw of each head at its largest number of subjects."""
-    chosen: dict[str, str] = {}
-    for row in rows:  # in the order of subjects: the last one stands
-        chosen[row.head] = row.run_ids[0]
-    return [workspace.runs[run_id] for run_id in chosen.values()]
+def _pictured(rows: Sequence[Row], workspace: Workspace) -> dict[str, Run]:
+    """Return the first draw of each experiment at its most subjects, by name: ``linear@5#0 (steps 45)``."""
+    names, runs = told_heads(rows), workspace.runs
+    chosen = {names[row.run_ids[0]]: row for row in rows}  # in the order of subjects: the last one stands
+    pictured = {}
+    for name, row in chosen.items():
+        run = runs[row.run_ids[0]]
+        pictured[run.alias + name.removeprefix(row.head)] = run
+    return pictured
 
 
 # -- what the page's script is given ---------------------------------------------------------------

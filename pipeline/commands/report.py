@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from ...heads.comparison import compare
+from ...heads.comparison import compare, typed_head
 from ...heads.conventions import Convention
 from ...stages.conventions import ConventionRow, tabulate_by
 from ...stages.report import write_report
@@ -30,6 +30,12 @@ def run_report(
 
     With a convention the table by a paper's rules is told too; as JSON it is told instead.
     """
+    if convention is not None and table_format not in (PAGE, JSON):
+        message = (
+            f"--convention {convention}: told as a table on the terminal or as JSON, not as {table_format}. Leave "
+            f"--format out, or give --format {JSON}"
+        )
+        raise UsageError(message)
     workspace = open_workspace(workspace_path)
     runs, left_out = reportable(workspace)
     rows = tabulate(runs)
@@ -48,9 +54,6 @@ def run_report(
     if table_format == JSON:
         told: Sequence[Row | ConventionRow] = rows if convention is None else by_convention
         text = json.dumps([asdict(row) for row in told], indent=1) + "\n"
-    elif convention is not None:
-        message = f"--convention {convention}: told as a table on the terminal or as JSON, not as {table_format}."
-        raise UsageError(message)
     else:
         text = table_csv(rows) if table_format == CSV else paper_table(rows, table_format)
     if output is None:
@@ -69,7 +72,7 @@ def run_compare(workspace_path: str, one: str, other: str) -> int:
     sides = [_named(name, runs, told) for name in (one, other)]
     found = compare(*sides)
     if not found:
-        heads = ",".join(dict.fromkeys(side[0].settings.head for side in sides))
+        heads = ",".join(dict.fromkeys(typed_head(side[0]) for side in sides))
         amounts = ",".join(map(str, sorted({run.settings.subjects for side in sides for run in side})))
         message = (
             f"--compare {one} {other}: no draw of the same split is in both. Train them on the same: samkit experiment "

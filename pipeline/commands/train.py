@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ...heads.base import SolvedHead, check_options, find_head
+from ...heads.base import SolvedHead, check_options, find_head, head_words
 from ...heads.feeding import tiling_of
 from ...heads.recipes import FitOptions
 from ...heads.sampling import FRAMES, Draw, listed_subjects, removed_subjects, scored_subjects
@@ -116,8 +116,8 @@ def run_train(
         console.say(f"{head} is given boxes around the test subjects' reference: a bound to compare with, no method")
     elif head_class.asks_reference(wanted.head_options):
         console.say(
-            f"{head} is asked with {wanted.head_options['prompt']}, made from the test subjects' reference: its scores "
-            f"are those of somebody who prompts every class of every slice"
+            f"{head_words(head, wanted.head_options)} is asked with prompts that are made from the test subjects' "
+            f"reference: its scores are those of somebody who prompts every class of every slice"
         )
     if head_class.takes_cnn_weights and wanted.cnn_weights is None:
         console.say(

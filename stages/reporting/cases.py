@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from contourpy import contour_generator
@@ -54,7 +54,8 @@ class Case:
     """A volume as a run has segmented it."""
 
     run_id: str
-    alias: str
+    #: What the page calls it: ``linear@5#0 (steps 45)``.
+    name: str
     #: "worst", "median", "best", or "only".
     place: str
     volume_id: str
@@ -65,48 +66,63 @@ class Case:
     found: tuple[Outlines, ...] = field(repr=False)
 
 
-def cases_of(workspace: Workspace, runs: Iterable[Run]) -> tuple[list[Case], dict[str, PicturedVolume]]:
+def cases_of(workspace: Workspace, runs: Mapping[str, Run]) -> tuple[list[Case], dict[str, PicturedVolume]]:
     """Return the worst, the median and the best test volume of each run, and the pictures of all these volumes.
+
+    Parameters
+    ----------
+    workspace
+        Of the volumes.
+    runs
+        By what the page calls them.
 
     Raises
     ------
     DamagedStore
         When slices, a label or a prediction are not what was kept.
     """
-    chosen = [(run, *graded) for run in runs for graded in _graded(run)]
+    chosen = [_Chosen(name, run, *graded) for name, run in runs.items() for graded in _graded(run)]
     cases: dict[tuple[str, str], Case] = {}
     pictured: dict[str, PicturedVolume] = {}
     # Volume by volume: of a large one, a label map is a hundred megabytes for each run.
-    for volume_id in dict.fromkeys(volume_id for _, _, _, volume_id in chosen):
-        of_volume = [(run, place, dice) for run, place, dice, other in chosen if other == volume_id]
+    for volume_id in dict.fromkeys(one.volume_id for one in chosen):
+        of_volume = [one for one in chosen if one.volume_id == volume_id]
         pictured[volume_id], found = _volume_with_cases(workspace.volumes[volume_id], of_volume)
         cases |= {(case.run_id, volume_id): case for case in found}
-    return [cases[run.id, volume_id] for run, _, _, volume_id in chosen], pictured
+    return [cases[one.run.id, one.volume_id] for one in chosen], pictured
 
 
-def _volume_with_cases(
-    volume: Volume, of_volume: Sequence[tuple[Run, str, float]]
-) -> tuple[PicturedVolume, list[Case]]:
-    """Return the pictures of a volume, and what some runs, each with its place and its Dice, have found in it."""
+class _Chosen(NamedTuple):
+    """A volume that is pictured of a run."""
+
+    name: str
+    run: Run
+    place: str
+    dice: float
+    volume_id: str
+
+
+def _volume_with_cases(volume: Volume, of_volume: Sequence[_Chosen]) -> tuple[PicturedVolume, list[Case]]:
+    """Return the pictures of a volume, and what some runs have found in it."""
     reference = volume.read_label()
     if reference is None:  # what is scored has a label, and a run whose volumes changed is not pictured
         message = f"{volume.id} has no label, and a run was scored on it. Ingest the volume with its label again."
         raise DamagedStore(message)
-    predictions = [run.predictions[volume.id] for run, _, _ in of_volume]
+    predictions = [one.run.predictions[volume.id] for one in of_volume]
     worst = [int(np.argmax((reference != found).sum(axis=(1, 2)))) for found in predictions]
     shown = np.any([label.any(axis=(1, 2)) for label in (reference, *predictions)], axis=0)
     pictured = _pictured(volume, reference, positions_of(shown, set(worst)))
     cases = [
         Case(
-            run_id=run.id,
-            alias=run.alias,
-            place=place,
+            run_id=chosen.run.id,
+            name=chosen.name,
+            place=chosen.place,
             volume_id=volume.id,
-            dice=dice,
+            dice=chosen.dice,
             first=pictured.positions.index(wrong),
-            found=tuple(outlines(found[one], run.settings.label_names) for one in pictured.positions),
+            found=tuple(outlines(found[one], chosen.run.settings.label_names) for one in pictured.positions),
         )
-        for (run, place, dice), found, wrong in zip(of_volume, predictions, worst, strict=True)
+        for chosen, found, wrong in zip(of_volume, predictions, worst, strict=True)
     ]
     return pictured, cases
 

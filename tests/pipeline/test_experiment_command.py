@@ -176,6 +176,13 @@ def test_a_report_can_count_as_a_paper_does(samkit, whole, convention):
     assert "HD95 voxels" in ended.said
 
 
+def test_a_format_that_a_convention_is_not_told_in_is_refused_before_anything_is_scored(samkit, whole, monkeypatch):
+    monkeypatch.setattr("samkit.pipeline.commands.report.tabulate_by", None)  # not reached
+    ended = samkit("report", "--convention", "autosam", "--format", "latex", "--workspace", str(whole))
+    assert ended.code == 2
+    assert "not as latex. Leave --format out, or give --format json" in ended.said
+
+
 def test_scores_by_a_paper_s_rules_are_json_for_scripts(samkit, whole):
     rows = json.loads(samkit("report", "--convention", "autosam", "--json", "--workspace", str(whole)).said)
     runs = package.open_workspace(whole).runs.values()

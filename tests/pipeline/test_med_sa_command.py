@@ -144,7 +144,7 @@ def test_it_sits_in_one_table_with_other_heads(samkit, tapped):
 def test_asked_with_any_prompt_it_says_that_the_reference_asked(samkit, tapped, prompt):
     ended = samkit(*TRAIN, "--prompt", prompt, *tapped.flag)
     assert ended.code == 0, ended.said
-    assert f"asked with {prompt}, made from the test subjects' reference" in ended.said
+    assert f"med-sa:prompt={prompt} is asked with prompts that are made from the test" in ended.said
     assert f"med-sa:prompt={prompt}" in samkit("report", *tapped.flag).said
 
 

@@ -230,6 +230,14 @@ def test_each_head_has_its_worst_and_its_best_volume_pictured_once(page):
     ]
 
 
+def test_experiments_that_the_table_tells_apart_are_each_pictured(samkit, copied, tmp_path):
+    assert samkit("train-head", "linear", "--volumes", "1", "--steps", "3", "--workspace", copied).code == 0
+    assert samkit("report", "--output", tmp_path / "r", "--workspace", copied).code == 0
+    text = (tmp_path / "r/index.html").read_text()
+    titles = re.findall(r"<figure data-case.*?<h3>(.*?): worst", text)
+    assert titles == ["linear@1#0 (steps 20)", "linear@1#0 (steps 3)", "autosam@2#0"]
+
+
 def test_pictures_decode(page):
     found = set(re.findall(r"data:image/(?:webp|png);base64,([^\"&]+)", page))
     assert len(found) > 4
@@ -287,6 +295,7 @@ def ingest_anew(samkit, folder: Path, workspace: Path, names: list[str]) -> None
 
 
 def test_a_prediction_that_was_changed_is_not_pictured_but_refused(samkit, copied):
+    shutil.rmtree(copied / "report")
     run = next(run for run in package.open_workspace(copied).runs.values() if run.settings.head == "linear")
     for volume in run.scores:  # whichever the page would show
         prediction = run.predictions[volume["volume_id"]]
@@ -295,6 +304,7 @@ def test_a_prediction_that_was_changed_is_not_pictured_but_refused(samkit, copie
     assert ended.code == 1
     assert f"run {run.id} (linear@1#0): predictions/" in ended.said
     assert f"is not what was written: it does not match its digest in run.json. Remove {run.folder}" in ended.said
+    assert not (copied / "report").exists()
 
 
 def test_a_stale_run_enters_no_average_and_is_listed_with_its_reason(samkit, copied, tmp_path):
