@@ -6,23 +6,18 @@ Shapes: C channels, h w cells of the embedding, G cells of the logit grid.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ..store.embeddings import Embeddings
 from ..store.errors import InputError
 from ..store.slices import Volume
 from .base import LOGIT_CELLS_PER_FEATURE_CELL
-from .feeding import AS_THEY_ARE, check_embedded, frame_of, labels_on_grid
+from .feeding import AS_THEY_ARE, check_embedded, compressed, decompressed, frame_of, labels_on_grid
 from .views import View
-
-# Label maps on the grid that are kept: of a shuffled loader each is asked for once a slice.
-_LABELS_KEPT = 64
 
 
 class EmbeddedSlice(NamedTuple):
@@ -76,7 +71,8 @@ class EmbeddedSlices(Dataset[EmbeddedSlice]):
             for view in self.views
             for position in range(len(volume.slice_digests))
         ]
-        self._labels = lru_cache(_LABELS_KEPT)(self._labels_of)
+        #: Of the volumes and views that were asked for: of a shuffled loader each is asked for once a slice.
+        self._labels: dict[tuple[int, str], list[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._items)
@@ -85,18 +81,13 @@ class EmbeddedSlices(Dataset[EmbeddedSlice]):
         number, view, position = self._items[index]
         volume = self._volumes[number]
         features = self.embeddings.read([volume.row_keys(view)[position]])[0]
-        label = self._labels(number, view, features.shape[1] * LOGIT_CELLS_PER_FEATURE_CELL)[position]
-        return EmbeddedSlice(torch.from_numpy(features), torch.from_numpy(label).long(), volume.id, position)
+        grid = features.shape[1] * LOGIT_CELLS_PER_FEATURE_CELL
+        if (number, view) not in self._labels:
+            planes = labels_on_grid(volume, frame_of(volume, self.embeddings), grid, [View.parse(view)], tiling=None)
+            self._labels[number, view] = [compressed(plane) for of_slice in planes for plane in of_slice]
+        label = decompressed(self._labels[number, view][position], grid).astype(np.int64)
+        return EmbeddedSlice(torch.from_numpy(features), torch.from_numpy(label), volume.id, position)
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the labels that are kept behind: each worker of a loader reads its own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_labels"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._labels = lru_cache(_LABELS_KEPT)(self._labels_of)
-
-    def _labels_of(self, number: int, view: str, grid: int) -> NDArray[np.uint8]:
-        volume = self._volumes[number]
-        planes = labels_on_grid(volume, frame_of(volume, self.embeddings), grid, [View.parse(view)], tiling=None)
-        return np.concatenate(list(planes))
+        return {**self.__dict__, "_labels": {}}

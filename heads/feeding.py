@@ -375,11 +375,7 @@ class LabelledSlices(LabelledRows):
         self._compressed: list[bytes] = []
         if self.streamed:
             for volume in volumes:
-                self._compressed += [
-                    zlib.compress(plane.tobytes(), _COMPRESSION_LEVEL)
-                    for planes in self._labels(volume)
-                    for plane in planes
-                ]
+                self._compressed += [compressed(plane) for planes in self._labels(volume) for plane in planes]
         else:
             labels = np.concatenate([planes for volume in volumes for planes in self._labels(volume)])
             self._kept = torch.from_numpy(embeddings.read(self._keys)), torch.from_numpy(labels)
@@ -407,12 +403,21 @@ class LabelledSlices(LabelledRows):
         """Return the class indices of some rows on the logit grid, (B, G, G) uint8, `losses.IGNORED` outside."""
         if self._kept is not None:
             return self._kept[1][torch.as_tensor(indices)]
-        planes = [np.frombuffer(zlib.decompress(self._compressed[index]), np.uint8) for index in indices]
-        return torch.from_numpy(np.stack(planes).reshape(-1, self._grid, self._grid))
+        return torch.from_numpy(np.stack([decompressed(self._compressed[index], self._grid) for index in indices]))
 
     def _labels(self, volume: Volume) -> Iterator[NDArray[np.uint8]]:
         frame = frame_of(volume, self._embeddings)
         return labels_on_grid(volume, frame, self._grid, self._views, tiling=self._tiling)
+
+
+def compressed(plane: NDArray[np.uint8]) -> bytes:
+    """Return class indices on the logit grid, (G, G), in few bytes: hundreds on a grid of 64, a kB on one of 256."""
+    return zlib.compress(plane.tobytes(), _COMPRESSION_LEVEL)
+
+
+def decompressed(content: bytes, grid: int) -> NDArray[np.uint8]:
+    """Return what was compressed, (G, G), to be read only."""
+    return np.frombuffer(zlib.decompress(content), np.uint8).reshape(grid, grid)
 
 
 def labels_on_grid(

@@ -5,6 +5,7 @@ Shapes: B patches in a batch, C channels of a slice, P pixels along a side of a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -178,7 +179,7 @@ class LabelledPatches:
 
 
 class PatchPairs:
-    """Slices of some volumes, in memory, and two patches of each for ever; labels are not read.
+    """Two patches of each slice of some volumes for ever; labels are not read.
 
     Parameters
     ----------
@@ -186,6 +187,8 @@ class PatchPairs:
         With labels or without; their slices may differ in size.
     augmentation
         What a patch goes through, drawn anew for each of the two.
+    memory_bytes
+        What the slices may take in memory; above it they are read, and verified, in every batch. None for no limit.
 
     Raises
     ------
@@ -195,16 +198,28 @@ class PatchPairs:
         When slices are not what was ingested.
     """
 
-    def __init__(self, volumes: Sequence[Volume], augmentation: Augmentation = CONTRASTED) -> None:
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        augmentation: Augmentation = CONTRASTED,
+        *,
+        memory_bytes: int | None = None,
+    ) -> None:
         self._augmentation = augmentation
-        self._images = [
-            torch.from_numpy(plane) for volume in volumes for plane in volume.read_slices(0, volume.record.shape[0])
-        ]
+        self._places = [(volume, position) for volume in volumes for position in range(volume.record.shape[0])]
+        whole_bytes = sum(math.prod(volume.record.shape) for volume in volumes) * np.dtype(np.float16).itemsize
+        #: Whether slices are read in every batch.
+        self.streamed = memory_bytes is not None and whole_bytes > memory_bytes
+        self._images: list[Tensor] = []
+        if not self.streamed:
+            self._images = [
+                torch.from_numpy(plane) for volume in volumes for plane in volume.read_slices(0, volume.record.shape[0])
+            ]
         #: (C, P, P)
         self.input_shape = patch_shape(volumes)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._places)
 
     def batches(self, batch_size: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield two patches of each of some slices, (B, C, P, P) both, for ever: every slice once before any again.
@@ -219,13 +234,19 @@ class PatchPairs:
             order = random.permutation(len(self))
             for first in range(0, len(order) - size + 1, size):
                 chosen = order[first : first + size].tolist()
+                images = [self._image(index) for index in chosen]
                 one, other = (
-                    torch.stack([self._patch(index, random, noise) for index in chosen]).to(device) for _ in range(2)
+                    torch.stack([self._patch(image, random, noise) for image in images]).to(device) for _ in range(2)
                 )
                 yield one, other
 
-    def _patch(self, index: int, random: np.random.Generator, noise: torch.Generator) -> Tensor:
-        image = self._images[index].float()
+    def _image(self, index: int) -> Tensor:
+        if not self.streamed:
+            return self._images[index].float()
+        volume, position = self._places[index]
+        return torch.from_numpy(volume.read_slice(position)).float()
+
+    def _patch(self, image: Tensor, random: np.random.Generator, noise: torch.Generator) -> Tensor:
         nowhere = torch.empty(0, 2)
         where = _sampling_grid(image.shape[1:], nowhere, self.input_shape[1], self._augmentation, random, view=View())
         seen = F.grid_sample(image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]

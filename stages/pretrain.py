@@ -17,7 +17,10 @@ from ..store.documents import bytes_digest, readable_json, sealed_json
 from ..store.pretrained import MANIFEST, STEPS, WEIGHTS, Pretraining, PretrainingSettings
 from ..store.provenance import code_version
 from ..store.workspace import Workspace
-from .encoders.memory import forget_peak_memory, peak_memory_bytes, telling_of_memory
+from .encoders.memory import forget_peak_memory, free_memory_bytes, peak_memory_bytes, telling_of_memory
+
+# Slices are kept in memory when they take no more than this share of what is free.
+_MEMORY_SHARE = 0.5
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,7 +63,8 @@ def pretrain(
     assert issubclass(head_class, SimClrUNet)
     forget_peak_memory()
     started = time.perf_counter()
-    pairs = PatchPairs([workspace.volumes[volume_id] for volume_id in settings.slices])
+    memory_bytes = int(free_memory_bytes(torch.device("cpu")) * _MEMORY_SHARE)
+    pairs = PatchPairs([workspace.volumes[volume_id] for volume_id in settings.slices], memory_bytes=memory_bytes)
     head = head_class.build(HeadContext(input_shape=pairs.input_shape, class_count=2, seed=settings.seed))
     options = ContrastOptions(**settings.training)
     batches = pairs.batches(options.batch_size, settings.seed, torch.device(device))

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from samkit.heads.dataset import EmbeddedSlices
 from samkit.heads.feeding import LabelledSlices
 from samkit.store.errors import InputError, MissingEmbeddings
+from samkit.store.slices import Volume
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,16 @@ def test_a_loader_makes_batches_of_it(embedded, workers):
     assert [tuple(batch.features.shape) for batch in batches] == [(4, 256, 4, 4), (2, 256, 4, 4)]
     assert batches[0].label.shape == (4, 16, 16)
     assert batches[0].volume_id[0] == "subject0"
+
+
+def test_a_label_is_read_once_however_often_its_slices_are_asked_for(embedded, monkeypatch):
+    read = []
+    whole = Volume.read_label
+    monkeypatch.setattr(Volume, "read_label", lambda volume: read.append(volume.id) or whole(volume))
+    dataset = dataset_of(embedded)
+    for number in (0, 3, 1, 4, 0, 3):
+        _ = dataset[number]
+    assert read == ["subject0", "subject1"]
 
 
 def test_views_that_are_not_embedded_are_refused_with_the_command(embedded):

@@ -254,6 +254,16 @@ def test_every_slice_is_paired_once_before_any_again(volumes):
     assert len({round(float(total), 2) for total in seen.sum((1, 2, 3))}) == len(pairs)
 
 
+def test_slices_that_are_read_in_every_batch_give_bitwise_the_pairs_of_those_in_memory(volumes):
+    size = sum(volume.read_slices(0, volume.record.shape[0]).nbytes for volume in volumes)
+    kept, streamed = (PatchPairs(volumes, memory_bytes=least) for least in (size, size - 1))
+    assert (kept.streamed, streamed.streamed) == (False, True)
+    batches = [pairs.batches(4, 0, CPU) for pairs in (kept, streamed)]
+    for _ in range(3):
+        for mine, other in zip(*(next(endless) for endless in batches), strict=True):
+            assert torch.equal(mine, other)
+
+
 def test_a_batch_is_all_slices_where_there_are_fewer(volumes):
     pairs = PatchPairs(volumes)
     assert len(next(pairs.batches(1000, 0, CPU))[0]) == len(pairs)
