@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -47,11 +46,103 @@ class FeatureRows(Protocol):
         """Return some rows that follow each other, (B, C, h, w), or these and (B, channels, 16 h, 16 w)."""
 
 
+class Piece(NamedTuple):
+    """Logits of whole slices of a volume, or of some whole rows of one slice."""
+
+    slices: slice
+    rows: slice
+    #: (B, classes, rows, columns) float32, on the CPU.
+    logits: torch.Tensor
+
+
+def segment_volume(
+    head: Head,
+    volume: Volume,
+    label_names: Mapping[int, str],
+    embeddings: Embeddings | None,
+    tiling: Tiling | None = None,
+    *,
+    probabilities: NDArray[np.float32] | None = None,
+) -> NDArray[np.unsignedinteger]:
+    """Return the label map of a volume, from its rows or, where the head sees slices, from those.
+
+    Parameters
+    ----------
+    head
+        In eval mode.
+    volume
+        Whose slices or rows are read, some at a time.
+    label_names
+        By label value, those that the head was trained with.
+    embeddings
+        Where the rows are; None for a head that sees slices.
+    tiling
+        How planes larger than the encoder's input were cut; None for resized.
+    probabilities
+        (slices, rows, columns, classes), background first: what the softmax of the head's logits is written into,
+        where that is wanted. It is what the head says, not how often it is right.
+
+    Returns
+    -------
+    ndarray
+        (slices, rows, columns), label values, the smallest unsigned kind that holds them: of each pixel the class with
+        the largest logit.
+
+    Raises
+    ------
+    UsageError
+        For a head on features, without embeddings, or for one that is prompted, without a label.
+    """
+    slices, _, rows, columns = volume.record.shape
+    answers = _logits_of_volume(head, volume, label_names, embeddings, tiling)
+    return _joined(answers, (slices, rows, columns), label_names, probabilities)
+
+
+def segment(
+    head: Head,
+    features: FeatureRows,
+    frame: Frame,
+    label_names: Mapping[int, str],
+    tiling: Tiling | None = None,
+) -> NDArray[np.unsignedinteger]:
+    """Return the label map of a volume from its features: the most likely class of each pixel.
+
+    Parameters are those of `logits_of_features`. Of a plane that was cut, no more than a row of tiles is in memory at
+    once: its features, and its logits a few times (classes x rows of a tile x columns of the plane, float32). Measured
+    with `linear` on 4000 x 4000 pixels in tiles of 1024: 0.33 GB for 3 classes, 1.0 GB for 14.
+
+    Returns
+    -------
+    ndarray
+        (slices, rows, columns), label values, the smallest unsigned kind that holds them.
+    """
+    shape = _slice_count(features, frame, tiling), frame.rows, frame.columns
+    return _joined(logits_of_features(head, features, frame, tiling), shape, label_names)
+
+
+def _joined(
+    pieces: Iterable[Piece],
+    shape: tuple[int, int, int],
+    label_names: Mapping[int, str],
+    probabilities: NDArray[np.float32] | None = None,
+) -> NDArray[np.unsignedinteger]:
+    values = np.asarray(class_values(label_names))
+    label = np.empty(shape, np.min_scalar_type(int(values.max())))
+    for piece in pieces:
+        label[piece.slices, piece.rows] = values[piece.logits.argmax(dim=1).numpy()]
+        if probabilities is not None:
+            probabilities[piece.slices, piece.rows] = piece.logits.softmax(dim=1).permute(0, 2, 3, 1).numpy()
+    return label
+
+
+# -- on features -----------------------------------------------------------------------------------
+
+
 @torch.inference_mode()
-def logits_by_slice(
+def logits_of_features(
     head: Head, features: FeatureRows, frame: Frame, tiling: Tiling | None = None
-) -> Iterator[torch.Tensor]:
-    """Yield logits on the slices' own pixels, a few slices at a time; with tiles, one.
+) -> Iterator[Piece]:
+    """Yield logits on the slices' own pixels from the first slice to the last, and of a slice from top to bottom.
 
     Where planes were cut, each tile's logits are brought to its pixels, and at every pixel those of the tiles that
     cover it are averaged, each with a weight that falls to nothing where the tile ends, see `tiling.blend_weights`.
@@ -69,155 +160,52 @@ def logits_by_slice(
 
     Yields
     ------
-    Tensor
-        (B, classes, rows, columns) float32, on the CPU.
+    Piece
+        A few slices, or with tiles a row of these.
 
     Raises
     ------
     GeometryMismatch
         When the rows are not so many for every slice.
     """
-    for _, pieces in groupby(_pieces(head, features, frame, tiling), key=lambda piece: piece.slices.start):
-        yield torch.cat([piece.logits for piece in pieces], dim=2)
-
-
-@torch.inference_mode()
-def segment(
-    head: Head,
-    features: FeatureRows,
-    frame: Frame,
-    label_names: Mapping[int, str],
-    tiling: Tiling | None = None,
-) -> NDArray[np.unsignedinteger]:
-    """Return the label map of a volume: the most likely class of each pixel.
-
-    Parameters are those of `logits_by_slice`. Of a plane that was cut, no more than a row of tiles is in memory at
-    once: its features, and its logits a few times (classes x rows of a tile x columns of the plane, float32). Measured
-    with `linear` on 4000 x 4000 pixels in tiles of 1024: 0.33 GB for 3 classes, 1.0 GB for 14.
-
-    Returns
-    -------
-    ndarray
-        (slices, rows, columns), label values, the smallest unsigned kind that holds them.
-    """
-    values = np.asarray(class_values(label_names))
     slices = _slice_count(features, frame, tiling)
-    label = np.empty((slices, frame.rows, frame.columns), np.min_scalar_type(int(values.max())))
-    for piece in _pieces(head, features, frame, tiling):
-        label[piece.slices, piece.rows] = values[piece.logits.argmax(dim=1).numpy()]
-    return label
+    if tiling is None or not tiling.cuts(frame.rows, frame.columns):
+        for first in range(0, slices, _SLICES_AT_ONCE):
+            logits = frame.logits_to_slice(_answer(head, features[first : first + _SLICES_AT_ONCE])).cpu()
+            yield Piece(slice(first, first + len(logits)), slice(0, frame.rows), logits)
+        return
+    for number in range(slices):
+        for rows, logits in _bands(head, features, frame, tiling, number):
+            yield Piece(slice(number, number + 1), rows, logits[None])
 
 
-def segment_volume(
+def _logits_of_volume(
     head: Head,
     volume: Volume,
     label_names: Mapping[int, str],
     embeddings: Embeddings | None,
-    tiling: Tiling | None = None,
-) -> NDArray[np.unsignedinteger]:
-    """Return the label map of a volume, from its rows or, where the head sees slices, from those.
-
-    Parameters
-    ----------
-    head
-        In eval mode.
-    volume
-        Whose slices or rows are read, some at a time.
-    label_names
-        By label value, those that the head was trained with.
-    embeddings
-        Where the rows are; None for a head that sees slices.
-    tiling
-        How planes larger than the encoder's input were cut; None for resized.
-
-    Returns
-    -------
-    ndarray
-        (slices, rows, columns), label values, the smallest unsigned kind that holds them.
-
-    Raises
-    ------
-    UsageError
-        For a head on features, without embeddings, or for one that is prompted, without a label.
-    """
+    tiling: Tiling | None,
+) -> Iterator[Piece]:
+    """Return the logits of a volume by whatever the head sees."""
     if head.sees is Sees.SLICES:
-        return _segment_slices(head, volume, label_names)
+        return _logits_of_slices(head, volume)
     if isinstance(head, LiveHead):
-        return _segment_squares(head, volume, label_names)
+        return _logits_of_squares(head, volume)
     if isinstance(head, ChunkHead):
-        return _segment_chunks(head, volume, label_names, embeddings)
+        return _logits_of_chunks(head, volume, label_names, embeddings)
     if embeddings is None:
         message = f"{head.name} sees features, and no embeddings were given to segment {volume.id} by."
         raise UsageError(message)
     if head.sees is Sees.FEATURES_AND_BOXES:
         check_promptable(head, volume)
         boxes = StoredFeaturesAndBoxes(embeddings, volume, class_values(label_names)[1:])
-        return segment(head, boxes, frame_of(volume, embeddings), label_names)
+        return logits_of_features(head, boxes, frame_of(volume, embeddings))
     keys = row_keys(volume, tiling)
     features: FeatureRows = StoredFeatures(embeddings, keys)
+    # Without any row there is no shape, and whoever reads the first is told so.
     if head.sees is Sees.FEATURES_AND_SLICES and embeddings.row_shape is not None:
         features = StoredFeaturesAndSlices(embeddings, volume, keys, embeddings.row_shape[1])
-    return segment(head, features, frame_of(volume, embeddings), label_names, tiling)
-
-
-def _segment_slices(head: Head, volume: Volume, label_names: Mapping[int, str]) -> NDArray[np.unsignedinteger]:
-    values = np.asarray(class_values(label_names))
-    slices, _, rows, columns = volume.record.shape
-    label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
-    # One at a time: of a network at full resolution the activations are the largest thing.
-    for number in range(slices):
-        label[number] = values[classes_of_plane(head, volume.read_slice(number).astype(np.float32))]
-    return label
-
-
-@torch.inference_mode()
-def classes_of_plane(head: Head, plane_CHW: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return what a head that sees slices answers for one: class numbers (0 for background) of each pixel.
-
-    In windows as large as it has seen while training: statistics of an instance norm are others over a larger plane.
-
-    Parameters
-    ----------
-    head
-        One with `Sees.SLICES`.
-    plane_CHW
-        (channels, rows, columns), 0 to 1.
-
-    Returns
-    -------
-    ndarray
-        (rows, columns).
-    """
-    rows, columns = plane_CHW.shape[1:]
-    windows = Tiling(input_px=head.window_px or LARGEST_PATCH_PX, overlap=_WINDOW_OVERLAP)
-    across_rows, across_columns = windows.spans(rows), windows.spans(columns)
-    strips = (
-        (_answer(head, plane_CHW[None, :, slice(*down), slice(*right)])[0].cpu() for right in across_columns)
-        for down in across_rows
-    )
-    classes = np.empty((rows, columns), np.uint8)
-    for place, logits in _stitched(strips, across_rows, across_columns):
-        classes[place] = logits.argmax(dim=0).numpy()
-    return classes
-
-
-@torch.inference_mode()
-def _segment_chunks(
-    head: ChunkHead, volume: Volume, label_names: Mapping[int, str], embeddings: Embeddings | None
-) -> NDArray[np.unsignedinteger]:
-    if head.rule.kind is not Asked.NONE:
-        check_promptable(head, volume)
-    values = np.asarray(class_values(label_names))
-    slices, _, rows, columns = volume.record.shape
-    label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
-    stored = StoredChunks(head, volume, embeddings, class_values(label_names)[1:])
-    for chunk, seen in stored:
-        answered = head(seen.to(head.device))
-        for first in range(0, len(chunk), _SLICES_AT_ONCE):
-            logits = stored.frame.logits_to_slice(answered[first : first + _SLICES_AT_ONCE])
-            place = chunk[first : first + _SLICES_AT_ONCE]
-            label[place.start : place.stop] = values[logits.argmax(dim=1).cpu().numpy()]
-    return label
+    return logits_of_features(head, features, frame_of(volume, embeddings), tiling)
 
 
 def check_promptable(head: Head, volume: Volume) -> None:
@@ -236,44 +224,81 @@ def check_promptable(head: Head, volume: Volume) -> None:
         raise UsageError(message)
 
 
+# -- on slices, squares and chunks -----------------------------------------------------------------
+
+
 @torch.inference_mode()
-def _segment_squares(head: LiveHead, volume: Volume, label_names: Mapping[int, str]) -> NDArray[np.unsignedinteger]:
-    values = np.asarray(class_values(label_names))
+def _logits_of_slices(head: Head, volume: Volume) -> Iterator[Piece]:
+    # One at a time: of a network at full resolution the activations are the largest thing.
+    for number in range(volume.record.shape[0]):
+        for rows, logits in _logits_of_plane(head, volume.read_slice(number).astype(np.float32)):
+            yield Piece(slice(number, number + 1), rows, logits[None])
+
+
+@torch.inference_mode()
+@torch.inference_mode()
+def classes_of_plane(head: Head, plane_CHW: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return what a head that sees slices answers for one: class numbers (0 for background) of each pixel.
+
+    In windows as large as it has seen while training: statistics of an instance norm are others over a larger plane.
+
+    Parameters
+    ----------
+    head
+        One with `Sees.SLICES`.
+    plane_CHW
+        (channels, rows, columns), 0 to 1.
+
+    Returns
+    -------
+    ndarray
+        (rows, columns).
+    """
+    classes = np.empty(plane_CHW.shape[1:], np.uint8)
+    for rows, logits in _logits_of_plane(head, plane_CHW):
+        classes[rows] = logits.argmax(dim=0).numpy()
+    return classes
+
+
+def _logits_of_plane(head: Head, plane_CHW: NDArray[np.float32]) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield (rows, logits (classes, rows, columns)) of a slice from top to bottom, in windows that overlap."""
+    windows = Tiling(input_px=head.window_px or LARGEST_PATCH_PX, overlap=_WINDOW_OVERLAP)
+    across_rows, across_columns = (windows.spans(length) for length in plane_CHW.shape[1:])
+    strips = (
+        (_answer(head, plane_CHW[None, :, slice(*down), slice(*right)])[0].cpu() for right in across_columns)
+        for down in across_rows
+    )
+    return _stitched(strips, across_rows, across_columns)
+
+
+@torch.inference_mode()
+def _logits_of_squares(head: LiveHead, volume: Volume) -> Iterator[Piece]:
     slices, _, rows, columns = volume.record.shape
-    label = np.empty((slices, rows, columns), np.min_scalar_type(int(values.max())))
     encoder = head.encoder
     frame = Frame(rows=rows, columns=columns, input_px=encoder.shape.input_px, resize=encoder.resize)
     # One at a time: of an encoder the activations are the largest thing.
     for number in range(slices):
         plane = torch.from_numpy(volume.read_slice(number)[None].astype(np.float32))
         logits = head(square_of(plane, frame.input_px, frame.resize).to(head.device))
-        label[number] = values[frame.logits_to_slice(logits).argmax(dim=1)[0].cpu().numpy()]
-    return label
+        yield Piece(slice(number, number + 1), slice(0, rows), frame.logits_to_slice(logits).cpu())
+
+
+@torch.inference_mode()
+def _logits_of_chunks(
+    head: ChunkHead, volume: Volume, label_names: Mapping[int, str], embeddings: Embeddings | None
+) -> Iterator[Piece]:
+    if head.rule.kind is not Asked.NONE:
+        check_promptable(head, volume)
+    stored = StoredChunks(head, volume, embeddings, class_values(label_names)[1:])
+    for chunk, seen in stored:
+        answered = head(seen.to(head.device))
+        for first in range(0, len(chunk), _SLICES_AT_ONCE):
+            logits = stored.frame.logits_to_slice(answered[first : first + _SLICES_AT_ONCE]).cpu()
+            place = chunk[first : first + _SLICES_AT_ONCE]
+            yield Piece(slice(place.start, place.stop), slice(0, stored.frame.rows), logits)
 
 
 # -- parts -----------------------------------------------------------------------------------------
-
-
-class _Piece(NamedTuple):
-    """Logits of whole slices, or of some whole rows of one slice."""
-
-    slices: slice
-    rows: slice
-    #: (B, classes, rows, columns) float32, on the CPU.
-    logits: torch.Tensor
-
-
-def _pieces(head: Head, features: FeatureRows, frame: Frame, tiling: Tiling | None) -> Iterator[_Piece]:
-    """Yield the logits of a volume from its first slice to its last, and of a slice from top to bottom."""
-    slices = _slice_count(features, frame, tiling)
-    if tiling is None or not tiling.cuts(frame.rows, frame.columns):
-        for first in range(0, slices, _SLICES_AT_ONCE):
-            logits = frame.logits_to_slice(_answer(head, features[first : first + _SLICES_AT_ONCE])).cpu()
-            yield _Piece(slice(first, first + len(logits)), slice(0, frame.rows), logits)
-        return
-    for number in range(slices):
-        for rows, logits in _bands(head, features, frame, tiling, number):
-            yield _Piece(slice(number, number + 1), rows, logits[None])
 
 
 def _bands(

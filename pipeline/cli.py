@@ -680,6 +680,12 @@ def predict_command(
             "--format", help="dicom-seg refers to the DICOM files, so SOURCE has to name them; png: pictures."
         ),
     ] = MaskFormatChoice.nifti,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities", help="Write what the head says of each class too: NAME.probabilities.nii.gz, 4-D."
+        ),
+    ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
@@ -708,6 +714,7 @@ def predict_command(
     options = PredictOptions(
         output=output,
         mask_format=mask_format.value,
+        probabilities=probabilities,
         weights=weights,
         device=device,
         layout=layout,

@@ -15,6 +15,7 @@ from ..store.errors import UsageError
 from ..store.slices import Volume
 from .readers.base import SourceFiles, SourceGrid
 from .readers.geometry import Orientation, is_sheared
+from .readers.index_space import affine_beside
 from .readers.mask_writer import MaskFile, MaskFormat, mask_file, read_mask
 from .readers.naming import identity_of_text, stem
 from .readers.nifti import grid_of_affine
@@ -49,7 +50,12 @@ def mask_names(sources: Sequence[SourceFiles], *, ids_only: bool = False) -> dic
 
 
 def masks_of_sources(
-    folder: Path, sources: Iterable[SourceFiles], mask_format: MaskFormat, names: Mapping[str, str]
+    folder: Path,
+    sources: Iterable[SourceFiles],
+    mask_format: MaskFormat,
+    names: Mapping[str, str],
+    *,
+    with_probabilities: bool = False,
 ) -> dict[str, MaskFile]:
     """Return where the mask of each source goes, by volume id, as far as that is known before it is read.
 
@@ -63,12 +69,24 @@ def masks_of_sources(
         How masks are written.
     names
         By volume id, without an ending.
+    with_probabilities
+        Whether they are written too.
     """
-    return {source.id: mask_file(folder, names[source.id], mask_format, _grid_of_series(source)) for source in sources}
+    return {
+        source.id: mask_file(
+            folder, names[source.id], mask_format, _grid_of_series(source), with_probabilities=with_probabilities
+        )
+        for source in sources
+    }
 
 
 def masks_of_volumes(
-    folder: Path, volumes: Iterable[Volume], mask_format: MaskFormat, names: Mapping[str, str] | None = None
+    folder: Path,
+    volumes: Iterable[Volume],
+    mask_format: MaskFormat,
+    names: Mapping[str, str] | None = None,
+    *,
+    with_probabilities: bool = False,
 ) -> dict[str, MaskFile]:
     """Return where the mask of each volume goes, by volume id.
 
@@ -82,9 +100,17 @@ def masks_of_volumes(
         How masks are written.
     names
         By volume id, without an ending; the ids by default.
+    with_probabilities
+        Whether they are written too.
     """
     return {
-        volume.id: mask_file(folder, (names or {}).get(volume.id, volume.id), mask_format, grid_of(volume))
+        volume.id: mask_file(
+            folder,
+            (names or {}).get(volume.id, volume.id),
+            mask_format,
+            grid_of(volume),
+            with_probabilities=with_probabilities,
+        )
         for volume in volumes
     }
 
@@ -180,7 +206,7 @@ def warning_of_shear(mask: MaskFile, grid: SourceGrid) -> str | None:
     return (
         f"{mask.path.name}: the axes of its source are not at right angles (a tilted gantry), which this format cannot "
         f"say. The mask is in index space, voxel for voxel as the source, and lies nowhere in the patient; the true "
-        f"affine is in {mask.files[-1].name}. For DICOM, --format dicom-seg keeps the place of every slice"
+        f"affine is in {affine_beside(mask.path).name}. For DICOM, --format dicom-seg keeps the place of every slice"
     )
 
 

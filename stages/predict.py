@@ -21,7 +21,7 @@ from ..store.slices import Volume
 from .readers.base import SourceGrid
 from .readers.dicom_series import Series
 from .readers.geometry import Orientation
-from .readers.mask_writer import MaskFile, write_mask
+from .readers.mask_writer import MaskFile, write_mask, write_probabilities
 from .readers.seg_writer import Algorithm
 from .training.ways import told_way, way_of, windows_of
 
@@ -54,6 +54,8 @@ def predict_volume(
 ) -> Predicted:
     """Segment one volume and write its mask on the grid of its source, with the source's label values.
 
+    Where the mask file has a place for them, probabilities are written too: four bytes a voxel and class in memory.
+
     Parameters
     ----------
     run, head
@@ -79,17 +81,25 @@ def predict_volume(
     """
     label_names = dict(run.settings.label_names)
     tiling = None if embeddings is None else tiling_of(embeddings, run.settings.tiles)
-    label = segment_volume(head, volume, label_names, embeddings, tiling)
     orientation = Orientation.from_json(dict(volume.record.orientation))
+    grid = SourceGrid.from_json(dict(volume.record.source_grid))
+    values_ijkc, probabilities = None, None
+    if mask.probabilities is not None:
+        # In the order of a NIfTI file, and filled through a view of it as a slice is displayed.
+        values_ijkc = np.empty((*grid.shape, 1 + len(label_names)), np.float32, order="F")
+        probabilities = orientation.apply(values_ijkc)
+    label = segment_volume(head, volume, label_names, embeddings, tiling, probabilities=probabilities)
     told = {"run": run.id, "head": run.settings.head, "encoder": run.settings.encoder}
     write_mask(
         mask,
         orientation.undo(label),
-        SourceGrid.from_json(dict(volume.record.source_grid)),
+        grid,
         series=series,
         label_names=label_names,
         algorithm=Algorithm(version=code_version(), parameters=told),
     )
+    if values_ijkc is not None:
+        write_probabilities(mask, values_ijkc, grid)
     # Labels with other names (a new dataset's numbers) mean other things and are not compared.
     comparable = volume.labelled and volume.label_names == label_names
     # Equal slices are equal anywhere.

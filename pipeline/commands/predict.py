@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...heads.base import asks_reference, load_head
+from ...heads.classes import class_values
 from ...heads.feeding import check_embedded, tiling_of
 from ...heads.inference import check_promptable
 from ...heads.metrics import ClassScore
@@ -66,6 +67,8 @@ class PredictOptions:
     #: Folder of the masks.
     output: Path
     mask_format: MaskFormat = "nifti"
+    #: Write what the head says of each class beside each mask.
+    probabilities: bool = False
     #: A checkpoint, or "seeded"; None for what the run's recipe names.
     weights: str | None = None
     device: str = "cpu"
@@ -142,7 +145,7 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
         embeddings = workspace.embeddings(run.settings.recipe_id)
         check_embedded(embeddings, volumes, what="workspace's", tiling=tiling_of(embeddings, run.settings.tiles))
     check_format_of_volumes(options.mask_format, volumes)
-    masks = masks_of_volumes(options.output, volumes, options.mask_format)
+    masks = masks_of_volumes(options.output, volumes, options.mask_format, with_probabilities=options.probabilities)
     check_not_ingested(masks, workspace.volumes, options.layout.id_key)
     unfinished = UnfinishedMasks(options.output, run.id)
     check_targets(masks.values(), (), overwrite=options.overwrite, own=unfinished.own())
@@ -156,6 +159,7 @@ def _predict_ingested(workspace: Workspace, run: Run, options: PredictOptions) -
     unfinished.finish()
     _warn_of_shear(masks, volumes)
     _tell_predictions(run, done)
+    _tell_probabilities(run, masks.values())
     return _tell_refused([Refused(shown=name, reason=reason) for name, reason in refused.items()])
 
 
@@ -171,7 +175,11 @@ def _predict_found(
         check_not_ingested(masks, workspace.volumes, options.layout.id_key, found.sources)
         check_targets(masks.values(), found.sources, overwrite=options.overwrite, own=unfinished.own())
 
-    check(masks_of_sources(options.output, found.sources, options.mask_format, names))
+    check(
+        masks_of_sources(
+            options.output, found.sources, options.mask_format, names, with_probabilities=options.probabilities
+        )
+    )
     _check_beside(source, options.output)
     head = load_head(run.folder).to(find_device(options.device))
     console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}; run {run.id}")
@@ -210,7 +218,9 @@ def _predict_found(
             _warn_of_several_windows(run, volumes)
             check_format_of_volumes(options.mask_format, volumes)
             # Now that all grids are known: the mask of a sheared one has another name.
-            masks = masks_of_volumes(options.output, volumes, options.mask_format, names)
+            masks = masks_of_volumes(
+                options.output, volumes, options.mask_format, names, with_probabilities=options.probabilities
+            )
             check(masks)
             rows: dict[str, Embeddings] = {}
             if head.sees.features:
@@ -236,6 +246,7 @@ def _predict_found(
             unfinished.finish()
             _warn_of_shear(masks, volumes)
             _tell_predictions(run, done, shown=shown)
+            _tell_probabilities(run, masks.values())
     return _tell_refused(refused)
 
 
@@ -398,6 +409,19 @@ def _tell_predictions(run: Run, done: Sequence[Predicted], shown: Mapping[str, s
     columns = ["volume", "mask", "class", "found", *(["Dice %", "IoU %", "HD95", "ASSD"] if scored else []), "note"]
     console.table(f"Masks of {run.id}", columns, rows, numbers_from=3)
     console.say(f"{counted(len(done), 'mask')} in {done[0].path.parent}" if done else "no masks were written")
+
+
+def _tell_probabilities(run: Run, masks: Iterable[MaskFile]) -> None:
+    """Say where probabilities are, and of what: their files do not."""
+    written = [mask.probabilities.path for mask in masks if mask.probabilities is not None]
+    written = [path for path in written if path.exists()]
+    if written:
+        names = run.settings.label_names
+        classes = ["background", *(names[value] for value in class_values(names)[1:])]
+        console.say(
+            f"beside them {counted(len(written), 'file')} *.probabilities.nii.gz, along the fourth axis: "
+            f"{', '.join(classes)}"
+        )
 
 
 def _measures(score: ClassScore | None) -> list[str]:

@@ -6,6 +6,8 @@
     dicom-seg   NAME.seg.dcm     DICOM series that can be referred to, see `seg_writer`
     png         NAME.png         one slice without geometry: pictures
 
+Probabilities, where they are asked for, are ``NAME.probabilities.nii.gz`` beside a mask of any format.
+
 A mask on a grid whose axes are not at right angles (a tilted gantry) is written in index space,
 ``NAME.index-space.nii.gz``, with the true affine beside it: see `index_space`. The exception is a
 source that is a sheared NIfTI itself: its user has tools that read it, and the mask has the identical header.
@@ -22,7 +24,13 @@ import numpy.typing as npt
 from ...store.errors import InputError, SamkitError
 from .geometry import is_sheared, spacing_mm
 from .index_space import INDEX_SPACE, affine_beside, write_affine_beside
-from .nifti import grid_of_affine, read_nifti_image, write_label_nifti, write_label_nifti_index_space
+from .nifti import (
+    grid_of_affine,
+    read_nifti_image,
+    write_label_nifti,
+    write_label_nifti_index_space,
+    write_probabilities_nifti,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from .dicom_series import Series
     from .seg_writer import Algorithm
 
-__all__ = ["MASK_FORMATS", "MaskFile", "MaskFormat", "mask_file", "read_mask", "write_mask"]
+__all__ = ["MASK_FORMATS", "MaskFile", "MaskFormat", "mask_file", "read_mask", "write_mask", "write_probabilities"]
 
 MaskFormat = Literal["nifti", "nrrd", "dicom-seg", "png"]
 
@@ -40,6 +48,7 @@ MASK_FORMATS: tuple[MaskFormat, ...] = get_args(MaskFormat)
 """The default first."""
 
 _ENDINGS: dict[MaskFormat, str] = {"nifti": ".nii.gz", "nrrd": ".nrrd", "dicom-seg": ".seg.dcm", "png": ".png"}
+_PROBABILITIES = ".probabilities"
 # Two quaternions of one orientation: float32 of matrices that were computed on two machines.
 _QUATERNION_TOLERANCE = 1e-5
 
@@ -54,16 +63,19 @@ class MaskFile:
     format: MaskFormat
     in_index_space: bool = False
     """Whether the file itself says nothing true of where it lies."""
+    probabilities: MaskFile | None = None
+    """Where what the head says of each class goes, if that is wanted."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Everything that is written: the mask, and the affine beside it."""
-        if not self.in_index_space:
-            return (self.path,)
-        return (self.path, affine_beside(self.path))
+        """Everything that is written: the mask, the affine beside it, and the probabilities with theirs."""
+        own = (self.path, affine_beside(self.path)) if self.in_index_space else (self.path,)
+        return own if self.probabilities is None else (*own, *self.probabilities.files)
 
 
-def mask_file(folder: Path, name: str, mask_format: MaskFormat, grid: SourceGrid | None) -> MaskFile:
+def mask_file(
+    folder: Path, name: str, mask_format: MaskFormat, grid: SourceGrid | None, *, with_probabilities: bool = False
+) -> MaskFile:
     """Return where a mask goes.
 
     Parameters
@@ -76,11 +88,17 @@ def mask_file(folder: Path, name: str, mask_format: MaskFormat, grid: SourceGrid
         How it is written.
     grid
         Of the source; None where it is not known yet, and then taken to be straight.
+    with_probabilities
+        Whether they are written too.
     """
     sheared = grid is not None and _only_in_index_space(grid, mask_format)
     marked = INDEX_SPACE if sheared else ""
     return MaskFile(
-        path=folder / f"{name}{marked}{_ENDINGS[mask_format]}", name=name, format=mask_format, in_index_space=sheared
+        path=folder / f"{name}{marked}{_ENDINGS[mask_format]}",
+        name=name,
+        format=mask_format,
+        in_index_space=sheared,
+        probabilities=mask_file(folder, f"{name}{_PROBABILITIES}", "nifti", grid) if with_probabilities else None,
     )
 
 
@@ -134,6 +152,23 @@ def write_mask(
         write_label_nifti_index_space(mask.path, values_ijk, grid)
     else:
         write_label_nifti(mask.path, values_ijk, grid)
+
+
+def write_probabilities(mask: MaskFile, values_ijkc: npt.NDArray[np.float32], grid: SourceGrid) -> None:
+    """Write what a head says of each class, in one file, whole or not at all.
+
+    Parameters
+    ----------
+    mask
+        Of which they are, from `mask_file` with the same grid and probabilities. The folder must exist.
+    values_ijkc
+        0 to 1, of shape ``grid.shape`` and classes, background first, in the source's index order.
+    grid
+        Of the source.
+    """
+    assert mask.probabilities is not None
+    place = mask.probabilities
+    write_probabilities_nifti(place.path, values_ijkc, grid, in_index_space=place.in_index_space)
 
 
 def read_mask(path: Path) -> npt.NDArray[Any] | None:

@@ -24,7 +24,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
-from ...store.errors import InputError, UnreadableFile, UnusableVoxels, UsageError
+from ...store.errors import GeometryMismatch, InputError, UnreadableFile, UnusableVoxels, UsageError
 from .base import Affine, LabelMap, Scan, SourceGrid
 from .geometry import fit_label, is_sheared, spacing_mm
 from .index_space import INDEX_SPACE, write_affine_beside
@@ -55,6 +55,7 @@ _NIFTI1_LARGEST = 32_767  # dim[] of NIfTI-1 is int16
 
 # In the header's description of a mask, so that it is not taken for a reference later.
 _PREDICTED = b"mask by samkit predict"
+_PROBABILITIES = b"probabilities by samkit predict"
 
 _KEPT_TYPES = frozenset(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16"))
 # Deflate makes at most 258 bytes of 2 bits (RFC 1951): a header that promises more than that of its file lies.
@@ -234,14 +235,7 @@ def write_label_nifti(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid
         The name is not that of a NIfTI file.
     """
     _check_mask(path, values_ijk, grid)
-    header = _mask_header(values_ijk, grid)
-    header["pixdim"][:4] = grid.pixdim
-    header["quatern_b"], header["quatern_c"], header["quatern_d"] = grid.quaternion
-    header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = grid.quaternion_offset
-    header["srow_x"], header["srow_y"], header["srow_z"] = grid.sform
-    header["qform_code"], header["sform_code"] = grid.qform_code, grid.sform_code
-    header["xyzt_units"] = grid.xyzt_units
-    _save(path, values_ijk, header)
+    _save(path, values_ijk.reshape(grid.stored_shape), grid, what=_PREDICTED)
 
 
 def write_label_nifti_index_space(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid) -> Path:
@@ -282,12 +276,39 @@ def write_label_nifti_index_space(path: Path, values_ijk: npt.NDArray[Any], grid
         )
         raise UsageError(message)
     beside = write_affine_beside(path, grid)
-    header = _mask_header(values_ijk, grid)
-    header["pixdim"][:4] = (1.0, *spacing_mm(np.asarray(grid.affine_array)))
-    header["qform_code"] = header["sform_code"] = 0
-    header["xyzt_units"] = _MILLIMETRES
-    _save(path, values_ijk, header)
+    _save(path, values_ijk.reshape(grid.stored_shape), grid, what=_PREDICTED, in_index_space=True)
     return beside
+
+
+def write_probabilities_nifti(
+    path: Path, values_ijkc: npt.NDArray[np.float32], grid: SourceGrid, *, in_index_space: bool
+) -> None:
+    """Write what a head says of each class on the grid of its source, whole or not at all, in one 4-D file.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.nii.gz``; replaced if it exists. The folder must exist.
+    values_ijkc
+        0 to 1, of shape ``grid.shape`` and classes, in the source's index order.
+    grid
+        Of the source; its fourth and later axes of one entry each are left out.
+    in_index_space
+        Whether the file claims no place in patient space, see `write_label_nifti_index_space`.
+
+    Raises
+    ------
+    GeometryMismatch
+        They have another shape than the grid, or, in index space, the grid has no affine.
+    """
+    if values_ijkc.shape[:3] != grid.shape:
+        message = (
+            f"{path}: probabilities of shape {values_ijkc.shape[:3]}, and the grid of their source is {grid.shape}"
+        )
+        raise GeometryMismatch(message)
+    if in_index_space:
+        write_affine_beside(path, grid)
+    _save(path, values_ijkc, grid, what=_PROBABILITIES, in_index_space=in_index_space)
 
 
 def _check_mask(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid) -> None:
@@ -297,20 +318,26 @@ def _check_mask(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid) -> N
     check_mask(path, values_ijk, grid.shape)
 
 
-def _mask_header(values_ijk: npt.NDArray[Any], grid: SourceGrid) -> Any:  # noqa: ANN401 (of nibabel)
-    header_class: Any = nib.Nifti2Header if grid.nifti_version == 2 else nib.Nifti1Header
-    header = header_class()
-    header.set_data_dtype(values_ijk.dtype)
-    header.set_data_shape(grid.stored_shape)
-    header["descrip"] = _PREDICTED
-    return header
-
-
-def _save(path: Path, values_ijk: npt.NDArray[Any], header: Any) -> None:  # noqa: ANN401 (of nibabel)
-    """Write a file whole or not at all."""
-    image_class: Any = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+def _save(path: Path, values: npt.NDArray[Any], grid: SourceGrid, *, what: bytes, in_index_space: bool = False) -> None:
+    """Write a file whole or not at all, its geometry the source's own fields or, in index space, spacing alone."""
+    header: Any = nib.Nifti2Header() if grid.nifti_version == 2 else nib.Nifti1Header()
+    header.set_data_dtype(values.dtype)
+    header.set_data_shape(values.shape)
+    header["descrip"] = what
+    if in_index_space:
+        header["pixdim"][:4] = (1.0, *spacing_mm(np.asarray(grid.affine_array)))
+        header["qform_code"] = header["sform_code"] = 0
+        header["xyzt_units"] = _MILLIMETRES
+    else:
+        header["pixdim"][:4] = grid.pixdim
+        header["quatern_b"], header["quatern_c"], header["quatern_d"] = grid.quaternion
+        header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = grid.quaternion_offset
+        header["srow_x"], header["srow_y"], header["srow_z"] = grid.sform
+        header["qform_code"], header["sform_code"] = grid.qform_code, grid.sform_code
+        header["xyzt_units"] = grid.xyzt_units
+    image_class: Any = nib.Nifti2Image if grid.nifti_version == 2 else nib.Nifti1Image
     # No affine argument: nibabel would write its own idea of qform, sform and codes over the fields of the header.
-    image = image_class(values_ijk.reshape(header.get_data_shape()), None, header)
+    image = image_class(values, None, header)
     part = path.with_name(f".{os.getpid()}.{path.name}")  # nibabel compresses by the ending, so that stays
     try:
         nib.save(image, part)

@@ -1,24 +1,34 @@
 """A head's answer for a whole volume is a label map on the slices' own pixels, in the dataset's own values."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 import torch
 from examples.tiles import disks
 from examples.tiny_sam import TINY
+from examples.workspaces import LABEL_NAMES, embed, workspace_of_boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+import samkit as package
 from samkit.heads import inference
 from samkit.heads.base import Head, HeadContext
 from samkit.heads.frame import Frame
-from samkit.heads.inference import logits_by_slice, segment
+from samkit.heads.inference import logits_of_features, segment, segment_volume
 from samkit.heads.linear import Linear
 from samkit.heads.tiling import Tiling
 from samkit.store.errors import GeometryMismatch
 
 FRAME = Frame(rows=30, columns=20, input_px=64)
+
+
+def joined_logits(head, given_features, frame, tiling=None):
+    """Return the logits of whole slices, (slices, classes, rows, columns)."""
+    pieces = groupby(logits_of_features(head, given_features, frame, tiling), key=lambda piece: piece.slices.start)
+    return torch.cat([torch.cat([piece.logits for piece in of_slice], dim=2) for _, of_slice in pieces])
 
 
 def built(class_count=3):
@@ -37,9 +47,20 @@ def test_every_slice_gets_a_mask_whatever_the_number_of_slices(count):
 
 def test_a_mask_is_the_most_likely_class_of_each_pixel():
     head, given_features = built(), features(3)
-    logits = torch.cat(list(logits_by_slice(head, given_features, FRAME)))
+    logits = joined_logits(head, given_features, FRAME)
     expected = np.asarray([0, 3, 42])[logits.argmax(dim=1).numpy()]
     np.testing.assert_array_equal(segment(head, given_features, FRAME, {3: "a", 42: "b"}), expected)
+
+
+def test_probabilities_are_the_softmax_of_the_logits_of_each_pixel(tmp_path):
+    (volume,) = workspace_of_boxes(tmp_path / "workspace", subjects=1).volumes.values()
+    embeddings = embed(package.open_workspace(tmp_path / "workspace"), TINY.load(None))
+    head = Linear.build(HeadContext(input_shape=embeddings.row_shape, class_count=3, seed=0)).eval()
+    told = np.empty((3, 40, 40, 3), np.float32)
+    label = segment_volume(head, volume, LABEL_NAMES, embeddings, probabilities=told)
+    logits = joined_logits(head, embeddings[volume.id], Frame(rows=40, columns=40, input_px=64))
+    np.testing.assert_allclose(told, logits.softmax(dim=1).permute(0, 2, 3, 1), atol=1e-6)
+    np.testing.assert_array_equal(np.asarray([0, 3, 42])[told.argmax(axis=3)], label)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(3, np.uint8), (255, np.uint8), (256, np.uint16), (70_000, np.uint32)])
@@ -65,8 +86,7 @@ def test_slices_are_not_mixed_between_batches():
 
 
 def test_no_gradients_are_kept():
-    logits = next(iter(logits_by_slice(built(), features(2), FRAME)))
-    assert not logits.requires_grad
+    assert not next(logits_of_features(built(), features(2), FRAME)).logits.requires_grad
 
 
 # Planes that were cut --------------------------------------------------------------------------------------------
@@ -101,7 +121,7 @@ def cut(field, tiling):
 
 def stitched(pieces, tiling, rows, columns):
     frame = Frame(rows=rows, columns=columns, input_px=TILE)
-    return torch.cat(list(logits_by_slice(PixelByPixel(), as_features(pieces), frame, tiling))).numpy()
+    return joined_logits(PixelByPixel(), as_features(pieces), frame, tiling).numpy()
 
 
 def random_field(*shape, seed=0):
@@ -146,9 +166,7 @@ def test_what_tiles_disagree_on_is_their_average_weighted_by_hanns_window(tiling
 def test_a_plane_that_is_one_tile_gets_bitwise_what_it_gets_without_tiles(size):
     head, given_features = built(), features(11)
     frame = Frame(rows=size[0], columns=size[1], input_px=64)
-    tiled, whole = (
-        torch.cat(list(logits_by_slice(head, given_features, frame, tiling))) for tiling in (Tiling(input_px=64), None)
-    )
+    tiled, whole = (joined_logits(head, given_features, frame, tiling) for tiling in (Tiling(input_px=64), None))
     assert torch.equal(tiled, whole)
     masks = [segment(head, given_features, frame, {1: "a", 2: "b"}, tiling) for tiling in (Tiling(input_px=64), None)]
     np.testing.assert_array_equal(*masks)
@@ -231,7 +249,7 @@ def encoded():
 def stitched_by_a_fixed_head(encoded):
     rows, tiling = encoded
     frame = Frame(rows=384, columns=400, input_px=64)
-    return torch.cat(list(logits_by_slice(Projected(256).eval(), rows, frame, tiling)))[0].numpy()
+    return joined_logits(Projected(256).eval(), rows, frame, tiling)[0].numpy()
 
 
 def test_no_line_is_seen_where_tiles_meet(encoded):

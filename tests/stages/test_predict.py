@@ -876,6 +876,55 @@ def test_a_volume_gets_no_picture(samkit, trained, tmp_path, source):
     assert not (tmp_path / "m").exists()
 
 
+# -- probabilities ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["workspace", "files"])
+def test_probabilities_lie_on_the_grid_of_the_source_and_decide_the_mask(samkit, trained, tmp_path, of):
+    data, workspace = trained
+    named = [data] if of == "files" else []
+    ended = samkit("predict", "latest", *named, "--probabilities", "-o", tmp_path / "m", "--workspace", workspace)
+    assert ended.code == 0, ended.said
+    assert "5 files *.probabilities.nii.gz, along the fourth axis: background, 1, 2, 3, 4" in ended.said
+    for name in ("RAS", "LPS", "PIR", "oblique", "qform"):
+        image = nib.load(data / f"imagesTr/{name}.nii.gz")
+        mask, told = (nib.load(tmp_path / f"m/{name}{kind}.nii.gz") for kind in ("", ".probabilities"))
+        np.testing.assert_array_equal(told.affine, image.affine)
+        values = np.asanyarray(told.dataobj)
+        assert (values.shape, values.dtype) == ((*image.shape, 5), np.float32)
+        np.testing.assert_allclose(values.sum(axis=3), 1, atol=1e-5)
+        np.testing.assert_array_equal(values.argmax(axis=3), np.asanyarray(mask.dataobj))
+
+
+def test_probabilities_that_are_there_are_not_written_over(samkit, trained, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/RAS.probabilities.nii.gz").write_bytes(b"mine")
+    ended = samkit("predict", "latest", "--probabilities", "-o", tmp_path / "m", "--workspace", trained[1])
+    assert ended.code == 2
+    assert "RAS.probabilities.nii.gz: there already. Nothing was written" in ended.said
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["RAS.probabilities.nii.gz"]
+
+
+@pytest.mark.parametrize("mask_format", ["nrrd", "dicom-seg"])
+def test_probabilities_are_nifti_beside_a_mask_of_any_format(samkit, trained, series, tmp_path, mask_format):
+    flags = ("--probabilities", "--format", mask_format, "-o", tmp_path / "m", "-w", trained[1])
+    assert samkit("predict", "latest", series, *flags).code == 0
+    (told,) = (tmp_path / "m").glob("*.probabilities.nii.gz")
+    assert nib.load(told).shape == (32, 36, 4, 5)
+
+
+def test_probabilities_on_a_sheared_grid_are_in_index_space_as_their_mask_is(samkit, trained, tilted_series, tmp_path):
+    flags = ("--probabilities", "-o", tmp_path / "m", "--workspace", trained[1])
+    assert samkit("predict", "latest", tilted_series, *flags).code == 0
+    endings = sorted(path.name.partition(".")[2] for path in (tmp_path / "m").iterdir())
+    assert endings == [
+        "index-space.affine.json",
+        "index-space.nii.gz",
+        "probabilities.index-space.affine.json",
+        "probabilities.index-space.nii.gz",
+    ]
+
+
 # -- sheared grids ---------------------------------------------------------------------------------
 
 
