@@ -3,7 +3,7 @@
 An encoder is not equivariant, so an augmented slice needs an embedding of its own: augmentation and a cache live
 together as a *bank of views*, each (slice, view) a row. A view's text is its definition and stands in the row's key
 (`store.keys.RowKey`), so the same text means the same pixels for ever; the grammar is in store/FORMAT.md, section 4.
-One view indexes embedding, slice and label together: `image_of` and `label_of` make what belongs to a row's key.
+One view indexes embedding, slice and label together: what `image_of` makes of a row's key, and `View.apply_to_label`.
 
 Steps are joined by ``:`` and applied from left to right:
 
@@ -75,14 +75,6 @@ class Turn:
     def mirrors(self) -> bool:
         """Whether it is a reflection: left and right of the anatomy change places."""
         return self.transposed ^ self.rows_reversed ^ self.columns_reversed
-
-    @property
-    def inverse(self) -> Turn:
-        """The turn that undoes it."""
-        rows, columns = self.rows_reversed, self.columns_reversed
-        if self.transposed:
-            rows, columns = columns, rows
-        return Turn(transposed=self.transposed, rows_reversed=rows, columns_reversed=columns)
 
     def then(self, other: Turn) -> Turn:
         """Return the turn that is this one and afterwards the other."""
@@ -241,28 +233,6 @@ class View:
             view = view.then(_view_of_step(step))
         return view
 
-    @property
-    def exact(self) -> bool:
-        """Whether it only moves pixels: nothing is interpolated, cut off or made brighter."""
-        return replace(self, turn=TURNS["identity"]) == View()
-
-    @property
-    def inverse(self) -> View:
-        """The view that undoes this one, for bringing predictions of a view back to the slice.
-
-        Raises
-        ------
-        UsageError
-            For a view that is not exact.
-        """
-        if not self.exact:
-            message = (
-                f"the view {self} cannot be undone without loss. Predictions can be averaged over turns and mirrors: "
-                f"{', '.join(TURNS)}."
-            )
-            raise UsageError(message)
-        return View(turn=self.turn.inverse)
-
     def then(self, other: View) -> View:
         """Return the view that is this one and afterwards the other.
 
@@ -386,19 +356,6 @@ def image_of(slices: SliceFinder, key: RowKey) -> NDArray[np.float16]:
     """
     tile: NDArray[np.float16] = Tile.parse(key.tile).crop(slices.read(key))
     return View.parse(key.view).apply_to_image(tile)
-
-
-def label_of(label: NDArray[Any], key: RowKey) -> NDArray[Any]:
-    """Return the part of a slice's label map that belongs to a row, moved as the row's image is; see `image_of`.
-
-    Parameters
-    ----------
-    label
-        (..., rows, columns), of the whole plane.
-    key
-        The row's.
-    """
-    return View.parse(key.view).apply_to_label(Tile.parse(key.tile).crop(label))
 
 
 # -- texts -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ..store.documents import readable_json
 from ..store.embeddings import Embeddings
 from ..store.places import Place
 from ..store.provenance import code_version
-from ..store.runs import NO_ENCODER, Run
+from ..store.runs import Run
 from ..store.workspace import Workspace
 from .reporting.cases import Case, PicturedVolume, cases_of
 from .reporting.costs import encoding_cost
@@ -160,7 +160,7 @@ def _spectra(
     for embeddings in recipes:
         of_recipe = [case for case in cases if workspace.runs[case.run_id].settings.recipe_id == embeddings.recipe.id]
         case = next((case for case in of_recipe if case.place == "median"), of_recipe[0] if of_recipe else None)
-        if case is None or embeddings.recipe.encoder == NO_ENCODER:
+        if case is None:
             continue
         volume = pictured[case.volume_id]
         largest = int(np.argmax([sum(map(len, outline.values())) for outline in volume.reference]))

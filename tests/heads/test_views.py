@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import samkit
-from samkit.heads.views import BANKS, TURNS, Bank, View, image_of, label_of
+from samkit.heads.tiling import Tile
+from samkit.heads.views import BANKS, TURNS, Bank, View, image_of
 from samkit.store.errors import InputError, UsageError
 from samkit.store.keys import RowKey, array_digest
 from samkit.store.slices import SliceFinder
@@ -90,13 +91,6 @@ def test_a_label_is_turned_as_its_image_is(name):
 @pytest.mark.parametrize("name", TURNS)
 def test_the_shape_of_a_turned_plane_is_known_beforehand(name):
     assert View.parse(name).plane_shape(5, 8) == apply(name, image(5, 8)).shape[-2:]
-
-
-@pytest.mark.parametrize("name", TURNS)
-def test_the_inverse_of_a_turn_undoes_it_and_is_a_turn(name):
-    view = View.parse(name)
-    np.testing.assert_array_equal(view.inverse.apply_to_image(view.apply_to_image(image())), image())
-    assert str(view.inverse) in TURNS
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.product(TURNS, TURNS)))
@@ -412,14 +406,6 @@ def test_what_moves_a_slice_before_a_turn_is_refused_with_the_view_that_does_the
     assert differs.mean() < 0.01
 
 
-@pytest.mark.parametrize("text", ["rotate+7-nearest", "zoom0.80-nearest", "gamma0.80", "flip-rows:window1.10+0.00"])
-def test_what_is_not_exact_has_no_inverse(text):
-    view = View.parse(text)
-    assert not view.exact
-    with pytest.raises(UsageError, match=r"cannot be undone.*flip-rows"):
-        _ = view.inverse
-
-
 @pytest.mark.parametrize(
     ("text", "digest"),
     [
@@ -543,7 +529,7 @@ def test_a_rows_label_lies_on_what_it_labels(workspace, view, tile):
     volume = workspace.volumes["a"]
     key = RowKey(slice_digest=volume.slice_digests[0], view=view, tile=tile)
     shown = image_of(SliceFinder(workspace.volumes), key)[0].astype(float)
-    label = label_of(volume.read_label()[0], key)
+    label = View.parse(view).apply_to_label(Tile.parse(tile).crop(volume.read_label()[0]))
     assert label.shape == shown.shape
     # The box is brighter than everything else by far, and both are moved by the same pixels.
     np.testing.assert_array_equal(label == 3, shown > 0.66)
