@@ -99,6 +99,20 @@ def test_heads_trained_together_are_bitwise_those_trained_alone(tmp_path, tiny, 
     assert len({head_file(run) for run in runs}) == 3
 
 
+def test_a_head_that_stops_early_leaves_those_trained_with_it_as_they_are(tmp_path, tiny):
+    together, alone = (workspace_of_boxes(tmp_path / name, subjects=5) for name in ("together", "alone"))
+    fits = [
+        FitOptions(steps=24, batch_size=2, learning_rate=rate, validate_every=2, patience=2) for rate in (3e-1, 1e-3)
+    ]
+    chosen = [replace(options(subjects=3), fit=fit) for fit in fits]
+    seen = {place: embed(place, tiny) for place in (together, alone)}
+    runs = train_together(together, seen[together], Linear, chosen)
+    expected = [train(alone, seen[alone], Linear, one) for one in chosen]
+    assert len(runs[0].steps) < len(runs[1].steps) == 24
+    assert [head_file(run) for run in runs] == [head_file(run) for run in expected]
+    assert [len(run.steps) for run in runs] == [len(run.steps) for run in expected]
+
+
 def test_heads_trained_together_read_each_batch_once(tmp_path, tiny, monkeypatch):
     workspace = workspace_of_boxes(tmp_path / "workspace", subjects=5)
     embeddings = embed(workspace, tiny)
