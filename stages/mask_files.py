@@ -18,7 +18,7 @@ from .readers.geometry import Orientation, is_sheared
 from .readers.index_space import affine_beside
 from .readers.mask_writer import MaskFile, MaskFormat, mask_file, read_mask
 from .readers.naming import identity_of_text, stem
-from .readers.nifti import grid_of_affine
+from .readers.nifti import grid_of_series
 from .readers.seg_writer import seg_obstacle
 
 # A message names so many files or volumes, and counts the rest.
@@ -309,10 +309,7 @@ def _own_name(source: SourceFiles) -> str:
 
 
 def _grid_of_series(source: SourceFiles) -> SourceGrid | None:
-    if source.series is None:
-        return None
-    affine = source.series.affine
-    return grid_of_affine(source.series.shape, None if affine is None else np.asarray(affine, dtype=np.float64))
+    return None if source.series is None else grid_of_series(source.series)
 
 
 def _indices_of(volume: Volume) -> Iterator[int]:

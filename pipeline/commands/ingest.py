@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Literal
 
 from ...stages.ingest import ingest, relabel
 from ...stages.intake.job import IngestOptions, Refused, Taken
-from ...stages.intake.labels import as_before, check_that_labels_occur
+from ...stages.intake.labels import as_before, check_that_labels_occur, resampled_before
 from ...stages.readers.archives import Unpacked, unpacked
 from ...stages.readers.base import SourceFiles
 from ...stages.readers.dicom_series import VolumeChoice
@@ -74,7 +74,8 @@ def run_ingest(
             _write_private(found, report, None)
             place = place_of(workspace)
             there = open_workspace(place) if Workspace.is_at(place) else None
-            return _told_dry_run(source, _judged(found, as_before(there, options)), report)
+            judged = _judged(found, as_before(there, options), resampled_before(there))
+            return _told_dry_run(source, judged, report)
         if not report.as_json:
             console.say(f"{source}: {found.layout}, {counted(len(found.sources), 'volume')}")
             for note in found.notes:
@@ -177,8 +178,8 @@ def ingest_found(
 # -- what is told ----------------------------------------------------------------------------------
 
 
-def _judged(found: Found, options: IngestOptions) -> Found:
-    """Refuse in the table what the options will refuse, as far as headers tell."""
+def _judged(found: Found, options: IngestOptions, resampled: Container[str]) -> Found:
+    """Refuse in the table what the options will refuse, as far as headers tell; ``resampled``: by their identities."""
     check_that_labels_occur(options.labels, found.sources)
     sources = {source.shown: source for source in found.sources}
 
@@ -191,8 +192,8 @@ def _judged(found: Found, options: IngestOptions) -> Found:
             reasons.append("its header cannot be read: it is damaged, or no file of what its name says")
         if source.label is not None and source.label.reader in _SIZED and not header_reads(source.label.paths[0]):
             reasons.append("the header of its label cannot be read")
-        elif row.size and not options.resample_labels and (reason := _misfit(source)) is not None:
-            reasons.append(reason)
+        elif row.size and not (options.resample_labels or source.identity in resampled):
+            reasons += [reason] if (reason := _misfit(source)) is not None else []
         if options.require_labels and source.label is None:
             reasons.append("no label, and --require-labels asks for one")
         grey = source.series is None or source.series.samples == 1

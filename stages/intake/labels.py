@@ -18,6 +18,7 @@ from ...store.workspace import Workspace
 from ..readers.base import LabelMap, SourceFiles, SourceGrid, read_label
 from ..readers.geometry import Orientation, fit_label
 from ..readers.labels import MOST_CLASSES, LabelChoice, chosen_labels, count_values, names_taken, unmatched
+from ..readers.nifti import grid_of_series
 from .job import IngestJob, IngestOptions
 
 
@@ -33,7 +34,9 @@ class DatasetLabels:
     def structures(self) -> list[str]:
         """The names of all structures, where all labels hold named ones; else none."""
         labels = [source.label for source in self.sources if source.label is not None]
-        return sorted({name for label in labels for name in label.names}) if all(one.names for one in labels) else []
+        if not all(label.names or label.holds_structures for label in labels):
+            return []
+        return sorted({name for label in labels for name in label.names})
 
     @property
     def without_images(self) -> bool:
@@ -109,7 +112,16 @@ def as_before(there: Workspace | None, options: IngestOptions) -> IngestOptions:
     recipe = None if there is None or options.labels is not None else _earlier_recipe(list(there.volumes.values()))
     if recipe is None:
         return options
-    return _with_rules_of(recipe, options)
+    return _with_rules_of(recipe, options, resampled=False)
+
+
+def resampled_before(there: Workspace | None) -> frozenset[str]:
+    """Return the identities of the sources whose labels were brought to their images' lattices: they are so again."""
+    volumes = [] if there is None else there.volumes.values()
+    recipes = {volume.record.identity: volume.ingest_recipe["labels"] for volume in volumes}
+    return frozenset(
+        identity for identity, recipe in recipes.items() if recipe and recipe["resampled"] and not recipe["apart"]
+    )
 
 
 def as_its_own(job: IngestJob, there: VolumeRecord | None) -> IngestJob:
@@ -123,17 +135,20 @@ def as_its_own(job: IngestJob, there: VolumeRecord | None) -> IngestJob:
     choice = LabelChoice.from_json(recipe["choice"])
     if choice.names != job.choice.names:
         return job
-    options = _with_rules_of(recipe, job.typed)
+    options = _with_rules_of(recipe, job.typed, resampled=recipe["resampled"])
     return replace(job, choice=choice, overlap=options.overlap or job.overlap, options=options)
 
 
-def _with_rules_of(recipe: Mapping[str, Any], typed: IngestOptions) -> IngestOptions:
-    """Return options with the label rules of a recipe where none were typed."""
+def _with_rules_of(recipe: Mapping[str, Any], typed: IngestOptions, *, resampled: bool) -> IngestOptions:
+    """Return options with the label rules of a recipe where none were typed.
+
+    That labels may be brought to another lattice was said of those that lay on one: it holds for them alone.
+    """
     return replace(
         typed,
         overlap=typed.overlap or recipe["overlap"],
         label_threshold=recipe["threshold"] if typed.label_threshold is None else typed.label_threshold,
-        resample_labels=typed.resample_labels or recipe["resampled"],
+        resample_labels=typed.resample_labels or resampled,
     )
 
 
@@ -214,10 +229,11 @@ def _values_in_labels(found: DatasetLabels, options: IngestOptions) -> list[int]
     """Return the label values that occur in a dataset without names; labels that cannot be read are refused later."""
     values: set[int] = set()
     for source in found.sources:
-        if source.label is None or source.label.names:
+        if source.label is None or source.label.names or source.label.holds_structures:
             continue
+        grid = None if source.series is None else grid_of_series(source.series)
         try:
-            label = read_label(source, threshold=options.label_threshold)
+            label = read_label(source, grid=grid, threshold=options.label_threshold)
         except SamkitError:
             continue
         if isinstance(label, LabelMap):

@@ -194,6 +194,11 @@ class LabelFiles:
     hashes: tuple[str, ...] = ()
     """Where it lies, as keyed hashes: of its one file, or of the folders of many; so that no mask takes its place."""
 
+    @property
+    def holds_structures(self) -> bool:
+        """Whether it is of a kind that holds named structures: without names it is empty, and no map of numbers."""
+        return self.reader in ("dicom-seg", "rtstruct", "mask-files", "mask-series")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFiles:

@@ -57,6 +57,8 @@ _FULL_RANGE = (0.0, 255.0)
 _LEAST_SPAN = float(np.finfo(np.float32).smallest_subnormal)
 _LARGEST_SPAN = float(np.finfo(np.float32).max)
 
+# Modalities of DICOM whose values may be Hounsfield units: OT, other, is what converted files say.
+_MAY_BE_HOUNSFIELD = ("CT", "OT")
 _AIR_HU = -500  # air is -1000, lung about -800, fat about -100: nothing of MR lies here by itself
 _AIR_SHARE = 1e-3  # of all voxels: one bad voxel, or ringing of an interpolated MR (seen: -144), is not air
 _TISSUE_HU = 100  # contrast, organs at the upper end, any bone
@@ -204,9 +206,9 @@ def choose_intensities(
         message = f"{len(windows)} windows were given, and a slice has 1 or 3 channels; give one window, or three."
         raise UsageError(message)
     aside: tuple[str, ...] = ()
-    if windows and modality is not None and modality.upper() == "MR":
-        # In a folder of both, a window is for the CT: MR has no units that it could be given in.
-        aside = ("an MR: the window is left aside, and its own percentiles are its scale",)
+    if windows and modality is not None and modality.upper() not in _MAY_BE_HOUNSFIELD:
+        # In a folder of both, as of PET and CT, a window is for the CT: others have no Hounsfield units.
+        aside = (f"modality {modality}, no CT: the window is left aside, and its own percentiles are its scale",)
         windows = ()
     channels = _channels(values, place)
     if windows and channels > 1:  # a colour-coded map among CTs, say
@@ -217,7 +219,7 @@ def choose_intensities(
     _check_measured(measured, extent, non_finite, place)
     notes = (*aside, *_non_finite_notes(extent), *_label_map_notes(measured, channels))
     if windows:
-        notes += (*_check_windows(windows, extent, place), *_no_hounsfield_notes(modality, extent))
+        notes += (*_check_windows(windows, extent, place), *_no_hounsfield_notes(extent))
         bounds = tuple(Intensity(rule="window", low=window.low, high=window.high) for window in windows)
         return Chosen(intensities=bounds, notes=notes)
     bytes_of_picture = values.dtype == np.uint8 and (channels > 1 or (modality is None and values.shape[2:3] == (1,)))
@@ -321,9 +323,9 @@ def _check_windows(windows: Sequence[Window], extent: Extent, place: str) -> tup
     return tuple(f"its values ({extent.lowest:g} to {extent.highest:g}) {reason}" for reason in blind)
 
 
-def _no_hounsfield_notes(modality: str | None, extent: Extent) -> tuple[str, ...]:
+def _no_hounsfield_notes(extent: Extent) -> tuple[str, ...]:
     """Say that what a window is for may be no CT, or one whose intercept got lost on the way to another format."""
-    if extent.lowest < 0 or (modality is not None and modality.upper() != "CT"):
+    if extent.lowest < 0:
         return ()
     return (
         f"none of its values ({extent.lowest:g} to {extent.highest:g}) is below 0, as fat and air are in Hounsfield "

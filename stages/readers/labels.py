@@ -450,8 +450,8 @@ def _classes_of_structures(annotation: Structures, choice: LabelChoice, overlap:
     names = tuple(annotation.masks)
     if not names:
         message = (
-            f"{place}: the label holds no structures at all, so its grid is unknown too. Was it exported empty? Leave "
-            f"it out, or take the image as unlabelled."
+            f"{place}: the label holds no structures at all, so its grid is unknown too. Was it exported empty? Move "
+            f"it elsewhere, and the image is taken without a label."
         )
         raise UnusableLabel(message)
     members = {class_: [name for name in names if _owns(choice, class_, name)] for class_ in choice.classes}

@@ -33,14 +33,18 @@ from .labels import check_mask, whole_planes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .dicom_series import Series
+
 __all__ = [
     "affine_mm",
     "grid_of_affine",
+    "grid_of_series",
     "read_nifti_image",
     "read_nifti_label",
     "why_label_is_refused",
     "write_label_nifti",
     "write_label_nifti_index_space",
+    "write_probabilities_nifti",
 ]
 
 # What nibabel and gzip raise on damaged files. OverflowError: an infinite offset in the header.
@@ -211,6 +215,11 @@ def grid_of_affine(shape: tuple[int, int, int], affine: Affine | None) -> Source
     header.set_qform(affine, code=0 if is_sheared(affine, shape) else _SCANNER, strip_shears=True)
     header["xyzt_units"] = _MILLIMETRES
     return _grid(header, shape, affine)
+
+
+def grid_of_series(series: Series) -> SourceGrid:
+    """Return the grid of a DICOM series, as its headers say it."""
+    return grid_of_affine(series.shape, None if series.affine is None else np.asarray(series.affine, dtype=np.float64))
 
 
 def write_label_nifti(path: Path, values_ijk: npt.NDArray[Any], grid: SourceGrid) -> None:

@@ -99,6 +99,13 @@ class TestTriage:
         resampled = ("ingest", tmp_path / "data", "--resample-labels")
         assert [samkit(*resampled, "--dry-run").code, samkit(*resampled).code] == [0, 0]
         assert samkit("ingest", tmp_path / "data", "--dry-run").code == 0
+        write_pair(tmp_path / "data", "b", seed=1)  # said of one label, it does not hold for the next
+        write_pair(tmp_path / "other", "b", affine=np.diag([-1.5, -1.5, 4.0, 1.0]))
+        (tmp_path / "other/labelsTr/b.nii.gz").replace(tmp_path / "data/labelsTr/b.nii.gz")
+        for more in (("--dry-run",), ()):
+            finished = samkit("ingest", tmp_path / "data", *more)
+            assert finished.code == 3
+            assert "--resample-labels" in finished.said
 
     @pytest.mark.parametrize("window", [(), WINDOW])
     def test_a_dry_run_and_the_run_judge_a_colour_map_among_cts_alike(self, samkit, tmp_path, window):
@@ -339,6 +346,33 @@ class TestLabelObjects:
         (volume,) = volumes().values()
         assert volume.label_names == {1: "GTV"}
         assert np.count_nonzero(volume.read_label()) == 2 * 5 * 5
+
+    def test_an_export_without_structures_costs_its_own_volume_alone(self, samkit, tmp_path):
+        for seed, name in enumerate(("p1", "p2")):
+            series = write_series(tmp_path / "d" / name / "ct", seed=seed)
+            write_rtstruct(
+                tmp_path / "d" / name / "rt.dcm", series, {"GTV": [rectangle(k, (4, 8), (5, 9)) for k in (2, 3)]}
+            )
+        isocentre = dcmread(tmp_path / "d/p1/rt.dcm")
+        for contour in isocentre.ROIContourSequence[0].ContourSequence:
+            contour.ContourGeometricType, contour.NumberOfContourPoints = "POINT", 1
+            contour.ContourData = contour.ContourData[:3]
+        isocentre.save_as(tmp_path / "d/p1/rt.dcm")
+        finished = samkit("ingest", tmp_path / "d", *WINDOW)
+        assert finished.code == 3, finished.said
+        assert "the label holds no structures at all" in finished.said
+        assert "the image is taken without a label" in finished.said
+        assert [volume.label_names for volume in volumes().values()] == [{1: "GTV"}]
+
+    def test_a_window_is_for_the_ct_of_a_pet_ct(self, samkit, tmp_path):
+        write_series(tmp_path / "d" / "ct")
+        write_series(tmp_path / "d" / "pet", modality="PT", seed=1)
+        finished = samkit("ingest", tmp_path / "d", *WINDOW)
+        assert finished.code == 0, finished.said
+        assert "modality PT, no CT: the window is left aside" in finished.said
+        rules = {volume.record.modality: volume.ingest_recipe["windows"] for volume in volumes().values()}
+        assert bool(rules["CT"])
+        assert not rules["PT"]
 
     def test_a_selection_that_fits_nothing_is_wrong_usage(self, samkit, tmp_path):
         series = write_series(tmp_path / "d" / "ct")

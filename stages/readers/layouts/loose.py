@@ -77,10 +77,11 @@ def of_structures(candidates: Sequence[Candidate]) -> tuple[LabelChoice | None, 
     named = [label for label in labels if label.names]
     if not named:
         return None, ()
-    if len(named) < len(labels):
+    numbers = [label for label in labels if not label.holds_structures and not label.names]
+    if numbers:
         note = (
-            f"{len(named)} of {len(labels)} labels hold named structures, the others numbers: --labels says which are "
-            f"taken, and what they are called"
+            f"{len(named)} of {len(labels)} labels hold named structures, and {len(numbers)} numbers: --labels says "
+            f"which are taken, and what they are called"
         )
         return None, (note,)
     names = {name for label in named for name in label.names}

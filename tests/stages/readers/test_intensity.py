@@ -206,9 +206,17 @@ class TestWindows:
         assert note.startswith("none of its values (24 to ")
         assert "rescale intercept" in note
 
-    @pytest.mark.parametrize(("values", "modality"), [(CT, None), (CT, "CT"), (CT + 1024, "PT")])
-    def test_hounsfield_units_and_other_modalities_are_not(self, values: np.ndarray, modality: str | None):
-        assert choose_intensities(values, modality, SOFT, "auto").notes == ()
+    @pytest.mark.parametrize("modality", [None, "CT", "OT"])
+    def test_hounsfield_units_are_not(self, modality: str | None):
+        assert choose_intensities(CT, modality, SOFT, "auto").notes == ()
+
+    @pytest.mark.parametrize("modality", ["MR", "PT", "US", "NM", "CR"])
+    def test_a_window_is_left_aside_for_what_has_no_hounsfield_units_and_a_note_says_so(self, modality: str):
+        chosen = choose_intensities(CT + 1024, modality, SOFT, "auto")
+        assert chosen.intensities == choose_intensities(CT + 1024, modality, (), "auto").intensities
+        assert chosen.notes == (
+            f"modality {modality}, no CT: the window is left aside, and its own percentiles are its scale",
+        )
 
 
 class TestPercentiles:
