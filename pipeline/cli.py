@@ -996,8 +996,9 @@ def _with_workspace(message: str, arguments: list[str]) -> str:
     return message
 
 
-# `samkit weights` and `samkit doctor` have no workspace.
-_COMMAND_IN_A_WORKSPACE = re.compile(r"samkit (?!weights\b|doctor\b|demo\b)[a-z]")
+# Of the verbs those that have a workspace: "no file of a kind that samkit reads" is no command.
+_VERBS = "embed|experiment|gc|ingest|predict|remove|report|split|status|train-head|verify"
+_COMMAND_IN_A_WORKSPACE = re.compile(rf"samkit ({_VERBS})\b")
 _GOES_ON = "Everything that was finished before is intact; the same command goes on from there."
 _DISK_TROUBLE = {
     errno.ENOSPC: "The disk is full: free some space, or name a --workspace on another one.",

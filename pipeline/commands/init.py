@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...stages.readers.labels import LabelChoice, parse_labels
 from ...stages.readers.layouts import Found, LayoutOptions
 from ...stages.readers.windows import WINDOWS
 from ...store.errors import UsageError
@@ -54,6 +55,8 @@ def run_init(folder: Path, layout: LayoutOptions, *, flags: Mapping[str, str | i
         text = config_text(found, flags)
     LocalPlace(target).publish(text.encode())
     console.say(f"{folder}: {found.layout}, {counted(len(found.sources), 'volume')}, {len(found.refused)} refused")
+    for note in found.notes:  # not in the file, which may be passed on: some name files
+        console.say(f"  {note}")
     console.say(f"{target} written. next: samkit ingest {shlex.quote(str(folder))} --dry-run")
     return DONE
 
@@ -67,11 +70,15 @@ def config_text(found: Found, flags: Mapping[str, str | int | None]) -> str:
         "# Defaults for samkit in this folder. A flag on the command line wins; `samkit VERB --help` explains each.",
         f"# Found: {found.layout}; {counted(len(found.sources), 'volume')} ({told}), {labelled} with a label, "
         f"{len(found.refused)} refused.",
-        *(f"# {note}" for note in found.notes),
         "",
         "[ingest]",
     ]
-    if found.labels is not None:
+    if found.labels is not None and _spelled(found.labels) is None:
+        lines += [
+            "# One class a structure; not listed, as a name has what --labels separates names by. To choose some:",
+            '# labels = "NAME=STRUCTURE*,NAME=STRUCTURE*"',
+        ]
+    elif found.labels is not None:
         lines += ["# Which labels, and what they are called.", f"labels = {_quoted(str(found.labels))}"]
     elif labelled:
         lines += ["# The labels are numbers: give them names.", '# labels = "1=NAME,2=NAME"']
@@ -107,6 +114,15 @@ def config_text(found: Found, flags: Mapping[str, str | int | None]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _spelled(labels: LabelChoice) -> str | None:
+    """Return labels as ``--labels`` takes them; None where a name has what separates them."""
+    try:
+        again = parse_labels(str(labels))
+    except UsageError:
+        return None
+    return str(labels) if again == labels else None
 
 
 def _window_lines(found: Found, modalities: Counter[str]) -> list[str]:

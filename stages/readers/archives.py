@@ -34,7 +34,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from ...store.errors import DiskFull, UnreadableFile
 from .dicom_headers import SUFFIXES
-from .folders import is_hidden, walk
+from .folders import is_hidden, walk, why_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -213,6 +213,8 @@ class _Listing:
     beside: list[Path] = field(default_factory=list)
     """Archives that have been unpacked already, relative to the folder."""
     refused: list[tuple[str, str]] = field(default_factory=list)
+    closed: list[tuple[str, str]] = field(default_factory=list)
+    """Folders that cannot be listed: whoever looks at the source itself meets them again, and its shadow has none."""
 
     @classmethod
     def of(cls, source: Path) -> Self:
@@ -231,7 +233,11 @@ class _Listing:
             found.archives.append(source)
             return found
         others: list[Path] = []
-        for folder, subfolders, names in walk(source):
+
+        def note(error: OSError) -> None:
+            found.closed.append((_shown(Path(error.filename).relative_to(source)), why_closed(error)))
+
+        for folder, subfolders, names in walk(source, onerror=note):
             for name in names:
                 path = folder / name
                 if not is_archive(path):
@@ -337,7 +343,7 @@ class _Unpacking:
                 for name in names
                 if folder / name in packed_files
             ]
-        self.refused += listing.refused
+        self.refused += [*listing.refused, *listing.closed]
         self.beside += [_shown(path) for path in listing.beside]
         self._check_room(list(self.waiting))
         self._unpack_waiting()

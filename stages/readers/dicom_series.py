@@ -245,7 +245,7 @@ def triage(
     groups: dict[_Group, list[FrameHeader]] = {}
     labels: list[LabelObject] = []
     refused: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    paths = list(files_under(_searched(folder)) if isinstance(folder, Path) else folder)
+    paths = list(files_under(folder) if isinstance(folder, Path) else folder)
     for path, held in zip(paths, (read or read_headers)(paths), strict=True):
         match held:
             case None:
@@ -271,11 +271,6 @@ def triage(
 
 
 # -- files -----------------------------------------------------------------------------------------
-
-
-def _searched(folder: Path) -> Path:
-    """Return where to look: beside a DICOMDIR, which names what lies there."""
-    return folder.parent if folder.name.upper() == "DICOMDIR" and folder.is_file() else folder
 
 
 def read_headers(paths: Iterable[Path]) -> Iterator[Held]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["is_hidden", "walk"]
+__all__ = ["is_hidden", "walk", "why_closed"]
 
 _SHADOW = "__MACOSX"  # what macOS puts beside the files of a zip, one shadow a file
 
@@ -21,6 +21,11 @@ _RealFolder: TypeAlias = tuple[int, int]
 def is_hidden(name: str) -> bool:
     """Tell by its name whether a file or folder is not the user's (``.DS_Store``, macOS ``._x``)."""
     return name.startswith(".") or name == _SHADOW
+
+
+def why_closed(error: OSError) -> str:
+    """Say why nothing of a folder is taken that cannot be listed."""
+    return f"this folder cannot be listed ({error.strerror}), and nothing in it is taken: look at its permissions"
 
 
 def walk(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["is_itk", "read_itk_image", "read_itk_label", "write_label_nrrd"]
+__all__ = ["is_itk", "open_header", "read_itk_image", "read_itk_label", "write_label_nrrd"]
 
 _IMAGE_IO = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 
@@ -268,6 +268,32 @@ def _without_warnings() -> Iterator[None]:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
+def open_header(path: Path) -> Any:  # noqa: ANN401 (of SimpleITK)
+    """Return SimpleITK's reader of a NRRD or MetaImage file, its header read and no voxel.
+
+    Raises
+    ------
+    UnreadableFile
+        The header is damaged, or claims more axes than ITK's reader of MetaImage survives: it writes past its arrays
+        (seen in ITK 5.4).
+    """
+    import SimpleITK
+
+    if not _is_nrrd(path):
+        axes = _stated_fields(path)[0].get("NDims", "3")
+        if not (axes.isdecimal() and 1 <= int(axes) <= _MOST_AXES):
+            raise UnreadableFile(_damaged(path))
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(_IMAGE_IO[path.suffix.lower()])
+    try:
+        with _without_warnings():
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise UnreadableFile(_damaged(path)) from error
+    return reader
+
+
 def _header(path: Path) -> _Header:
     """Read the header, and refuse what has no real numbers in two to four dimensions."""
     import SimpleITK
@@ -280,15 +306,8 @@ def _header(path: Path) -> _Header:
         raise UnreadableFile(message)
     stated, header_bytes = _stated_fields(path)
     if not _is_nrrd(path):
-        _check_metaimage(path, stated, header_bytes)
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(_IMAGE_IO[path.suffix.lower()])
-    try:
-        with _without_warnings():
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise UnreadableFile(_damaged(path)) from error
+        _check_compressed(path, stated, header_bytes)
+    reader = open_header(path)
     size, components = tuple(reader.GetSize()), reader.GetNumberOfComponents()
     # A fourth axis of one is no axis; ITK keeps it.
     shape = (*size, 1)[:3] if len(size) < 3 or size[3:] == (1,) else size
@@ -407,14 +426,8 @@ def _stated_fields(path: Path) -> tuple[dict[str, str], int]:
     return fields, length
 
 
-def _check_metaimage(path: Path, stated: Mapping[str, str], header_bytes: int) -> None:
-    """Refuse what ITK's reader of MetaImage does not survive (seen in ITK 5.4).
-
-    It writes past its arrays where a header claims many axes, and never returns from a damaged zlib stream.
-    """
-    axes = stated.get("NDims", "3")
-    if not (axes.isdecimal() and 1 <= int(axes) <= _MOST_AXES):
-        raise UnreadableFile(_damaged(path))
+def _check_compressed(path: Path, stated: Mapping[str, str], header_bytes: int) -> None:
+    """Refuse a damaged zlib stream, from which ITK's reader of MetaImage never returns (seen in ITK 5.4)."""
     if stated.get("CompressedData", "")[:1].lower() not in {"t", "1"}:
         return
     voxels = stated.get(_DATA_FILE, "")

@@ -647,6 +647,13 @@ def test_a_scale_that_is_typed_wins_over_the_window_of_the_configuration(samkit,
     assert samkit("ingest", tmp_path / "d", *flags).code == 0
 
 
+def test_a_message_without_a_command_names_no_workspace(samkit, ingested, tmp_path):
+    (tmp_path / "notes.txt").write_text("no scan")
+    ended = samkit("ingest", tmp_path / "notes.txt", *ingested.flag)
+    assert "samkit reads" in ended.said
+    assert "Add --workspace" not in ended.said
+
+
 def test_a_message_names_a_workspace_that_was_given_in_one_word(samkit, ingested):
     ended = samkit("train-head", "linear", "--volumes", "1", f"--workspace={ingested.workspace}")
     assert ended.code != 0

@@ -900,6 +900,20 @@ class TestInit:
         assert config["ingest"]["window"] == "lung"
         assert config["ingest"]["labels"] == "1=left lung"
 
+    def test_a_name_that_cannot_be_typed_is_left_to_ingest(self, samkit, tmp_path):
+        series = write_series(tmp_path / "d" / "ct")
+        write_seg(tmp_path / "d" / "seg.dcm", series, {"Neoplasm, Primary": np.ones(series.values.shape, bool)})
+        assert samkit("init", tmp_path / "d").code == 0
+        assert samkit("ingest", tmp_path / "d").code == 0
+        assert [volume.label_names for volume in volumes().values()] == [{1: "Neoplasm, Primary"}]
+
+    def test_no_name_of_a_file_is_written(self, samkit, write_pair, tmp_path):
+        write_pair(tmp_path / "d", "a")
+        Image.new("L", (9, 9)).save(tmp_path / "d/imagesTr/Smith_John.png")
+        told = samkit("init", tmp_path / "d").said
+        assert "Smith" not in Path("samkit.toml").read_text()
+        assert "ids are the files' names" in told
+
     def test_flags_that_ingest_has_too_are_kept(self, samkit, write_pair, tmp_path):
         write_pair(tmp_path / "d", "a")
         samkit("init", tmp_path / "d", "--ids", "stem", "--subject", "(.)")

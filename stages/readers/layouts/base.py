@@ -16,7 +16,7 @@ from typing import Literal, Self, TypeAlias
 
 from ..base import LabelFiles, ReaderName
 from ..dicom_series import ReadHeaders, Series, VolumeChoice, read_headers
-from ..folders import walk
+from ..folders import walk, why_closed
 from ..labels import LabelChoice, Overlap
 from ..naming import identity_of_text
 
@@ -177,12 +177,16 @@ class Tree:
     """What the user named: `typed`, or the archive that it was."""
     folders: Mapping[Path, tuple[Path, ...]]
     """Each folder that holds files directly, and those files, sorted by name. Hidden ones are left out."""
+    closed: Mapping[Path, str] = field(default_factory=dict)
+    """Folders that could not be listed, and why."""
 
     @classmethod
     def of(cls, folder: Path, options: LayoutOptions) -> Self:
         """List a folder. Links to folders are followed, each real folder once."""
-        folders = {place: tuple(place / name for name in names) for place, _, names in walk(folder) if names}
-        return cls(root=folder, typed=folder, typed_as=options.shown_root or folder, folders=folders)
+        closed: dict[Path, str] = {}
+        listed = walk(folder, onerror=lambda error: closed.update({Path(error.filename): why_closed(error)}))
+        folders = {place: tuple(place / name for name in names) for place, _, names in listed if names}
+        return cls(root=folder, typed=folder, typed_as=options.shown_root or folder, folders=folders, closed=closed)
 
     @classmethod
     def of_file(cls, path: Path) -> Self:
@@ -231,6 +235,11 @@ class Tree:
         """Return the row of a file in it that is refused."""
         kind = modality or (UNKNOWN if label is None else LABEL)
         return Refusal(path=path, shown=self.shown(path), reason=reason, modality=kind, size=size, label=label)
+
+    @property
+    def closed_rows(self) -> list[Refusal]:
+        """The rows of folders that could not be listed."""
+        return [self.refusal(folder, reason) for folder, reason in self.closed.items()]
 
     def same_name(self, path: Path, other: Path, *, modality: str | None = None) -> Refusal:
         """Return the row of a file that is refused because another has its name, but for the ending."""

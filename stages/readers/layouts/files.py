@@ -18,8 +18,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
+from ....store.errors import UnreadableFile
 from ..base import LabelFiles
-from ..itk import is_itk
+from ..itk import is_itk, open_header
 from ..naming import frame_stripped, stem
 from ..nifti import affine_mm
 from ..picture import is_picture
@@ -56,6 +57,7 @@ _DAMAGE = (
     RuntimeError,
     SyntaxError,
     TypeError,
+    UnreadableFile,
     ValueError,
     struct.error,
     zlib.error,
@@ -156,14 +158,7 @@ def _of_axes(shape: tuple[int, ...]) -> Measured:
 def _measured_itk(path: Path) -> Measured:
     import SimpleITK
 
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # noqa: FBT003 (the library takes no keyword)
-    try:
-        reader.ReadImageInformation()
-    finally:
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
+    reader = open_header(path)
     names = {
         int(found[1]): reader.GetMetaData(key).strip()
         for key in reader.GetMetaDataKeys()

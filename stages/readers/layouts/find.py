@@ -148,9 +148,16 @@ def find_sources(folder_or_file: Path, options: LayoutOptions) -> Found:
 
 def paired(folder_or_file: Path, options: LayoutOptions) -> Pairing | None:
     """Return what the first layout that recognises a folder found, with what else lies there; None for nothing."""
+    if folder_or_file.is_file() and folder_or_file.name.upper() == "DICOMDIR":
+        folder_or_file = folder_or_file.parent  # what it names lies there
     if folder_or_file.is_file():
         return single_file(folder_or_file, options)
     tree = Tree.of(folder_or_file, options)
+    found = _in_folder(tree, options) or Pairing(layout="nothing that can be read", candidates=[])
+    return replace(found, refused=[*found.refused, *tree.closed_rows])
+
+
+def _in_folder(tree: Tree, options: LayoutOptions) -> Pairing | None:
     trees = [tree if root == tree.root else tree.at(root) for root in tree.roots()]
     asked = [
         *((rule, tree) for rule in _ANYWHERE),

@@ -413,12 +413,10 @@ class TestFolders:
         )
         assert "git lfs pull" in triage(tmp_path).refused[0].reason
 
-    def test_a_dicomdir_is_no_row_and_may_be_named_itself(self, tmp_path: Path):
+    def test_a_dicomdir_is_no_row(self, tmp_path: Path):
         answer = on_disc(tmp_path / "disc")
-        for named in (answer.root, answer.root / "DICOMDIR"):
-            found = triage(named)
-            assert found.refused == []
-            assert {series.paths for series in taken(named)} == {one.paths for one in answer.series}
+        assert triage(answer.root).refused == []
+        assert {series.paths for series in taken(answer.root)} == {one.paths for one in answer.series}
 
     def test_one_file_and_a_list_of_files_are_taken_too(self, tmp_path: Path):
         answer = write_series(tmp_path)

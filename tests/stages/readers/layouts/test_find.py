@@ -2,21 +2,81 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 (its own documentation calls it so)
 from examples.scan_folders import KEY, find, h5, nifti, pairs, picture, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic.archives import zip_folder
+from synthetic.folders import on_disc
 from synthetic.series import blank, write_series
 
 from samkit.stages.readers.archives import unpacked
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
 from samkit.stages.readers.naming import identity_of_text
 from samkit.store.errors import InputError, SamkitError, UsageError
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Make some folder one that this user may not list, as the system says it: the tests may run as root."""
+    listed, chosen = os.scandir, []
+
+    def scandir(place):
+        if str(place) in map(str, chosen):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return chosen.append
+
+
+class TestFoldersThatCannotBeListed:
+    """A network that is gone, or somebody else's permissions: a whole patient."""
+
+    def test_are_refused_and_the_others_are_taken(self, tmp_path: Path, closed):
+        nifti(tmp_path / "a/one.nii.gz", tmp_path / "b/other.nii.gz")
+        closed(tmp_path / "b")
+        found = find(tmp_path)
+        assert len(found.sources) == 1
+        assert row(found, "b").decision == "refused"
+        assert row(found, "b").why.startswith("this folder cannot be listed (Permission denied)")
+
+    def test_are_refused_where_there_is_nothing_else(self, tmp_path: Path, closed):
+        closed(tmp_path)
+        assert [shown for shown, _ in find(tmp_path).refused] == [tmp_path.name]
+
+    def test_are_refused_once_beside_an_archive(self, tmp_path: Path, closed):
+        nifti(tmp_path / "d/packed/one.nii.gz", tmp_path / "d/b/other.nii.gz")
+        zip_folder(tmp_path / "d/packed", tmp_path / "d/more.zip")
+        closed(tmp_path / "d/b")
+        with unpacked(tmp_path / "d", tmp_path / "scratch") as content:
+            assert [shown for shown, _ in content.refused] == ["b"]
+
+
+def test_a_damaged_header_costs_its_own_file_while_a_folder_is_looked_at(tmp_path: Path):
+    """ITK 5.4 writes past its arrays where a MetaImage claims many axes, and takes the process with it."""
+    for name in ("good", "bad"):
+        image = sitk.GetImageFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.mha"))
+    bad = tmp_path / "bad.mha"
+    bad.write_bytes(bad.read_bytes().replace(b"NDims = 3", b"NDims = 93"))
+    sizes = {one.shown: one.size for one in find(tmp_path).table}
+    assert sizes == {"good.mha": "4 x 3 x 2", "bad.mha": ""}
+
+
+def test_a_dicomdir_stands_for_the_folder_that_it_lies_in(tmp_path: Path):
+    answer = on_disc(tmp_path / "disc")
+    named, folder = (find(place) for place in (answer.root / "DICOMDIR", answer.root))
+    assert len(named.sources) == len(answer.series)
+    assert [source.id for source in named.sources] == [source.id for source in folder.sources]
 
 
 class TestMoments:
