@@ -27,6 +27,7 @@ from ...stages.encoders.compute import ComputeClass, choose_compute, device_kind
 from ...stages.encoders.devices import usable_cores
 from ...stages.encoders.memory import free_memory_bytes, keep_freed_memory
 from ...stages.encoders.nano import NANO
+from ...stages.encoders.shelf import WeightsShelf
 from ...store.embeddings import Embeddings
 from ...store.errors import InputError, UsageError, WorkspaceBusy
 from ...store.keys import NECK, Recipe, RowKey, block_of
@@ -127,6 +128,7 @@ def run_embed(
             pixel_normalisation=pixel_normalisation,
             tap=tap,
         )
+        WeightsShelf().check(weights_file, encoder.recipe.weights_sha256)
         if repair:
             retire_damaged(workspace, encoder.recipe)
         if not dry_run:

@@ -23,6 +23,8 @@ _CPU_PIXELS_AT_ONCE = 8 * 256 * 256
 # On a GPU too a batch gains little beyond some: what hides the launches of kernels is enough.
 _GPU_PIXELS_AT_ONCE = 8 * 1024 * 1024
 _MOST_SLICES_AT_ONCE = 64
+# Metal ends the process where an array is larger (pytorch#149261).
+_LARGEST_MPS_ARRAY_BYTES = (1 << 32) - 1
 # Of what is free: kernels take workspaces of their own, and somebody else may use the device too.
 _MEMORY_SHARE = 0.8
 
@@ -83,7 +85,11 @@ def choose_compute(encoder: Encoder, device: str, workers: int) -> ComputeClass:
 def slices_at_once(input_px: int, kind: str) -> int:
     """Return how many slices are worth encoding at once on a kind of device, were memory no matter."""
     pixels = _CPU_PIXELS_AT_ONCE if kind == "cpu" else _GPU_PIXELS_AT_ONCE
-    return max(1, min(pixels // input_px**2, _MOST_SLICES_AT_ONCE))
+    most = _MOST_SLICES_AT_ONCE
+    if kind == "mps":
+        # Each of some 16 heads holds a number for every two cells of 16 px, where attention is not fused.
+        most = min(most, _LARGEST_MPS_ARRAY_BYTES // (16 * (input_px // 16) ** 4 * 4))
+    return max(1, min(pixels // input_px**2, most))
 
 
 def fitting_slices(slice_bytes: int, free_bytes: int) -> int:
@@ -99,9 +105,11 @@ def fitting_slices(slice_bytes: int, free_bytes: int) -> int:
 def _slice_bytes(encoder: Encoder, device: torch.device) -> int:
     """Return the memory that encoding one slice takes on a GPU, the encoder apart."""
     side = encoder.recipe.input_px
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
     try:
+        # Once beforehand: with the first slice come a copy of the weights in another precision, and kernels.
+        encoder.encode(torch.zeros(1, 3, side, side, device=device))
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         encoder.encode(torch.zeros(1, 3, side, side, device=device))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -119,13 +122,36 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        # torch answers for the current GPU, which is the first one.
+        with torch.cuda.device(device) if device.index else contextlib.nullcontext():
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type == "cpu":
         # Without instructions for it, bfloat16 on a CPU is slower than float32. With them samkit's forward pass of
         # ViT-B was 3.6 times (AMX) and 2.3 times (AVX-512) as fast as in float32.
         able = torch.cpu.get_capabilities()
         return "bfloat16" if any(able.get(name, False) for name in CPU_BFLOAT16) else "float32"
     return "float32"
+
+
+@contextmanager
+def ieee_convolutions() -> Iterator[None]:
+    """Compute float32 convolutions on a GPU in float32 inside the block.
+
+    By default cuDNN rounds their factors to 10 bits (TF32), on GPUs that can. That is for the whole process, and put
+    back afterwards.
+    """
+    convolutions: Any = getattr(torch.backends.cudnn, "conv", None)  # from torch 2.9 on
+    holder, name, exact = (
+        (torch.backends.cudnn, "allow_tf32", False)
+        if convolutions is None
+        else (convolutions, "fp32_precision", "ieee")
+    )
+    before = getattr(holder, name)
+    setattr(holder, name, exact)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
 
 
 def _gpus_here() -> str:

@@ -100,6 +100,10 @@ def telling_of_memory(device: torch.device, what: str, remedy: str) -> Iterator[
         raise DeviceError(message) from error
 
 
+LESS_MEMORY = "Free some (who uses it?), or give another --device, or a smaller encoder."
+"""What helps where an encoder does not fit."""
+
+
 def memory_now(device: torch.device) -> str:
     """Tell whose memory there is and how much is free, for a message: ``cuda:0 (0.3 GB free of 8.4 GB)``."""
     free, total = (amount / 1e9 for amount in (free_memory_bytes(device), total_memory_bytes(device)))

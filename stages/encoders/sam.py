@@ -26,8 +26,9 @@ from ...heads.sam_modules import ImageEncoderViT, MaskDecoder, PromptEncoder, Tw
 from ...store.errors import UsageError, WeightsError
 from ...store.keys import NECK, Recipe, block_of
 from .checkpoints import read_checkpoint
-from .devices import find_device, resolve_precision
+from .devices import find_device, ieee_convolutions, resolve_precision
 from .digests import file_sha256, tensors_sha256
+from .memory import LESS_MEMORY, telling_of_memory
 from .pixels import check_size, pixel_rule, prepare
 from .sam_forward import SamForward
 
@@ -279,7 +280,8 @@ class SamEncoder:
         shape: SamShape,
         mask_decoder: MaskDecoderWeights | None,
     ) -> None:
-        self.model = model.to(device).eval().requires_grad_(requires_grad=False)
+        with telling_of_memory(device, f"loading {recipe.encoder}", LESS_MEMORY):
+            self.model = model.to(device).eval().requires_grad_(requires_grad=False)
         self.device = device
         self._recipe = recipe
         self._shape = shape
@@ -355,9 +357,10 @@ class SamEncoder:
         if path == _OWN_FORWARD:
             if self._forward is None:
                 self._forward = SamForward(self.model, torch.bfloat16 if half else torch.float32)
-            return self._forward(prepared, until=self._recipe.block)
+            with ieee_convolutions():
+                return self._forward(prepared, until=self._recipe.block)
         if path == _PACKAGE_FORWARD:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            with ieee_convolutions(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
                 return self._by_package(prepared).float()
         message = (
             f"these rows were computed by {path!r}, and this version of samkit computes by "

@@ -138,11 +138,36 @@ class WeightsShelf:
         sha256, md5 = file_digests(file)
         name = name_of(sha256=sha256, md5=md5)
         kept = self._path_of(sha256, file.suffix)
-        if not kept.exists():
+        if not kept.exists() or file_digests(kept)[0] != sha256:  # or the disk has changed it since
             check_room(self.folder, file.stat().st_size, file.name)
             self._copy(file, kept, sha256)
         self._note(kept, sha256=sha256, encoder=encoder, name=name)
         return ShelvedWeights(encoder=encoder, sha256=sha256, path=kept, size_bytes=kept.stat().st_size, name=name)
+
+    def check(self, file: Path | None, sha256: str) -> None:
+        """Refuse a checkpoint of the shelf whose bytes are no longer those that it is named by.
+
+        Parameters
+        ----------
+        file
+            What was loaded, from wherever; None for a seed.
+        sha256
+            Of its bytes as they are.
+
+        Raises
+        ------
+        WeightsError
+            With what brings it again.
+        """
+        if file is None or file.parent != self.folder or file.stem == sha256:
+            return
+        name = next((kept.name for kept in self if kept.path == file), None)
+        again = "samkit weights add FILE, with another copy" if name is None else f"samkit weights get {name}"
+        message = (
+            f"{file}: its bytes have changed since they were put on the shelf (sha256 {sha256[:16]}.. and not "
+            f"{file.stem[:16]}..): a disk fault, or another program. Bring it again: {again}"
+        )
+        raise WeightsError(message)
 
     def take(self, file: Path, known: KnownWeights, sha256: str) -> ShelvedWeights:
         """Move a checked file of the shelf's own folder, which nobody else knows, to its final name."""

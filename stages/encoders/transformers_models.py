@@ -32,8 +32,9 @@ from torch.nn import functional as F
 from ...heads.base import LiveEncoderWeights, MaskDecoderWeights, seeded
 from ...store.errors import UsageError, WeightsError
 from ...store.keys import Recipe
-from .devices import find_device, resolve_precision
+from .devices import find_device, ieee_convolutions, resolve_precision
 from .digests import file_sha256
+from .memory import LESS_MEMORY, telling_of_memory
 from .pixels import PixelRule, check_size, pixel_rule, prepare
 
 _TYPED, _KEPT = "hf:", "hf-"
@@ -41,6 +42,8 @@ _KERNEL_PATH = "transformers"
 
 # What is fetched of a repository: descriptions and safetensors, and not the same weights in other wrappings.
 _CONFIG, _INDEX, _SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
+# Of peft, which transformers loads where it is installed.
+_ADAPTERS = "adapter_config.json"
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _FETCHED = [_CONFIG, *_PREPROCESSORS, _SINGLE, _INDEX, "model-*-of-*.safetensors"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -217,7 +220,8 @@ class TransformersEncoder:
     """A frozen image encoder of `transformers`; an `Encoder`."""
 
     def __init__(self, vision: _Vision, recipe: Recipe, device: torch.device) -> None:
-        self.model = vision.to(device).eval().requires_grad_(requires_grad=False)
+        with telling_of_memory(device, f"loading {recipe.encoder}", LESS_MEMORY):
+            self.model = vision.to(device).eval().requires_grad_(requires_grad=False)
         self.device = device
         self._recipe = recipe
 
@@ -282,7 +286,7 @@ class TransformersEncoder:
             )
             raise UsageError(message)
         half = self._recipe.compute_precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+        with ieee_convolutions(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             embedding: Tensor = self.model(prepared)
         return embedding.float().contiguous()
 
@@ -455,7 +459,7 @@ def _weights_in(folder: Path) -> list[Path]:
     Raises
     ------
     WeightsError
-        When something is missing, or there are pickles only.
+        When something is missing, there are pickles only, or other files than these decide the numbers.
     """
     if not folder.is_dir():
         message = f"{folder}: no such folder. An encoder of transformers is a folder with {_CONFIG} and {_SINGLE}."
@@ -463,7 +467,12 @@ def _weights_in(folder: Path) -> list[Path]:
     if not (folder / _CONFIG).is_file():
         message = f"{folder}: no {_CONFIG} in it, so it is no model of transformers. {_SINGLE} must lie beside it."
         raise WeightsError(message)
-    _json_in(folder / _CONFIG)
+    if "transformers_weights" in _json_in(folder / _CONFIG) or (folder / _ADAPTERS).is_file():
+        message = (
+            f"{folder}: its numbers are not those of {_SINGLE} alone: {_CONFIG} names other weights, or {_ADAPTERS} "
+            f"lies beside it. Merge them and write the whole model: model.save_pretrained(FOLDER)"
+        )
+        raise WeightsError(message)
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
     if (folder / _INDEX).is_file():

@@ -159,3 +159,23 @@ def test_auto_on_a_processor_is_bfloat16_where_it_has_instructions_for_it(monkey
 def test_another_precision_is_refused_with_those_there_are():
     with pytest.raises(UsageError, match="float32, bfloat16, auto"):
         resolve_precision("float16", CPU)
+
+
+# Convolutions ----------------------------------------------------------------------------------------------------
+
+
+def test_float32_is_not_rounded_by_convolutions_of_a_gpu_inside_the_block():
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    with pytest.raises(LookupError), devices.ieee_convolutions():
+        assert convolutions.fp32_precision == "ieee"
+        raise LookupError
+    assert convolutions.fp32_precision == before
+
+
+def test_a_torch_without_precisions_of_each_kind_is_told_in_its_words(monkeypatch):
+    monkeypatch.delattr(type(torch.backends.cudnn), "conv")
+    before = torch.backends.cudnn.allow_tf32
+    with devices.ieee_convolutions():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before

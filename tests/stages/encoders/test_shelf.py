@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from examples.edits import flip
 from examples.tiny_sam import checkpoint, package_sam, tensors
 
 from samkit.stages.encoders import catalogue
@@ -67,6 +68,22 @@ def test_the_same_bytes_are_kept_once_whatever_they_are_called(tmp_path, shelf):
     shelf.add(second)
     assert len(list(shelf)) == 1
     assert len(list(shelf.folder.glob("*.pth"))) == 1
+
+
+def test_bytes_that_the_disk_has_changed_are_put_there_anew(tmp_path, shelf):
+    file = nano_file(tmp_path)
+    kept = shelf.add(file)
+    flip(kept.path, place=-1000)
+    assert shelf.add(file).path.read_bytes() == file.read_bytes()
+
+
+def test_what_is_loaded_is_compared_with_the_name_that_it_has_on_the_shelf(tmp_path, shelf):
+    kept = shelf.add(nano_file(tmp_path))
+    shelf.check(kept.path, kept.sha256)
+    shelf.check(None, "of a seed")
+    shelf.check(tmp_path / "elsewhere.pth", "whatever")
+    with pytest.raises(WeightsError, match=r"bytes have changed since they were put on the shelf.*weights add FILE"):
+        shelf.check(kept.path, "0" * 64)
 
 
 def test_a_digest_of_another_encoder_is_not_found(tmp_path, shelf):

@@ -423,6 +423,20 @@ def test_a_folder_without_a_config_is_refused(own):
         loaded(folder)
 
 
+def test_weights_that_a_configuration_names_elsewhere_are_refused(own):
+    folder = own("dinov2")
+    folders.rewrite_json(folder / "config.json", transformers_weights="other.safetensors")
+    with pytest.raises(WeightsError, match="names other weights"):
+        loaded(folder)
+
+
+def test_adapters_beside_a_model_are_refused(own):
+    folder = own("dinov2")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="Merge them and write the whole model"):
+        loaded(folder)
+
+
 def test_a_pickle_is_not_opened(own):
     folder = own("vit")
     (folder / "model.safetensors").unlink()
