@@ -44,8 +44,18 @@ def sealed_json(value: Mapping[str, Any]) -> bytes:
     return readable_json(sealed(value))
 
 
-def read_json(place: Place) -> Any:  # noqa: ANN401 - JSON is whatever the file holds
+_RESTORE = "Restore it from a copy, or remove it and run the same command again."
+
+
+def read_json(place: Place, remedy: str = _RESTORE) -> Any:  # noqa: ANN401 - JSON is whatever the file holds
     """Read one JSON file.
+
+    Parameters
+    ----------
+    place
+        The file.
+    remedy
+        What to do next where it is damaged, a sentence.
 
     Raises
     ------
@@ -53,20 +63,20 @@ def read_json(place: Place) -> Any:  # noqa: ANN401 - JSON is whatever the file 
         When the file is gone, or its text is not JSON, as after a disk fault.
     """
     try:
-        return parse_json(place.read_bytes(), place)
+        return parse_json(place.read_bytes(), place, remedy)
     except FileNotFoundError as error:
         message = f"{place} is missing. Restore it from a copy, or run `samkit verify` to see what depends on it."
         raise DamagedStore(message) from error
 
 
-def parse_json(data: bytes, place: object) -> Any:  # noqa: ANN401 - JSON is whatever the text holds
+def parse_json(data: bytes, place: object, remedy: str = _RESTORE) -> Any:  # noqa: ANN401 - whatever the text holds
     """Read JSON text; ``place`` names it in the message of the DamagedStore that is raised where it is none."""
     try:
         return json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         message = (
             f"{place}: this file is not readable as JSON ({error}). samkit writes it whole or not at all, so the disk "
-            f"or another program has changed it. Restore it from a copy, or remove it and run the same command again."
+            f"or another program has changed it. {remedy}"
         )
         raise DamagedStore(message) from error
 
@@ -88,7 +98,7 @@ def read_sealed(place: Place, expected: Iterable[str], remedy: str) -> dict[str,
     DamagedStore
         When it is not JSON, has other fields, or does not match its seal.
     """
-    return unsealed(read_json(place), place, expected, remedy)
+    return unsealed(read_json(place, remedy), place, expected, remedy)
 
 
 def unsealed(value: object, place: object, expected: Iterable[str], remedy: str) -> dict[str, Any]:

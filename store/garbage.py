@@ -22,6 +22,8 @@ from .slices import Pixels, VolumeRecord, write_packs
 from .workspace import Workspace
 
 _FEATURES = ("features", "scales")
+# A reading of the index and the PUT that follows it, with room to spare.
+_SECONDS_OF_A_COMMIT = 3600
 # The journal is written anew with every retirement; so many shards of 128 MiB are 4 GiB that lie there twice.
 _SHARDS_RETIRED_TOGETHER = 32
 
@@ -237,7 +239,12 @@ def _collect_slices(workspace: Workspace, before: float, *, dry_run: bool) -> It
 
 
 def _collect_segments(workspace: Workspace, before: float, *, dry_run: bool) -> Iterator[Garbage]:
-    """Replace the log of the index by a snapshot, and remove what that covers, if it is old."""
+    """Replace the log of the index by a snapshot, and remove what that covers, if it is old.
+
+    However little is asked for, what is new stays for an hour: who commits meanwhile writes the next number if it is
+    absent, and one that was taken away would be absent again, and the commit lie where nobody reads any more.
+    """
+    before = min(before, time.time() - _SECONDS_OF_A_COMMIT)
     state = workspace.index.read()
     if not dry_run and state.segment > state.snapshot:
         workspace.index.write_snapshot(state)

@@ -125,7 +125,8 @@ class VolumesIndex:
     def _check_head(self, state: IndexState, head: bytes) -> None:
         """Refuse a log whose end is gone."""
         place = self.folder / _HEAD
-        kept = unsealed(parse_json(head, place), place, ("segment",), "Remove it: it only tells how long the log is.")
+        remedy = "Remove it: it only tells how long the log is."
+        kept = unsealed(parse_json(head, place, remedy), place, ("segment",), remedy)
         if state.segment < kept["segment"]:
             message = (
                 f"{self.folder}: the log ends at segment {state.segment} and had {kept['segment']} segments: "

@@ -34,6 +34,13 @@ _TOGETHER_BYTES = 64 << 20
 # What S3 answers to two conditional PUTs of one moment: neither was done, ask again.
 _CONFLICTS, _CONFLICT_TRIES, _SECONDS_BETWEEN_TRIES = ("ConditionalRequestConflict", "409"), 8, 0.2
 _TAKEN = ("PreconditionFailed", "412")
+# What stores' libraries raise that is no OSError, by module.
+_TROUBLES = {
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "gcsfs.retry": ("HttpError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+}
 # What others write must be seen: a listing that fsspec remembers would hide it.
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}
 
@@ -135,6 +142,9 @@ class RemotePlace(Place):
         try:
             with self.said():
                 parts = self._fs.cat_ranges([self.path] * len(runs), starts, ends, on_error="raise")
+                for part in parts:  # before fsspec 2026.6 errors are returned all the same
+                    if isinstance(part, BaseException):
+                        raise part
         except StoreError as error:
             # A range past the end is refused like a broken connection is; the length tells which it was.
             with self.said():
@@ -315,8 +325,8 @@ def _code_of(error: BaseException) -> str | None:
 
 def _trouble() -> tuple[type[Exception], ...]:
     """Return what an object store's library raises for a refusal or a broken connection."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError, botocore.ClientError)
+    loaded = [(sys.modules[module], names) for module, names in _TROUBLES.items() if module in sys.modules]
+    return (OSError, *(getattr(module, name) for module, names in loaded for name in names))
 
 
 def _seconds(found: Mapping[str, Any]) -> float:

@@ -128,8 +128,9 @@ class Run:
     def __init__(self, folder: Place, content: bytes | None = None) -> None:
         self.folder = folder
         place = folder / "run.json"
-        told = read_json(place) if content is None else parse_json(content, place)
-        manifest = unsealed(told, place, ("settings", "record", "scores"), "Remove the folder and train the run again.")
+        remedy = "Remove the folder and train the run again."
+        told = read_json(place, remedy) if content is None else parse_json(content, place, remedy)
+        manifest = unsealed(told, place, ("settings", "record", "scores"), remedy)
         try:
             self.settings = RunSettings.from_json(manifest["settings"])
             #: seconds, peak memory, steps done, when it was finished, code version, the encoder's and the ingest

@@ -62,7 +62,7 @@ class Split:
             When it was changed after it was made, fields are missing or unknown, or a subject is on both sides.
         """
         remedy = "Restore it from a copy: a split made anew is another one, and scores would not compare."
-        told = read_json(place)
+        told = read_json(place, remedy)
         added = isinstance(told, dict) and _ADDED in told
         expected = [field.name for field in fields(cls) if field.name != _ADDED or added]
         kept = {_ADDED: [], **unsealed(told, place, (*expected, "digest"), remedy)}

@@ -7,13 +7,13 @@ description and index of a shard).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from .documents import bytes_digest
 from .embeddings import Embeddings
-from .errors import DamagedStore, SamkitError
+from .errors import SamkitError
 from .journal import Journal, read_records
 from .places import Place
 from .pretrained import MANIFEST, Pretraining
@@ -48,7 +48,7 @@ def verify(workspace: Workspace) -> Iterator[Checked]:
         if folder not in intact:
             intact[folder] = _is_intact(workspace.path / folder, volume.record.files)
         fault = None
-        if not intact[folder] and (volume.record.plane is None or not volume.intact()):
+        if not intact[folder] and (volume.record.plane is None or not _own_plane_is_intact(volume)):
             fault = f"slices or label are not what was ingested. {_remedy_of_volume(volume)}"
         elif not intact[folder]:
             fault = (
@@ -57,14 +57,15 @@ def verify(workspace: Workspace) -> Iterator[Checked]:
             )
         yield Checked(part="volume", name=volume.id, fault=fault)
     for name in (workspace.path / "splits").children():
-        yield Checked(part="split", name=name, fault=_fault_of_split(workspace.path / "splits" / name))
+        yield Checked(part="split", name=name, fault=_fault(_fault_of_split, workspace.path / "splits" / name))
     for name in (workspace.path / "embeddings").children():
         yield from _check_embeddings(workspace, workspace.path / "embeddings" / name)
     for name in (workspace.path / "pretrained").children():
-        yield Checked(part="pretraining", name=name, fault=_fault_of_pretraining(workspace.path / "pretrained" / name))
+        fault = _fault(_fault_of_pretraining, workspace.path / "pretrained" / name)
+        yield Checked(part="pretraining", name=name, fault=fault)
     splits = set()
     for name in (workspace.path / "runs").children():
-        broken = _fault_of_run(workspace.path / "runs" / name)
+        broken = _fault(_fault_of_run, workspace.path / "runs" / name)
         yield Checked(part="run", name=name, fault=broken)
         splits |= set() if broken else {Run(workspace.path / "runs" / name).settings.split}
     for name in sorted(splits):
@@ -80,6 +81,30 @@ def _remedy_of_volume(volume: Volume) -> str:
     if (volume.ingest_recipe.get("labels") or {}).get("apart"):
         return f"Its label came by --labels-from: first give it again, samkit ingest --labels-from LABELS. {source}"
     return source
+
+
+def _fault(look: Callable[[Place], str | None], place: Place) -> str | None:
+    """Return what is wrong with a thing; a bad sector in it is that, and the others are looked at all the same."""
+    try:
+        return look(place)
+    except SamkitError as error:
+        return str(error)
+    except OSError as error:
+        return _unread(place, error)
+
+
+def _unread(place: Place, error: OSError) -> str:
+    return (
+        f"{place}: cannot be read ({error.strerror or error}): a disk fault is the usual cause. Copy the workspace to "
+        f"another disk; what is damaged there is then told with what mends it."
+    )
+
+
+def _own_plane_is_intact(volume: Volume) -> bool:
+    try:
+        return volume.intact()
+    except OSError:
+        return False
 
 
 def _is_intact(folder: Place, files: Mapping[str, str]) -> bool:
@@ -99,11 +124,20 @@ def damaged_shards(embeddings: Embeddings) -> Iterator[tuple[str, str]]:
 def unreadable_records(folder: Place) -> Iterator[tuple[str, str]]:
     """Yield (path in the journal, what is wrong) of every journal file of an embeddings folder that is damaged."""
     journal = folder / "journal"
-    for name, content in journal.read_children(Journal.files_of(journal)).items():
+    names = Journal.files_of(journal)
+    try:
+        contents = journal.read_children(names)
+    except OSError:  # of one of them: which, is seen one by one
+        contents = {}
+    for name in names:
         try:
-            read_records(content, journal / name)
+            read_records(contents[name] if name in contents else (journal / name).read_bytes(), journal / name)
         except SamkitError as error:
             yield name, str(error)
+        except FileNotFoundError:
+            continue  # compacted meanwhile
+        except OSError as error:
+            yield name, _unread(journal / name, error)
 
 
 def _check_embeddings(workspace: Workspace, folder: Place) -> Iterator[Checked]:
@@ -114,8 +148,9 @@ def _check_embeddings(workspace: Workspace, folder: Place) -> Iterator[Checked]:
         yield Checked(part="journal record", name=path.rpartition("/")[2].partition(".")[0], fault=fault)
     try:
         embeddings = Embeddings.open(folder, workspace.volumes, leave_out=unreadable)
-    except SamkitError as error:
-        yield Checked(part="embeddings", name=folder.name, fault=str(error))
+    except (SamkitError, OSError) as error:
+        fault = _unread(folder, error) if isinstance(error, OSError) else str(error)
+        yield Checked(part="embeddings", name=folder.name, fault=fault)
         return
     faults: list[str | None] = [*_faults_beside(embeddings)]
     for one in faults or [None]:
@@ -131,17 +166,18 @@ def _faults_beside(embeddings: Embeddings) -> Iterator[str]:
             embeddings.attachment(name)
         except SamkitError as error:
             yield str(error)
+        except OSError as error:
+            yield _unread(embeddings.folder / name, error)
     try:
         _ = embeddings.compute
     except SamkitError as error:
         yield str(error)
+    except OSError as error:
+        yield _unread(embeddings.folder / "compute.json", error)
 
 
 def _fault_of_split(place: Place) -> str | None:
-    try:
-        Split.read(place)
-    except DamagedStore as error:
-        return str(error)
+    Split.read(place)
     return None
 
 
@@ -151,12 +187,9 @@ def _fault_of_pretraining(folder: Place) -> str | None:
             f"{MANIFEST} is missing: a kill while it was put into an object store, or a deleted file. `samkit gc` "
             f"takes the rest when it is old."
         )
-    try:
-        found = Pretraining(folder)
-        for name in found.record.get("files", {}):
-            found.read(name)
-    except SamkitError as error:
-        return str(error)
+    found = Pretraining(folder)
+    for name in found.record.get("files", {}):
+        found.read(name)
     return None
 
 
@@ -167,10 +200,7 @@ def _fault_of_run(folder: Place) -> str | None:
             "run.json is missing: a kill while the run was put into an object store, or a deleted file. Train it "
             "again: `samkit gc` takes the rest when it is old."
         )
-    try:
-        run = Run(folder)
-    except SamkitError as error:
-        return str(error)
+    run = Run(folder)
     try:
         head = (folder / "head.safetensors").read_bytes()
     except FileNotFoundError:

@@ -424,12 +424,13 @@ def _check_description(path: Place) -> None:
             raise DamagedStore(_lost_description(path))
         message = f"{path} is not a samkit workspace. Make one: samkit ingest FOLDER --workspace {path}"
         raise NotAWorkspace(message)
-    description = read_json(place)
+    remedy = "Restore it from a copy."
+    description = read_json(place, remedy)
     if isinstance(description, dict):
         refuse_later_format(path, description.get("format"), description.get("made_by", "a later samkit"))
-    kept = unsealed(description, place, ("format", "made_by"), "Restore it from a copy.")
+    kept = unsealed(description, place, ("format", "made_by"), remedy)
     if not isinstance(kept["format"], int):
-        message = f"{place}: it says format {kept['format']!r}, not a number. Restore it from a copy."
+        message = f"{place}: it says format {kept['format']!r}, not a number. {remedy}"
         raise DamagedStore(message)
 
 

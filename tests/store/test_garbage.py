@@ -596,3 +596,22 @@ def test_shards_go_in_batches_while_what_stays_of_them_is_written(embedded: Embe
     gc(embedded.workspace)
     assert "retire" in steps[: len(steps) - steps[::-1].index("write")], "nothing went before the last was written"
     embedded.check("b", "c", "d")
+
+
+def test_a_commit_that_began_before_gc_is_not_lost(
+    workspace: Workspace, add_volume: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+):
+    """It writes the number that follows what it read, if that is absent: gc must not have taken it away meanwhile."""
+    publish, done = LocalPlace.publish_if_absent, []
+
+    def publish_after_another_commit_and_gc(place: LocalPlace, data: bytes) -> bool:
+        if place.path.parent.name == "volumes" and not done:
+            done.append(place)
+            add_volume(open_workspace(workspace.path), "theirs", seed=8)
+            gc(workspace, older_than_seconds=0)
+        return publish(place, data)
+
+    monkeypatch.setattr(LocalPlace, "publish_if_absent", publish_after_another_commit_and_gc)
+    add_volume(workspace, "ours", seed=9)
+    assert done
+    assert {"ours", "theirs"} <= set(open_workspace(workspace.path).volumes)

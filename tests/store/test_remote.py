@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +91,30 @@ def test_a_refusal_of_the_store_is_told_with_the_place_and_what_to_check(place: 
     monkeypatch.setattr(place._fs, "pipe_file", refuse)
     with pytest.raises(StoreError, match=r"folder/file: the object store answered: Access Denied\. Check the URL"):
         (place / "file").publish(b"data")
+
+
+def test_an_error_of_a_library_that_is_no_oserror_is_told_too(place: Place, monkeypatch: pytest.MonkeyPatch):
+    class HttpError(Exception):
+        """As gcsfs has it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        message = "Anonymous caller does not have storage.objects.get access"
+        raise HttpError(message)
+
+    monkeypatch.setitem(sys.modules, "gcsfs.retry", SimpleNamespace(HttpError=HttpError))
+    assert isinstance(place, RemotePlace)
+    monkeypatch.setattr(place._fs, "pipe_file", refuse)
+    with pytest.raises(StoreError, match="the object store answered: Anonymous caller"):
+        (place / "file").publish(b"data")
+
+
+def test_an_error_that_fsspec_returns_for_a_part_is_raised(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """Before 2026.6 it did so whatever was asked: a shard that is gone has to be seen to be gone."""
+    assert isinstance(place, RemotePlace)
+    monkeypatch.setattr(place._fs, "cat_ranges", lambda *_, **__: [FileNotFoundError("gone")])
+    (place / "file").publish(bytes(8))
+    with pytest.raises(FileNotFoundError):
+        (place / "file").read_into([(0, memoryview(bytearray(4)))], size_bytes=8)
 
 
 def test_the_last_file_of_a_folder_is_put_after_all_others(place: Place, monkeypatch: pytest.MonkeyPatch):

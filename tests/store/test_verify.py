@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -158,6 +160,44 @@ def test_a_split_that_was_changed_by_hand_is_a_fault(healthy: Workspace):
 
 
 # -- compacted journals and rows of bytes ----------------------------------------------------------
+
+
+def test_a_split_that_is_no_json_any_more_is_not_to_be_made_anew(healthy: Workspace):
+    split = healthy.keep_split(Split(name="mine", seed=0, pool=("a",), test=("b",)))
+    flip(Path(healthy.path) / "splits/mine.json", 0)
+    (fault,) = (found.fault for found in verify(open_workspace(healthy.path)) if found.name == f"{split.name}.json")
+    assert "not readable as JSON" in fault
+    assert "a split made anew is another one" in fault
+    assert "run the same command again" not in fault
+
+
+@pytest.mark.parametrize(
+    ("unread", "part"),
+    [
+        ("splits/mine.json", "split"),
+        ("embeddings/*/journal/*.json", "journal record"),
+        ("embeddings/*/recipe.json", "embeddings"),
+    ],
+)
+def test_a_bad_sector_is_a_fault_of_what_lies_on_it_and_hides_no_other(
+    healthy: Workspace, monkeypatch: pytest.MonkeyPatch, unread: str, part: str
+):
+    healthy.keep_split(Split(name="mine", seed=0, pool=("a",), test=("b",)))
+    file = min(Path(healthy.path).glob(unread))
+    read = LocalPlace.read_bytes
+
+    def read_bytes(place: LocalPlace) -> bytes:
+        if place.path == file:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return read(place)
+
+    before = [(found.part, found.name) for found in verify(open_workspace(healthy.path))]
+    monkeypatch.setattr(LocalPlace, "read_bytes", read_bytes)
+    found = list(verify(open_workspace(healthy.path)))
+    assert [one.part for one in found if one.fault] == [part]
+    assert "Input/output error" in next(one.fault for one in found if one.fault)
+    others = {one for one in before if one[0] in ("volume", "split")}
+    assert others <= {(one.part, one.name) for one in found}
 
 
 def test_a_compacted_journal_is_looked_at_like_its_records(healthy: Workspace, embeddings: Embeddings):
