@@ -171,14 +171,13 @@ def compute_of_cluster(
     with scheduler_client(scheduler) as client:
         _check_scheduler(client, scheduler)
         there, refused = _fit_workers(client, scheduler)
-        for address, told in there.items():
-            words = (encoder.recipe, weights, device)
-            answer = _ask(client, scheduler, [address], choose_compute_here, *words).get(address)
-            if isinstance(answer, Exception):
-                refused[told] = _reason(answer)
-            elif answer is not None:
+        # All at once: the first of them may be at somebody else's task for hours.
+        answers = _ask(client, scheduler, there, choose_compute_here, encoder.recipe, weights, device)
+        for address, answer in answers.items():
+            if not isinstance(answer, Exception):
                 chosen: ComputeClass = answer
                 return chosen
+            refused[there[address]] = _reason(answer)
     raise _nobody_fits(scheduler, refused)
 
 

@@ -24,12 +24,12 @@ from ...stages.embed import (
 )
 from ...stages.encoders.base import Encoder, find_encoder, load_recipe, weights_named_by
 from ...stages.encoders.compute import ComputeClass, choose_compute, device_kind
-from ...stages.encoders.devices import usable_cores
+from ...stages.encoders.devices import find_device, resolve_precision, usable_cores
 from ...stages.encoders.memory import free_memory_bytes, keep_freed_memory
 from ...stages.encoders.nano import NANO
 from ...stages.encoders.shelf import WeightsShelf
 from ...store.embeddings import Embeddings
-from ...store.errors import InputError, UsageError, WorkspaceBusy
+from ...store.errors import DeviceError, InputError, UsageError, WorkspaceBusy
 from ...store.keys import NECK, Recipe, RowKey, block_of
 from ...store.lease import lease
 from ...store.precision import STORAGE_PRECISIONS, stored_row_bytes
@@ -88,9 +88,10 @@ def run_embed(
         raise UsageError(message)
     chosen = choose_rows(workspace, rows, write=not dry_run)
     device = workers.devices[0]
-    # The workers of a cluster have the device and know what it can do; here the encoder says what its rows look like.
+    # Workers have the device, be they a cluster's or processes of this machine, and would lack what lay on it here; the
+    # encoder says here what its rows look like. One worker is this process; a trial run tries the device.
     cluster = None if workers.scheduler is None else survey_cluster(workers.scheduler, device)
-    here = device if cluster is None else "cpu"
+    here = device if cluster is None and (dry_run or len(workers.devices) == 1) else "cpu"
     if repair:
         drop_unreadable_records(workspace)
     goes_on = recipe_id is None and (weights, size, precision, pixel_normalisation) == (None,) * 4
@@ -118,6 +119,8 @@ def run_embed(
         encoder = load_recipe(recipe, weights_file, here)
     else:
         asked = precision or "auto"
+        if cluster is None:
+            asked = resolve_precision(asked, find_device(device))
         weights_file = weights_file_of(encoder_name, weights)
         encoder = find_encoder(encoder_name).load(
             weights_file,
@@ -246,6 +249,8 @@ def embed_all(
     elsewhere = None
     if workers.scheduler is not None and cluster is not None:
         elsewhere = partial(compute_of_cluster, workers.scheduler, encoder, weights, device, cluster)
+    elif len(workers.devices) > 1 and device_kind(device) != "cpu":
+        elsewhere = partial(_compute_of_a_worker, encoder.recipe, weights, workers)
     embeddings = prepare_embeddings(workspace, encoder, device, len(workers.devices), compute=elsewhere)
     fixed = ComputeClass.from_json(embeddings.compute or {})
     if fixed.device != device_kind(device):
@@ -304,6 +309,27 @@ def embed_all(
         noun=plan.noun,
         backed_off_to=micro_batch if micro_batch < fixed.micro_batch else None,
     )
+
+
+def _compute_of_a_worker(recipe: Recipe, weights: Path | None, workers: Workers) -> ComputeClass:
+    """Decide how several workers with a GPU each compute, by the first one that can; afterwards nothing is left on it.
+
+    Raises
+    ------
+    DeviceError
+        Where none can; what is wrong with each is said.
+    """
+    refused = []
+    for device in dict.fromkeys(workers.devices):
+        sharing = workers.devices.count(device)
+        try:
+            return choose_compute(load_recipe(recipe, weights, device), device, len(workers.devices), sharing=sharing)
+        except DeviceError as error:  # full of somebody else's work; its own worker will be told so too
+            refused.append(str(error))
+        finally:
+            if device_kind(device) == "cuda":
+                torch.cuda.empty_cache()
+    raise DeviceError("; ".join(refused))
 
 
 def _settled(workers: Workers, workspace: Workspace, encoder: Encoder, wanted: Sequence[RowKey]) -> Workers:

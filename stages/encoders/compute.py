@@ -57,10 +57,10 @@ def device_kind(device: str) -> str:
     return device.split(":", maxsplit=1)[0]
 
 
-def choose_compute(encoder: Encoder, device: str, workers: int) -> ComputeClass:
+def choose_compute(encoder: Encoder, device: str, workers: int, *, sharing: int = 1) -> ComputeClass:
     """Decide how an encoder's rows are computed, when its first shard is planned; workers share the processor.
 
-    On a GPU one slice is encoded to see what it takes of the memory.
+    On a GPU one slice is encoded to see what it takes of the memory, of which ``sharing`` workers have each their part.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def choose_compute(encoder: Encoder, device: str, workers: int) -> ComputeClass:
     if kind == "cuda" and micro_batch > 1:
         target = find_device(device)
         slice_bytes = _slice_bytes(encoder, target)
-        micro_batch = min(micro_batch, fitting_slices(slice_bytes, free_memory_bytes(target)))
+        micro_batch = min(micro_batch, fitting_slices(slice_bytes, free_memory_bytes(target) // sharing))
     return ComputeClass(
         device=kind,
         kernel_path=encoder.kernel_paths[0],
