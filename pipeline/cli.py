@@ -950,6 +950,9 @@ def weights_list_command(*, as_json: JsonOption = False) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run samkit; leave with 0 done, 1 failed, 2 wrong usage, 3 done but some items failed."""
+    if sys.platform == "win32":
+        typer.echo("samkit runs on Linux and macOS. On Windows install it inside WSL: wsl --install", err=True)
+        sys.exit(FAILED)
     # A job's time is up, a container is moved: what Ctrl-C does, the same command goes on later.
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(arguments))

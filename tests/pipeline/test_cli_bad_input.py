@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from samkit.pipeline.cli import main
 from samkit.store.workspace import open_workspace
 
 Samkit = Callable[..., Any]
@@ -658,3 +659,11 @@ def test_a_message_names_a_workspace_that_was_given_in_one_word(samkit, ingested
     ended = samkit("train-head", "linear", "--volumes", "1", f"--workspace={ingested.workspace}")
     assert ended.code != 0
     assert f"Add --workspace {ingested.workspace}" in ended.said
+
+
+def test_on_windows_it_says_where_it_runs(monkeypatch, capsys):
+    monkeypatch.setattr("samkit.pipeline.cli.sys.platform", "win32")
+    with pytest.raises(SystemExit) as ended:
+        main(["status"])
+    assert ended.value.code == 1
+    assert "On Windows install it inside WSL" in capsys.readouterr().err
