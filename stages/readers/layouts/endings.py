@@ -23,7 +23,7 @@ __all__ = [
     "text_before_label_word",
 ]
 
-SEGMENTATION = re.compile(r"seg|label|mask|lesion|(^|[^a-z])gt", re.IGNORECASE)
+SEGMENTATION = re.compile(r"seg|label|mask|msk|lesion|(^|[^a-z])(gt|roi)", re.IGNORECASE)
 """What a derivative of BIDS is called that is a label and no map or warp."""
 
 _WORDS = r"gt|seg|segmentation|labels?|masks?"
