@@ -38,7 +38,7 @@ from .chaos import chaos
 from .ircadb import ircadb
 from .loose import loose_files, merged, of_structures, single_file
 from .patients import may_be_one_patient
-from .stems import images_and_labels, training_folders
+from .stems import homes_of_pairs, images_and_labels, training_folders
 from .synapse import synapse
 from .totalsegmentator import totalsegmentator
 
@@ -168,7 +168,23 @@ def _in_folder(tree: Tree, options: LayoutOptions) -> Pairing | None:
         found = rule(there, options)
         if found is not None:
             return _with_structures(_with_leftover(tree, found, options))
-    return loose_files(tree, options)
+    return _of_pairs_below(tree, options) or loose_files(tree, options)
+
+
+def _of_pairs_below(tree: Tree, options: LayoutOptions) -> Pairing | None:
+    """Return what folders of images and of labels hold that lie further down: ``train/images``, two tasks in one."""
+    homes = [home for home in homes_of_pairs(tree) if home != tree.root]
+    found = [
+        pairing
+        for home in homes
+        if (pairing := training_folders(tree.at(home), options) or images_and_labels(tree.at(home), options))
+        is not None
+    ]
+    if not found:
+        return None
+    leftover = [path for path in tree.files if not any(path.is_relative_to(home) for home in homes)]
+    whole = merged(found)
+    return _with_structures(_with_leftover(tree, replace(whole, leftover=(*whole.leftover, *leftover)), options))
 
 
 def _with_leftover(tree: Tree, pairing: Pairing, options: LayoutOptions) -> Pairing:

@@ -10,6 +10,7 @@ that was asked for is taken: see `channels`.
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,19 +56,21 @@ def merged(parts: Sequence[Pairing]) -> Pairing:
     if len(parts) == 1:
         return parts[0]
     with_labels = [part for part in parts if any(candidate.label is not None for candidate in part.candidates)]
-    only = with_labels[0] if len(with_labels) == 1 else None
+    meanings = [(part.label_names, part.labels, part.overlap) for part in with_labels]
+    only = with_labels[0] if with_labels and all(one == meanings[0] for one in meanings) else None
     notes = [note for part in parts for note in part.notes]
-    if only is None and any(part.labels is not None for part in with_labels):
+    if only is None and any(part.labels is not None or part.label_names is not None for part in with_labels):
         notes.append("labels of several kinds in one folder: --labels says which are taken, and what they are called")
     return Pairing(
-        layout=" and ".join(part.layout for part in parts),
+        layout=" and ".join(dict.fromkeys(part.layout for part in parts)),
         candidates=[candidate for part in parts for candidate in part.candidates],
         refused=[row for part in parts for row in part.refused],
         label_names=only.label_names if only else None,
         labels=only.labels if only else None,
         overlap=only.overlap if only else None,
         label_suffix=next((part.label_suffix for part in parts if part.label_suffix), None),
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
+        leftover=tuple(path for part in parts for path in part.leftover),
     )
 
 
@@ -115,10 +118,7 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
     files, previews = _without_previews(files_of(every, "nifti", "itk", "picture"), [one.image for one in series])
     splits = {path: image_and_suffix(path, wanted) for path in files}
     owners = _Owners(series)
-    for path in files:
-        # "mask.nii.gz" beside a series is its label; beside nothing it is a file like any other.
-        if splits[path] is None and is_called_label(path, wanted) and owners.of(path) is not None:
-            splits[path] = ("", stem(path))
+    splits |= _called_labels([path for path in files if splits[path] is None], owners, wanted)
     unlabelled = [path for path in files if splits[path] is None and text_before_label_word(path) is None]
     channels = channels_of(unlabelled, options)
     by_grid = _paired_by_grid([path for path in files if path not in channels.left_out], splits)
@@ -144,7 +144,11 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
             note, suffix = "its label lies beside it and does not name it", ""
         label = label_of(path, options)
         if owner is None:
-            reason = f"a label (by its ending _{split[1]}) without an image {split[0]} beside it"
+            reason = (
+                f"a label (by its ending _{split[1]}) without an image {split[0]} beside it"
+                if split[0]
+                else "a label by its name, and none or several of the images beside it could be its own"
+            )
             refused.append(tree.refusal(path, reason, label=label))
         else:
             labels[owner].append(LabelOption(label=label, path=path, stem=stem(path), suffix=suffix, note=note))
@@ -185,6 +189,35 @@ def _others(tree: Tree, every: Sequence[Path], options: LayoutOptions) -> Pairin
         label_suffix=chosen.suffix,
         notes=(*told, *channels.notes(options)),
     )
+
+
+def _called_labels(files: Sequence[Path], owners: _Owners, wanted: str | None) -> dict[Path, tuple[str, str] | None]:
+    """Return of files that are called ``mask``, ``segmentation-7`` or the like the stem of their image, and their own.
+
+    It is the only image in their folder, or the only one there with their number (``volume-7``); empty where a series
+    lies there, or none alone can be meant. Where nothing lies there that is called otherwise, they are files like any
+    other.
+    """
+    called = {path for path in files if is_called_label(path, wanted)}
+    images: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        if path not in called:
+            images[path.parent].append(path)
+    found: dict[Path, tuple[str, str] | None] = {}
+    for path in called:
+        near = images[path.parent]
+        if owners.of(path) is not None:
+            found[path] = "", stem(path)
+        elif near:
+            numbered = [image for image in near if _number_at_end(image) == _number_at_end(path)]
+            meant = near if len(near) == 1 else numbered
+            found[path] = (stem(meant[0]) if len(meant) == 1 else ""), stem(path)
+    return found
+
+
+def _number_at_end(path: Path) -> int | None:
+    found = re.search(r"[0-9]+$", stem(path))
+    return int(found[0]) if found else None
 
 
 def _paired_by_grid(files: Sequence[Path], splits: Mapping[Path, tuple[str, str] | None]) -> dict[Path, Path]:

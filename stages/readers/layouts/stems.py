@@ -8,6 +8,7 @@ nnU-Net's files carry a channel (``_0000``) that labels do without; the Decathlo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from .base import LABEL, Candidate, LayoutOptions, Pairing, Refusal, Tree, note_
 from .endings import image_and_suffix
 from .files import Measured, candidate_of, case_and_channel, files_of, kind_of, label_of, measured, patient_of
 
-__all__ = ["described", "images_and_labels", "training_folders"]
+__all__ = ["described", "homes_of_pairs", "images_and_labels", "training_folders"]
 
 # What folders of a pair are called, in capitals too; the first of those that are there.
 _IMAGES = ("images", "image", "imgs", "img", "scans")
@@ -90,6 +91,21 @@ def images_and_labels(tree: Tree, options: LayoutOptions) -> Pairing | None:
         rest=_rest(tree, [image_files, label_files], {*images, *labels}, None),
         notes=_of_several_folders(list(folders)),
     )
+
+
+def homes_of_pairs(tree: Tree) -> list[Path]:
+    """Return the folders in which one of images lies beside one of labels, sorted; none in another."""
+    children: dict[Path, set[str]] = defaultdict(set)
+    for place in tree.folders:
+        inside = place.relative_to(tree.root).parts if place.is_relative_to(tree.root) else ()
+        for depth, name in enumerate(inside):
+            children[tree.root.joinpath(*inside[:depth])].add(name.casefold())
+    homes: list[Path] = []
+    for place, names in sorted(children.items()):
+        pair = {*_IMAGES} & names and {*_LABELS} & names
+        if (pair or {"imagestr", "labelstr"} <= names) and not any(place.is_relative_to(home) for home in homes):
+            homes.append(place)
+    return homes
 
 
 def _called(tree: Tree, words: Sequence[str]) -> list[Path]:

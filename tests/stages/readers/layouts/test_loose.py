@@ -335,3 +335,32 @@ class TestMapsBesideSeries:
         assert found.sources == []
         assert "--label-suffix liver_seg" in found.refused[0][1]
         assert list(pairs(find(tmp_path, label_suffix="tumour_seg")).values()) == ["tumour_seg.nii.gz"]
+
+
+class TestFilesThatAreCalledLabels:
+    """`mask`, `segmentation-7`: a label without its image's name."""
+
+    @pytest.mark.parametrize("names", [("image", "mask"), ("imaging", "segmentation"), ("scan", "label")])
+    def test_are_labels_of_the_only_image_in_their_folder(self, tmp_path: Path, names: tuple[str, str]):
+        image, label = names
+        nifti(*(tmp_path / f"case_{number}/{name}.nii.gz" for number in (0, 1) for name in names))
+        found = find(tmp_path)
+        there = {source.image[0]: source.label.paths for source in found.sources if source.label is not None}
+        cases = [tmp_path / f"case_{number}" for number in (0, 1)]
+        assert there == {case / f"{image}.nii.gz": (case / f"{label}.nii.gz",) for case in cases}
+        assert found.refused == []
+
+    def test_are_labels_of_the_image_with_their_number(self, tmp_path: Path):
+        nifti(*(tmp_path / f"{kind}-{number}.nii.gz" for kind in ("volume", "segmentation") for number in (0, 1, 10)))
+        found = find(tmp_path, ids="stem")
+        assert pairs(found) == {f"volume-{number}": f"segmentation-{number}.nii.gz" for number in (0, 1, 10)}
+
+    def test_are_refused_where_none_alone_can_be_theirs(self, tmp_path: Path):
+        nifti(*(tmp_path / f"p1/{name}.nii.gz" for name in ("t1", "t2", "mask")))
+        found = find(tmp_path, ids="stem")
+        assert pairs(found) == {"t1": None, "t2": None}
+        assert [shown for shown, _ in found.refused] == ["p1/mask.nii.gz"]
+
+    def test_are_files_like_any_other_where_there_is_nothing_else(self, tmp_path: Path):
+        nifti(tmp_path / "mask.nii.gz")
+        assert len(find(tmp_path).sources) == 1

@@ -380,3 +380,26 @@ class TestImagesAndLabels:
         found = find(tmp_path, ids="stem")
         assert pairs(found) == {"a": "a.nii.gz", "b": None}
         assert [shown for shown, _ in found.refused] == ["labels/x/b.nii.gz"]
+
+
+class TestPairsBelow:
+    """Folders of images and of labels that lie further down than the folder that is named."""
+
+    def test_of_two_parts_are_paired_each_in_its_own(self, tmp_path: Path):
+        for part in ("train", "test"):
+            picture(*(tmp_path / f"{part}/{kind}/{part}1.png" for kind in ("images", "masks")))
+        found = find(tmp_path, ids="stem")
+        assert pairs(found) == {"test1": "test1.png", "train1": "train1.png"}
+        assert found.refused == []
+
+    def test_of_two_tasks_are_paired_and_told_to_mean_different_things(self, tmp_path: Path):
+        for task, organ in (("Task02_Heart", "atrium"), ("Task09_Spleen", "spleen")):
+            nifti(*(tmp_path / task / f"{kind}/{organ}_1.nii.gz" for kind in ("imagesTr", "labelsTr")))
+            (tmp_path / task / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": organ}}))
+        found = find(tmp_path)
+        assert pairs(found) == {"atrium_1": "atrium_1.nii.gz", "spleen_1": "spleen_1.nii.gz"}
+        assert any("labels of several kinds" in note for note in found.notes)
+
+    def test_leave_scans_beside_them_what_they_are(self, tmp_path: Path):
+        nifti(*(tmp_path / f"train/{kind}/a.nii.gz" for kind in ("images", "labels")), tmp_path / "more/b.nii.gz")
+        assert pairs(find(tmp_path, ids="stem")) == {"a": "a.nii.gz", "b": None}
