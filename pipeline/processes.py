@@ -15,7 +15,9 @@ from typing import Self
 
 from ..stages.ingest import read_sources
 from ..stages.intake.job import IngestJob, IngestTask, Read, Refused
+from ..stages.intake.labels import read_label_values, values_in_label
 from ..stages.intake.volume import read_source
+from ..stages.readers.base import SourceFiles
 from ..stages.readers.dicom_headers import files_under
 from ..stages.readers.dicom_series import Held, read_headers
 from . import console
@@ -79,6 +81,15 @@ class SourceReaders:
         if len(tasks) < 2 or self._processes.workers < 2 or not (self._asked or self._worth_it(tasks)):
             return read_sources(job, tasks)
         return self._processes.map_in_order(partial(read_source, job), tasks, killed=_killed)
+
+    def label_values(self, sources: Sequence[SourceFiles], threshold: float | None) -> Iterator[frozenset[int]]:
+        """Yield the values in the label of each source, in order; see `stages.intake.labels.ReadLabelValues`."""
+        labels = (path for source in sources if source.label is not None for path in source.label.paths)
+        worth_it = self._processes.workers > 1 and (self._processes.ready or _is_much(labels))
+        if len(sources) < 2 or not worth_it:
+            return iter(read_label_values(sources, threshold))
+        look = partial(values_in_label, threshold=threshold)
+        return self._processes.map_in_order(look, sources, killed=lambda _: frozenset())
 
     def _worth_it(self, tasks: Sequence[IngestTask]) -> bool:
         """Tell whether to read by processes: compressed DICOM too, for decoders are what crashes."""

@@ -15,7 +15,7 @@ from ..store.slices import Pixels, Volume, VolumeRecord, write_packs
 from ..store.splits import Split
 from ..store.workspace import Workspace, check_identifier, open_workspace
 from .intake.job import IngestJob, IngestOptions, IngestTask, Read, Refused, Taken
-from .intake.labels import DatasetLabels, as_before, decide_labels
+from .intake.labels import DatasetLabels, ReadLabelValues, as_before, decide_labels, read_label_values
 from .intake.volume import as_source, read_source, relabel_volume, workspace_at
 from .readers.base import SourceFiles
 from .readers.layouts import Found, FoundLabels
@@ -41,6 +41,7 @@ def ingest(
     options: IngestOptions,
     *,
     read: ReadSources = read_sources,
+    read_values: ReadLabelValues = read_label_values,
 ) -> Iterator[Taken | Refused]:
     """Bring the sources into the workspace, yielding what became of each.
 
@@ -57,6 +58,8 @@ def ingest(
         The user's choices.
     read
         Where sources are read: in this process, one after the other, by default.
+    read_values
+        Who looks, before that, into the labels of a dataset that says nothing of their values; likewise.
 
     Raises
     ------
@@ -73,7 +76,8 @@ def ingest(
         Workspace.check_place(place)
     typed, options = options, as_before(there, options)
     known = _Known({} if there is None else dict(there.volumes), {source.id for source in found.sources})
-    choice = decide_labels(there, DatasetLabels(choice=found.labels, sources=found.sources), options, place)
+    labels = DatasetLabels(choice=found.labels, sources=found.sources, read_values=read_values)
+    choice = decide_labels(there, labels, options, place)
     job = IngestJob(
         place=place,
         options=options,

@@ -167,9 +167,17 @@ def ingest_found(
     workspace: str | Path, found: Found, options: IngestOptions, readers: SourceReaders
 ) -> list[Taken | Refused]:
     """Ingest what a layout found, under a progress bar."""
-    results = []
-    with console.progress_bar("ingesting", len(found.sources) + len(found.refused), "volumes") as bar:
-        for result in ingest(workspace, found, options, read=readers.sources):
+    results: list[Taken | Refused] = []
+    total = len(found.sources) + len(found.refused)
+    with console.progress_bar("ingesting", total, "volumes") as bar:
+
+        def read_values(sources: Sequence[SourceFiles], threshold: float | None) -> Iterator[frozenset[int]]:
+            for number, values in enumerate(readers.label_values(sources, threshold)):
+                bar.reach("looking into labels", number + 1, len(sources))
+                yield values
+            bar.reach("ingesting", len(results), total)
+
+        for result in ingest(workspace, found, options, read=readers.sources, read_values=read_values):
             results.append(result)
             bar.advance()
     return results

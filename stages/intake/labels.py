@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,32 @@ from ..readers.nifti import grid_of_series
 from .job import IngestJob, IngestOptions
 
 
+def values_in_label(source: SourceFiles, threshold: float | None = None) -> frozenset[int]:
+    """Return the values that occur in the label of a source, 0 left out; none where it is refused later."""
+    label = source.label
+    if label is None or label.names or label.holds_structures:
+        return frozenset()
+    grid = None if source.series is None else grid_of_series(source.series)
+    if grid is None and label.reader == "picture-stack":  # slice by slice, and of which slices nobody says
+        return frozenset()
+    try:
+        read = read_label(source, grid=grid, threshold=threshold)
+    except SamkitError:
+        return frozenset()
+    own = set(count_values(read.values)) if isinstance(read, LabelMap) else set()
+    # More are an image, or instance numbers.
+    return frozenset(own - {0}) if len(own) <= MOST_CLASSES + 1 else frozenset()
+
+
+ReadLabelValues: TypeAlias = Callable[[Sequence[SourceFiles], float | None], Iterable[frozenset[int]]]
+"""Gives what `values_in_label` finds of each source, for a threshold of soft labels."""
+
+
+def read_label_values(sources: Sequence[SourceFiles], threshold: float | None) -> Iterator[frozenset[int]]:
+    """Look into labels one after the other, in this process; a `ReadLabelValues`."""
+    return (values_in_label(source, threshold) for source in sources)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetLabels:
     """What a dataset says of its labels."""
@@ -29,6 +55,8 @@ class DatasetLabels:
     #: The layout's own choice, or names; None where nothing says.
     choice: LabelChoice | None
     sources: Sequence[SourceFiles]
+    #: Who looks into labels of which nothing says the values.
+    read_values: ReadLabelValues = read_label_values
 
     @property
     def structures(self) -> list[str]:
@@ -226,21 +254,9 @@ def _other_labels(
 
 
 def _values_in_labels(found: DatasetLabels, options: IngestOptions) -> list[int]:
-    """Return the label values that occur in a dataset without names; labels that cannot be read are refused later."""
-    values: set[int] = set()
-    for source in found.sources:
-        if source.label is None or source.label.names or source.label.holds_structures:
-            continue
-        grid = None if source.series is None else grid_of_series(source.series)
-        try:
-            label = read_label(source, grid=grid, threshold=options.label_threshold)
-        except SamkitError:
-            continue
-        if isinstance(label, LabelMap):
-            own = set(count_values(label.values))
-            if len(own) <= MOST_CLASSES + 1:  # else an image, or instance numbers: that file is refused later
-                values |= own
-    return sorted(values - {0})
+    """Return the label values that occur in a dataset without names."""
+    labelled = [source for source in found.sources if source.label is not None]
+    return sorted(frozenset().union(*found.read_values(labelled, options.label_threshold)))
 
 
 def fitting_label(

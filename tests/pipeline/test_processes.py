@@ -23,6 +23,7 @@ from samkit.pipeline.forks import Processes
 from samkit.pipeline.processes import SourceReaders
 from samkit.stages.ingest import ingest
 from samkit.stages.intake.job import IngestOptions
+from samkit.stages.intake.labels import read_label_values
 from samkit.stages.readers.dicom_headers import files_under
 from samkit.stages.readers.dicom_series import read_headers
 from samkit.stages.readers.layouts import LayoutOptions, find_sources
@@ -122,6 +123,17 @@ def test_ctrl_c_stops_all_processes_without_their_tracebacks(scans, tmp_path):
     assert running.returncode == 130
     assert said.splitlines()[-1].startswith("error: interrupted.")
     assert "Traceback" not in said
+
+
+def test_processes_find_the_values_in_labels_that_one_process_finds(write_pair, tmp_path, monkeypatch):
+    for number, value in enumerate((1, 7, 3)):
+        write_pair(tmp_path / "d", f"case{number}", seed=number, label_value=value)
+    (tmp_path / "d/labelsTr/case2.nii.gz").write_bytes(b"torn")
+    sources = find_sources(tmp_path / "d", LayoutOptions(id_key=b"key")).sources
+    monkeypatch.setattr(processes, "_WORTH_PROCESSES_BYTES", 0)
+    with SourceReaders(2) as readers:
+        found = list(readers.label_values(sources, None))
+    assert found == list(read_label_values(sources, None)) == [{1}, {7}, frozenset()]
 
 
 class TestHeaders:
